@@ -1,0 +1,21 @@
+//! The vocabulary between site, controller and edge.
+//!
+//! Pure types: no sockets, files or clocks. What one process says to another (the resources of
+//! the controller's API, the token envelope, the state that the node's daemons publish) and the
+//! words that all of them share (reason codes, ownership marks, paths) live here, so that every
+//! other crate can point at this one and this one points at nobody.
+//!
+//! Readers of these types ignore fields they do not know, so that an old node understands a
+//! new controller. Files that people write are strict instead, and are parsed elsewhere.
+#![warn(missing_docs)]
+
+pub mod local;
+pub mod marks;
+pub mod meta;
+pub mod paths;
+pub mod reason;
+pub mod resources;
+pub mod token;
+pub mod tunnel;
+
+pub use reason::{Reason, Severity};

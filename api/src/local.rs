@@ -1,0 +1,236 @@
+//! The manager's local API: HTTP/1.1 with JSON on the Unix socket `/run/holdfast/holdfastd.sock`.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`NodeReport`] |
+//! | `GET /v1/plan` | [`PlanReport`]: a dry run of everything |
+//! | `GET /v1/health` | [`HealthReport`] |
+//! | `GET /v1/tunnels` | [`crate::tunnel::TunnelsState`] |
+//! | `PUT /v1/token` with [`TokenInput`] | 204 |
+//! | `POST /v1/reconcile` | 202: a pass begins at once |
+//!
+//! Failures are answered with a [`Problem`].
+
+use crate::tunnel::TunnelsState;
+use crate::{Reason, Severity};
+use serde::{Deserialize, Serialize};
+
+/// Stage of the node's life.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub enum Stage {
+    /// Waits for a token.
+    #[default]
+    NoToken,
+    /// Presents its token, again and again.
+    Registering,
+    /// Waits for an operator.
+    AwaitingApproval,
+    /// Configures itself for the first time.
+    Bootstrapping,
+    /// All is well.
+    Online,
+    /// Works with something missing.
+    Degraded,
+    /// Was refused; only a new token helps.
+    Refused,
+}
+
+/// Result of one item of the reconcile pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ItemState {
+    /// Was as it should be.
+    Ok,
+    /// Was changed and is as it should be.
+    Changed,
+    /// Waits for something.
+    Waiting,
+    /// Is not as it should be.
+    Failed,
+}
+
+/// One item of the reconcile pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ItemReport {
+    /// Domain, such as `hugepages`.
+    pub domain: String,
+    /// How it went.
+    pub state: ItemState,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// For people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// When the node reached a stage, in milliseconds since the manager started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StageTime {
+    /// The stage.
+    pub stage: Stage,
+    /// Milliseconds since the manager started.
+    pub at_ms: u64,
+}
+
+/// The node as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeReport {
+    /// Firmware version.
+    pub version: String,
+    /// Name of the node; empty before it is admitted.
+    pub node: String,
+    /// Name of the site; empty before it is admitted.
+    pub site: String,
+    /// Tenant, once a token is known.
+    pub tenant: String,
+    /// Hardware profile in force.
+    pub profile: String,
+    /// Why this profile.
+    pub profile_explanation: Vec<String>,
+    /// Vendor and product.
+    pub hardware: String,
+    /// Stage of life.
+    pub stage: Stage,
+    /// Stages so far, with times.
+    pub stages: Vec<StageTime>,
+    /// Generation of the configuration in force; 0 when there is none.
+    pub generation: u64,
+    /// Address of the controller.
+    pub controller: String,
+    /// Whether the controller answered last time.
+    pub controller_reachable: bool,
+    /// The worst thing to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// For people.
+    pub message: String,
+    /// What a person can do.
+    pub next_step: String,
+    /// Per domain.
+    pub items: Vec<ItemReport>,
+    /// Tunnels, when `tunneld` answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnels: Option<TunnelsState>,
+}
+
+/// What it takes to carry out a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// Takes effect at once.
+    Live,
+    /// A service restarts.
+    Restart,
+    /// The machine must reboot.
+    Reboot,
+}
+
+/// What a step does to traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrafficImpact {
+    /// None.
+    None,
+    /// A failover's worth.
+    Brief,
+    /// Until the step is done.
+    Interrupted,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedStep {
+    /// Domain, such as `netd`.
+    pub domain: String,
+    /// The step, as the log will print it.
+    pub text: String,
+    /// What it takes.
+    pub effect: Effect,
+    /// What it does to traffic.
+    pub traffic: TrafficImpact,
+}
+
+/// A dry run of everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanReport {
+    /// In the order of execution; empty when nothing is to be done.
+    pub steps: Vec<PlannedStep>,
+    /// What cannot be planned, and why.
+    pub problems: Vec<Problem>,
+}
+
+/// One check of health.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthCheck {
+    /// What is checked.
+    pub name: String,
+    /// Whether it holds.
+    pub ok: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// For people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// All checks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthReport {
+    /// All checks hold.
+    pub healthy: bool,
+    /// The checks.
+    pub checks: Vec<HealthCheck>,
+}
+
+/// A failure with its reason code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// The code.
+    pub reason: Reason,
+    /// How much it matters.
+    pub severity: Severity,
+    /// What happened, in detail.
+    pub message: String,
+    /// What a person can do.
+    pub next_step: String,
+}
+
+impl Problem {
+    /// A problem with this reason and these details.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Problem {
+            reason,
+            severity: reason.severity(),
+            message: message.into(),
+            next_step: reason.next_step().into(),
+        }
+    }
+}
+
+/// A token to register with.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct TokenInput {
+    /// The token as typed.
+    pub token: String,
+    /// The controller's address, when it is not configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller: Option<String>,
+}
+
+impl std::fmt::Debug for TokenInput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenInput").field("controller", &self.controller).finish_non_exhaustive()
+    }
+}

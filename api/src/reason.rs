@@ -1,0 +1,196 @@
+//! Reason codes: one word for one cause, wherever it shows.
+//!
+//! The console, the JSON output, the exit code of the CLI, the metric label, the event and the
+//! page `docs/reference/reason-codes.md` (generated from this table, checked by a test) all use
+//! the same code. A code is never renamed or reused once released.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// How much a reason matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Ordinary; shown so that a person knows what is going on.
+    Info,
+    /// Works, but somebody should look at it in working hours.
+    Warning,
+    /// Something that was asked for does not work.
+    Error,
+}
+
+macro_rules! reasons {
+    ($( $variant:ident = $code:literal, $severity:ident, $exit:literal, $sentence:literal, $next:literal; )+) => {
+        /// Why something is as it is. The order is the order of the reference page.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason { $( #[doc = $sentence] $variant, )+ }
+
+        impl Reason {
+            /// Every reason, in the order of the reference page.
+            pub const ALL: &'static [Reason] = &[ $( Reason::$variant, )+ ];
+
+            /// The code, such as `token.expired`.
+            pub const fn code(self) -> &'static str { match self { $( Reason::$variant => $code, )+ } }
+            /// How much it matters.
+            pub const fn severity(self) -> Severity { match self { $( Reason::$variant => Severity::$severity, )+ } }
+            /// Exit code of a command that ends for this reason, 0 to 125.
+            pub const fn exit_code(self) -> u8 { match self { $( Reason::$variant => $exit, )+ } }
+            /// What happened, as one sentence.
+            pub const fn sentence(self) -> &'static str { match self { $( Reason::$variant => $sentence, )+ } }
+            /// What a person can do next.
+            pub const fn next_step(self) -> &'static str { match self { $( Reason::$variant => $next, )+ } }
+        }
+    };
+}
+
+// Exit codes by family: 10 configuration, 20 hardware, 30 token, 40 controller and identity,
+// 50 network, 60 tunnels, 70 host files, 80 state on disk.
+reasons! {
+    ConfigInvalid = "config.invalid", Error, 10, "A configuration file cannot be used.", "Correct the file and line that the message names; the last good configuration stays in force.";
+    ConfigMissing = "config.missing", Error, 11, "A setting that is needed is not given anywhere.", "Set it in /etc/holdfast/config.d, or hand it over by cloud-init.";
+    HwNoDmi = "hw.no-dmi", Warning, 20, "The machine says nothing about itself: no DMI data was found.", "Check the firmware; the generic profile is used meanwhile.";
+    HwFactsUnreadable = "hw.facts-unreadable", Error, 20, "Hardware facts could not be read from /sys or /proc.", "Check that /sys and /proc are mounted.";
+    HwNoProfile = "hw.no-profile", Warning, 21, "No profile matches this hardware; the generic one is used.", "Write a profile for it (docs/reference/profiles.md) and put it into /etc/holdfast/profiles.";
+    HwAssertionFailed = "hw.assertion-failed", Warning, 22, "The machine is not what its profile promises.", "Compare the named fact with the data sheet; a part may be missing or broken.";
+    ProfileInvalid = "profile.invalid", Error, 23, "A hardware profile cannot be used.", "Correct the file and line that the message names.";
+    ProfileNicConflict = "profile.nic-conflict", Error, 24, "Two roles of the profile claim the same network port.", "Make the selectors of the two roles disjoint.";
+    ProfileTpmMissing = "profile.tpm-missing", Error, 25, "The profile requires a TPM and none was found.", "Switch the TPM on in the firmware setup.";
+    HugepagesShort = "hugepages.short", Error, 26, "The kernel gave fewer huge pages than the profile asks for.", "Free memory or reboot with the kernel argument that the message names.";
+    HugepagesNeedReboot = "hugepages.need-reboot", Warning, 27, "Huge pages of this size need a kernel argument and a reboot.", "Add the kernel argument that the message names and reboot.";
+    HugepagesFloor = "hugepages.floor", Error, 28, "The pool would take memory below the floor that the profile keeps free.", "Lower the demand in the profile or add memory.";
+    HugepagesInUse = "hugepages.in-use", Warning, 28, "The pool cannot shrink below the pages that are in use.", "Stop the workload that holds the pages; the manager tries again.";
+    HugepagesUnsupported = "hugepages.unsupported", Error, 29, "The kernel has no huge pages of the size that the profile asks for.", "Choose another size in the profile.";
+    TokenMissing = "token.missing", Info, 30, "No registration token is known yet.", "Type it on the console, run `holdfast token set`, or hand it over by cloud-init.";
+    TokenMistypedGroup = "token.mistyped-group", Error, 31, "A group of the token does not match its check digit.", "Compare the named group with the original and type it again.";
+    TokenMalformed = "token.malformed", Error, 31, "This is not a registration token.", "Copy the whole token, all groups of it.";
+    TokenVersion = "token.version", Error, 31, "The token is of a version that this firmware does not know.", "Update the firmware or create a token of an older version.";
+    TokenExpired = "token.expired", Error, 32, "The token has expired.", "Create a new token on the controller.";
+    TokenUsedUp = "token.used-up", Error, 33, "The token has been used as often as it may be.", "Create a new token on the controller.";
+    TokenUnknown = "token.unknown", Error, 34, "The controller does not know this token, or its secret is wrong.", "Check that the token was made by this controller; create a new one.";
+    TokenForeign = "token.foreign", Error, 34, "The token belongs to another tenant.", "Use a token of the tenant that the device registers with.";
+    RegistrationPending = "registration.pending", Info, 35, "The registration waits for an operator's approval.", "Approve it on the controller.";
+    RegistrationRejected = "registration.rejected", Error, 36, "An operator rejected the registration.", "Ask the operator; set a new token to register again.";
+    RegistrationRetired = "registration.retired", Error, 36, "The node was retired on the controller.", "Reset the node and register it again.";
+    ControllerUnreachable = "controller.unreachable", Warning, 40, "The controller does not answer.", "Check the uplink and the controller's address; the node tries again forever and keeps its last good configuration.";
+    ControllerWrongCa = "controller.wrong-ca", Error, 41, "The controller's certificate does not come from the CA that the token names; nothing secret was sent.", "Check the controller's address; somebody may be listening in between.";
+    ControllerRefused = "controller.refused", Error, 42, "The controller refused the request.", "Read the message of the controller.";
+    ControllerProtocol = "controller.protocol", Error, 42, "The controller's answer could not be understood.", "Check that the address is that of a Holdfast controller.";
+    IdentityUnusable = "identity.unusable", Error, 43, "The node's key or certificate cannot be read.", "Check /var/lib/holdfast/identity; a factory reset makes a new identity.";
+    ClockImplausible = "clock.implausible", Warning, 44, "The clock is wrong; the last known good time is used for certificates.", "Check the clock's battery and that NTP is reachable.";
+    NetPermission = "net.permission", Error, 50, "The kernel refused a change of the network for lack of rights.", "Run with CAP_NET_ADMIN.";
+    NetUnsupported = "net.unsupported", Error, 51, "The kernel does not have the kind of link that is asked for.", "Load the kernel module that the message names, or choose another kind.";
+    NetConflict = "net.conflict", Error, 52, "Something that is not ours has the name or address that is asked for.", "Remove or rename it; Holdfast never changes what it does not own.";
+    NetLinkMissing = "net.link-missing", Warning, 53, "A network port that the configuration names is not there.", "Check the cable, the slot and the NIC roles of the profile.";
+    NetApplyFailed = "net.apply-failed", Error, 54, "The kernel did not accept a change of the network.", "Read the kernel's answer in the message.";
+    NetDhcpFailed = "net.dhcp-failed", Warning, 55, "No DHCP server gave an address.", "Check the cable and the DHCP server; the node tries again forever.";
+    NetDrift = "net.drift", Warning, 56, "Somebody changed the network; it was put back.", "Find out who changes what Holdfast manages.";
+    TunnelNoCandidates = "tunnel.no-candidates", Warning, 60, "The controller offers no regional edge.", "Create a RegionalEdge on the controller or check the site's policy.";
+    TunnelProbing = "tunnel.probing", Info, 61, "The nearest regional edges are being measured.", "Wait a moment.";
+    TunnelNoEdgeAnswers = "tunnel.no-edge-answers", Error, 62, "No regional edge answers probes.", "Check the uplink and whether UDP is blocked; the node tries again forever.";
+    TunnelNoData = "tunnel.no-data", Warning, 63, "The tunnel is set up and no data passes.", "Check whether UDP to the edge is filtered.";
+    TunnelSingle = "tunnel.single", Warning, 64, "Only one tunnel passes data; there is no redundancy.", "Check the regional edge that is down.";
+    TunnelDaemonDown = "tunnel.daemon-down", Error, 65, "tunneld does not answer.", "Look into its log; the manager starts it again.";
+    TunnelEngineFailed = "tunnel.engine-failed", Error, 66, "The WireGuard device could not be made.", "Check /dev/net/tun and the rights of tunneld.";
+    TunnelConfigInvalid = "tunnel.config-invalid", Error, 67, "The tunnel configuration cannot be used; the last good one stays in force.", "Look at the message; the controller or the manager wrote it.";
+    HostsMarkersDamaged = "hosts.markers-damaged", Warning, 70, "The marker lines in /etc/hosts were damaged; the block was written anew and nothing else was touched.", "Leave the two marker lines alone.";
+    HostsUnwritable = "hosts.unwritable", Error, 71, "/etc/hosts cannot be written.", "Check whether the file system is read-only or full.";
+    SshConfigRejected = "ssh.config-rejected", Error, 72, "sshd does not accept the configuration; the last good one stays in force.", "Read what `sshd -t` says in the message.";
+    SshBadKey = "ssh.bad-key", Error, 73, "A declared SSH authority is not a public key; the last good set stays in force.", "Correct the key on the controller.";
+    SshReloadFailed = "ssh.reload-failed", Warning, 74, "sshd did not reload.", "Look at the state of sshd.";
+    SysctlFailed = "host.sysctl-failed", Error, 75, "A kernel setting was not accepted.", "Check the name and value in the message.";
+    LedgerDamaged = "ledger.damaged", Warning, 80, "The newest saved configuration was damaged; the last good one is used.", "Nothing; the controller sends it again. Repeated: check the disk.";
+    LedgerOlder = "ledger.older-generation", Warning, 81, "A configuration older than the one in force was refused.", "Check whether the controller was restored from an old backup.";
+    LedgerConflict = "ledger.same-generation", Error, 81, "A configuration with the number of the one in force and other content was refused.", "Check whether two controllers serve this site.";
+    StateDiskFull = "state.disk-full", Error, 82, "The disk is full; the last good state stays on it.", "Free space below /var/lib/holdfast.";
+    StateUnwritable = "state.unwritable", Error, 83, "State cannot be written.", "Check whether the file system is read-only or damaged.";
+    ManagerUnreachable = "manager.unreachable", Error, 84, "holdfastd does not answer.", "Check `systemctl status holdfastd`.";
+    Internal = "internal", Error, 125, "Something failed that should not.", "Please report it with the output of `holdfast diagnose`.";
+}
+
+impl Reason {
+    /// The reason with this code.
+    pub fn from_code(code: &str) -> Option<Reason> {
+        Reason::ALL.iter().copied().find(|reason| reason.code() == code)
+    }
+
+    /// The anchor on the reference page.
+    pub fn anchor(self) -> String {
+        format!("docs/reference/reason-codes.md#{}", self.code().replace('.', ""))
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.code())
+    }
+}
+
+impl<'de> Deserialize<'de> for Reason {
+    /// A code that a newer peer knows and we do not reads as [`Reason::Internal`].
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let code = String::deserialize(deserializer)?;
+        Ok(Reason::from_code(&code).unwrap_or(Reason::Internal))
+    }
+}
+
+/// The reference page, as Markdown.
+pub fn render_reference() -> String {
+    let mut page = String::from(
+        "# Reason codes\n\nOne word for one cause, wherever it shows: console, `-o json`, exit code, metric label, event.\n\
+         This page is generated from `api/src/reason.rs`; a test compares the two.\n",
+    );
+    for reason in Reason::ALL {
+        let severity = match reason.severity() {
+            Severity::Info => "info",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        page += &format!(
+            "\n## {}\n\n{}\n\n* Severity: {severity}\n* Exit code: {}\n* Next step: {}\n",
+            reason.code(),
+            reason.sentence(),
+            reason.exit_code(),
+            reason.next_step(),
+        );
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn codes_are_unique_and_read_back() {
+        let codes: BTreeSet<_> = Reason::ALL.iter().map(|r| r.code()).collect();
+        assert_eq!(codes.len(), Reason::ALL.len());
+        for reason in Reason::ALL {
+            assert_eq!(Reason::from_code(reason.code()), Some(*reason));
+            assert!(reason.exit_code() <= 125 && reason.exit_code() > 1, "{reason}");
+            assert!(
+                reason.sentence().ends_with('.') && reason.next_step().ends_with('.'),
+                "{reason}"
+            );
+        }
+    }
+
+    /// `HOLDFAST_BLESS=1 cargo test -p holdfast-api` writes the page anew.
+    #[test]
+    fn the_reference_page_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/reason-codes.md");
+        let want = render_reference();
+        if std::env::var_os("HOLDFAST_BLESS").is_some() {
+            use std::io::Write;
+            std::fs::File::create(path).and_then(|mut f| f.write_all(want.as_bytes())).unwrap();
+        }
+        let have = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(have == want, "docs/reference/reason-codes.md is stale; run with HOLDFAST_BLESS=1");
+    }
+}

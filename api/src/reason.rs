@@ -60,6 +60,9 @@ reasons! {
     HugepagesFloor = "hugepages.floor", Error, 28, "The pool would take memory below the floor that the profile keeps free.", "Lower the demand in the profile or add memory.";
     HugepagesInUse = "hugepages.in-use", Warning, 28, "The pool cannot shrink below the pages that are in use.", "Stop the workload that holds the pages; the manager tries again.";
     HugepagesUnsupported = "hugepages.unsupported", Error, 29, "The kernel has no huge pages of the size that the profile asks for.", "Choose another size in the profile.";
+    HugepagesExcess = "hugepages.excess", Warning, 28, "The pool holds more huge pages than the profile asks for.", "Nothing; the manager gives the memory back.";
+    HugepagesFailed = "hugepages.failed", Error, 29, "The page pools of the kernel could not be read or changed.", "Check that the manager runs as root and that /sys and /proc are mounted and writable.";
+    HugepagesMount = "hugepages.mount", Error, 29, "A hugetlbfs mount is missing or could not be made.", "Check what is mounted at the place that the message names.";
     TokenMissing = "token.missing", Info, 30, "No registration token is known yet.", "Type it on the console, run `holdfast token set`, or hand it over by cloud-init.";
     TokenMistypedGroup = "token.mistyped-group", Error, 31, "A group of the token does not match its check digit.", "Compare the named group with the original and type it again.";
     TokenMalformed = "token.malformed", Error, 31, "This is not a registration token.", "Copy the whole token, all groups of it.";
@@ -97,6 +100,7 @@ reasons! {
     SshConfigRejected = "ssh.config-rejected", Error, 72, "sshd does not accept the configuration; the last good one stays in force.", "Read what `sshd -t` says in the message.";
     SshBadKey = "ssh.bad-key", Error, 73, "A declared SSH authority is not a public key; the last good set stays in force.", "Correct the key on the controller.";
     SshReloadFailed = "ssh.reload-failed", Warning, 74, "sshd did not reload.", "Look at the state of sshd.";
+    SshAbsent = "ssh.absent", Info, 74, "No SSH server is installed; SSH authorities are not configured.", "Nothing, or install the OpenSSH server.";
     SysctlFailed = "host.sysctl-failed", Error, 75, "A kernel setting was not accepted.", "Check the name and value in the message.";
     LedgerDamaged = "ledger.damaged", Warning, 80, "The newest saved configuration was damaged; the last good one is used.", "Nothing; the controller sends it again. Repeated: check the disk.";
     LedgerOlder = "ledger.older-generation", Warning, 81, "A configuration older than the one in force was refused.", "Check whether the controller was restored from an old backup.";

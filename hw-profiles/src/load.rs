@@ -32,7 +32,30 @@ macro_rules! shipped_profiles {
 }
 
 shipped_profiles![
+    "advantech",
+    "advantech-uno",
+    "appliance",
+    "aws",
+    "azure",
+    "cloud",
+    "dell-edge-gateway",
+    "dell-edge-gateway-3000",
+    "gcp",
     "generic",
+    "intel-nuc",
+    "intel-nuc-10",
+    "intel-nuc-11",
+    "intel-nuc-12",
+    "intel-nuc-13",
+    "intel-nuc-7",
+    "intel-nuc-8",
+    "kvm",
+    "onlogic",
+    "onlogic-helix-300",
+    "supermicro-e300",
+    "supermicro-e300-9d",
+    "virtual",
+    "vmware",
 ];
 
 /// Where a profile was read from.

@@ -295,7 +295,8 @@ impl<'de> Deserialize<'de> for Pattern {
                 match map.next_key::<String>()? {
                     None => Ok(pattern),
                     Some(second) => Err(de::Error::custom(format!(
-                        "a pattern is of one kind; `{second}` is the second"
+                        "a pattern is of one kind, not of two (`{}` and `{second}`)",
+                        key.unwrap_or_default()
                     ))),
                 }
             }
@@ -349,6 +350,6 @@ mod tests {
         let error = toml::from_str::<Rule>("sys_vendor = { prefx = 'x' }").unwrap_err();
         assert!(error.to_string().contains("unknown field `prefx`"), "{error}");
         let error = toml::from_str::<Rule>("sys_vendor = { prefix = 'x', glob = 'y' }").unwrap_err();
-        assert!(error.to_string().contains("`glob` is the second"), "{error}");
+        assert!(error.to_string().contains("not of two"), "{error}");
     }
 }

@@ -1,0 +1,8 @@
+//! What the desired state, the profile, the settings and the leases say, in each domain's words.
+//!
+//! Pure. Domains do not know `holdfast-api`'s resources or each other; this is the one place that
+//! translates.
+
+pub mod hugepages;
+pub mod network;
+pub mod tunnels;

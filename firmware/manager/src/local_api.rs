@@ -1,0 +1,110 @@
+//! The local API: HTTP/1.1 with JSON on a Unix socket (`holdfast_api::local` has the table).
+//!
+//! Requests that read are answered from the latest report; a dry run and a new token go to the
+//! manager's loop. Only root can connect: the socket is mode 0600.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use holdfast_api::Reason;
+use holdfast_api::local::{HealthReport, NodeReport, PlanReport, Problem, TokenInput};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// What a client may ask of the manager's loop.
+#[derive(Debug)]
+pub enum Request {
+    /// A dry run.
+    Plan(oneshot::Sender<PlanReport>),
+    /// A token to register with.
+    SetToken(TokenInput, oneshot::Sender<Result<(), Problem>>),
+    /// A pass at once.
+    Reconcile,
+}
+
+/// What the server answers from.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    /// The latest report.
+    pub report: watch::Receiver<NodeReport>,
+    /// The manager's loop. Bounded: a flood of requests waits at the socket.
+    pub requests: mpsc::Sender<Request>,
+}
+
+/// Binds the socket, in place of one that a killed manager left.
+///
+/// # Errors
+/// The directory or the socket cannot be made.
+pub fn bind(socket: &Path) -> std::io::Result<UnixListener> {
+    if let Some(dir) = socket.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// The routes.
+pub fn router(handle: Handle) -> Router {
+    Router::new()
+        .route("/v1/status", get(async |State(h): State<Handle>| Json(h.report.borrow().clone())))
+        .route("/v1/health", get(async |State(h): State<Handle>| Json(health(&h.report.borrow()))))
+        .route("/v1/tunnels", get(tunnels))
+        .route("/v1/plan", get(plan))
+        .route("/v1/token", put(token))
+        .route("/v1/reconcile", post(reconcile))
+        .with_state(handle)
+}
+
+fn health(report: &NodeReport) -> HealthReport {
+    crate::report::health(report)
+}
+
+async fn tunnels(State(handle): State<Handle>) -> Response {
+    match handle.report.borrow().tunnels.clone() {
+        Some(tunnels) => Json(tunnels).into_response(),
+        None => failed(StatusCode::SERVICE_UNAVAILABLE, Problem::new(Reason::TunnelDaemonDown, "tunneld does not answer")),
+    }
+}
+
+async fn plan(State(handle): State<Handle>) -> Response {
+    let (answer, wait) = oneshot::channel();
+    match ask(&handle, Request::Plan(answer), wait).await {
+        Ok(plan) => Json(plan).into_response(),
+        Err(response) => response,
+    }
+}
+
+async fn token(State(handle): State<Handle>, Json(input): Json<TokenInput>) -> Response {
+    let (answer, wait) = oneshot::channel();
+    match ask(&handle, Request::SetToken(input, answer), wait).await {
+        Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
+        Ok(Err(problem)) => failed(StatusCode::UNPROCESSABLE_ENTITY, problem),
+        Err(response) => response,
+    }
+}
+
+async fn reconcile(State(handle): State<Handle>) -> StatusCode {
+    match handle.requests.send(Request::Reconcile).await {
+        Ok(()) => StatusCode::ACCEPTED,
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+async fn ask<T>(handle: &Handle, request: Request, wait: oneshot::Receiver<T>) -> Result<T, Response> {
+    let ended = |_| failed(StatusCode::SERVICE_UNAVAILABLE, Problem::new(Reason::ManagerUnreachable, "the manager is ending"));
+    handle.requests.send(request).await.map_err(|_| ended(()))?;
+    wait.await.map_err(|_| ended(()))
+}
+
+fn failed(status: StatusCode, problem: Problem) -> Response {
+    (status, Json(problem)).into_response()
+}

@@ -1,0 +1,361 @@
+//! The manager's loop: one task that owns all state. Others hold its inbox or watch its report.
+
+use crate::hardware::{self, Hardware};
+use crate::inputs::Inputs;
+use crate::leases::Leases;
+use crate::ledger::{Accepted, Ledger};
+use crate::lifecycle::{Event, Lifecycle};
+use crate::local_api::Request;
+use crate::pass::{Pass, chain};
+use crate::report;
+use crate::settings::Settings;
+use crate::tunnel_daemon::TunnelDaemon;
+use crate::uplink::{self, Uplink, UplinkEvent};
+use holdfast_api::Reason;
+use holdfast_api::local::{ItemReport, ItemState, NodeReport, PlanReport, Problem, Stage, TokenInput};
+use holdfast_api::paths::Root;
+use holdfast_api::tunnel::TunnelsState;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+/// How often tunnels are looked at while somebody waits for them to come up, and at rest.
+const TUNNEL_LOOK_BUSY: Duration = Duration::from_millis(50);
+const TUNNEL_LOOK_CALM: Duration = Duration::from_secs(2);
+/// A tunnel daemon that does not answer is started again after this long, so that one that dies at
+/// once does not take the machine with it.
+const TUNNELD_RESTART: Duration = Duration::from_secs(2);
+/// The kernel sends a burst for one change; a pass follows when it is over.
+const NETWORK_SETTLES: Duration = Duration::from_millis(200);
+
+/// All state of the manager.
+pub struct Manager {
+    root: Root,
+    settings: Arc<Settings>,
+    hardware: Hardware,
+    ledger: Ledger,
+    lifecycle: Lifecycle,
+    leases: Leases,
+    /// Away only while a pass runs.
+    pass: Option<Pass>,
+    items: Vec<ItemReport>,
+    tunnels: Option<TunnelsState>,
+    daemon: TunnelDaemon,
+    daemon_started: Option<Instant>,
+    uplink: Uplink,
+    uplink_events: mpsc::Receiver<UplinkEvent>,
+    contact: Contact,
+    ledger_problem: Option<Problem>,
+    inbox: mpsc::Receiver<Request>,
+    report: watch::Sender<NodeReport>,
+    next_pass: Instant,
+}
+
+/// What is known of the controller.
+#[derive(Debug, Default)]
+struct Contact {
+    controller: String,
+    reachable: bool,
+    tenant: String,
+    site: String,
+    node: String,
+    problem: Option<Problem>,
+}
+
+impl Manager {
+    /// Reads what the disk and the machine say; nothing is changed yet.
+    pub fn new(root: Root, settings: Arc<Settings>, inbox: mpsc::Receiver<Request>) -> (Self, watch::Receiver<NodeReport>) {
+        let hardware = hardware::look(&root, &settings);
+        info!(profile = hardware.profile.name, "hardware profile");
+        let (ledger, complaint) = Ledger::open(&root);
+        let ledger_problem = complaint.map(|why| Problem::new(Reason::LedgerDamaged, why));
+        if let Some(problem) = &ledger_problem {
+            warn!(reason = %problem.reason, message = problem.message, "ledger");
+        }
+        let now = Instant::now();
+        let admitted = uplink::is_admitted(&root);
+        let (report, receiver) = watch::channel(empty_report());
+        let (uplink, uplink_events) = Uplink::start(
+            root.clone(),
+            settings.clone(),
+            hardware::device_facts(&hardware),
+            ledger.generation(),
+            receiver.clone(),
+        );
+        let manager = Manager {
+            daemon: TunnelDaemon::new(root.clone(), settings.tunneld.clone()),
+            lifecycle: Lifecycle::new(admitted, now),
+            root,
+            settings,
+            hardware,
+            ledger,
+            leases: Leases::default(),
+            pass: Some(Pass::default()),
+            items: Vec::new(),
+            tunnels: None,
+            daemon_started: None,
+            uplink,
+            uplink_events,
+            contact: Contact::default(),
+            ledger_problem,
+            inbox,
+            report,
+            next_pass: now,
+        };
+        (manager, receiver)
+    }
+
+    /// The loop. Every arm may be cancelled: each only receives.
+    pub async fn run(mut self) {
+        let mut network = netd::watch::Watcher::open().map_err(|error| error!(error = chain(&error), "no watch on the network")).ok();
+        self.take_last_good_tunnels();
+        loop {
+            self.publish();
+            let now = Instant::now();
+            tokio::select! {
+                event = self.uplink_events.recv() => match event {
+                    Some(event) => self.on_uplink(event).await,
+                    None => return error!("the uplink task ended"),
+                },
+                request = self.inbox.recv() => match request {
+                    Some(request) => self.on_request(request).await,
+                    None => return,
+                },
+                () = changed(&mut network) => self.next_pass = self.next_pass.min(Instant::now() + NETWORK_SETTLES),
+                () = tokio::time::sleep_until(self.next_pass.max(now).into()) => self.run_pass().await,
+                () = tokio::time::sleep(self.tunnel_look()) => self.look_at_tunnels().await,
+            }
+        }
+    }
+
+    /// Tunnels come up before the controller is asked: the node lives without it.
+    fn take_last_good_tunnels(&self) {
+        let (run, last) = (self.root.tunnels_config(), self.root.tunnels_last_good());
+        if !run.exists() && let Ok(text) = std::fs::read(&last) && let Err(error) = holdfast_durable::write(&run, &text, 0o600) {
+            warn!(error = chain(&error), "cannot hand the last good tunnels to tunneld");
+        }
+    }
+
+    async fn on_uplink(&mut self, event: UplinkEvent) {
+        let now = Instant::now();
+        match event {
+            UplinkEvent::Target { tenant, controller } => {
+                self.contact.tenant = tenant;
+                self.contact.controller = controller;
+                self.lifecycle.on(Event::TokenFound, now);
+            }
+            UplinkEvent::Trouble(problem) => {
+                self.contact.reachable = problem.reason != Reason::ControllerUnreachable && self.contact.reachable;
+                self.contact.problem = Some(problem);
+            }
+            UplinkEvent::Reached => {
+                self.contact.reachable = true;
+                self.contact.problem = None;
+            }
+            UplinkEvent::Pending => {
+                self.lifecycle.on(Event::Pending, now);
+            }
+            UplinkEvent::Admitted { tenant, site, node } => {
+                self.contact = Contact { tenant, site, node, reachable: true, problem: None, ..std::mem::take(&mut self.contact) };
+                self.lifecycle.on(Event::Admitted, now);
+            }
+            UplinkEvent::Refused(problem) => {
+                self.lifecycle.on(Event::Refused(problem.reason), now);
+                self.contact.problem = Some(problem);
+            }
+            UplinkEvent::Config(offered) => {
+                let generation = offered.generation;
+                match self.ledger.accept(*offered) {
+                    Ok(Accepted::New) => {
+                        info!(generation, "new configuration");
+                        self.ledger_problem = None;
+                        self.run_pass().await;
+                    }
+                    Ok(Accepted::Same) => {}
+                    Err(error) => {
+                        warn!(reason = %error.reason(), error = chain(&error), "configuration refused");
+                        self.ledger_problem = Some(Problem::new(error.reason(), chain(&error)));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Reconcile => self.next_pass = Instant::now(),
+            Request::Plan(answer) => {
+                let plan = self.plan().await;
+                // The client may have gone; nobody misses the answer then.
+                let _ = answer.send(plan);
+            }
+            Request::SetToken(input, answer) => {
+                let _ = answer.send(self.set_token(&input));
+            }
+        }
+    }
+
+    fn set_token(&mut self, input: &TokenInput) -> Result<(), Problem> {
+        let admitted = matches!(self.lifecycle.stage(), Stage::Bootstrapping | Stage::Online | Stage::Degraded);
+        if admitted {
+            return Err(Problem::new(Reason::ControllerRefused, "this node is registered already; reset it before it registers again"));
+        }
+        self.uplink.set_token(input)
+    }
+
+    async fn plan(&mut self) -> PlanReport {
+        let mut report = self.in_pass(|pass, inputs| pass.plan(inputs)).await.unwrap_or_default();
+        let pending = self.daemon.state().await.map(|state| state.pending).unwrap_or_default();
+        report.steps.extend(pending.into_iter().map(|text| holdfast_api::local::PlannedStep {
+            domain: "tunnels".into(),
+            text,
+            effect: holdfast_api::local::Effect::Live,
+            traffic: holdfast_api::local::TrafficImpact::Brief,
+        }));
+        report
+    }
+
+    async fn run_pass(&mut self) {
+        self.hardware = hardware::look(&self.root, &self.settings);
+        if let Some(items) = self.in_pass(|pass, inputs| pass.run(inputs)).await {
+            let told = items.iter().any(|item| item.domain == "tunnels" && item.state == ItemState::Changed);
+            self.items = std::iter::once(self.hardware.item.clone()).chain(items).collect();
+            if told {
+                self.daemon.reload().await;
+            }
+        }
+        self.next_pass = Instant::now() + self.settings.pass;
+        self.look_at_tunnels().await;
+    }
+
+    /// Domains talk to the kernel and the disk, which can take their time: they do it on a thread
+    /// of their own, so that the local API answers meanwhile.
+    async fn in_pass<T: Send + 'static>(&mut self, act: impl FnOnce(&mut Pass, &Inputs) -> T + Send + 'static) -> Option<T> {
+        let mut inputs = self.inputs();
+        self.leases.want(&crate::intent::network::wanted(&inputs).dhcp);
+        inputs.leases = self.leases.have().clone();
+        let mut pass = self.pass.take()?;
+        let done = tokio::task::spawn_blocking(move || {
+            let result = act(&mut pass, &inputs);
+            (pass, result)
+        });
+        match done.await {
+            Ok((pass, result)) => {
+                self.pass = Some(pass);
+                Some(result)
+            }
+            Err(error) => {
+                error!(%error, "a pass broke off");
+                self.pass = Some(Pass::default());
+                None
+            }
+        }
+    }
+
+    fn inputs(&self) -> Inputs {
+        Inputs {
+            root: self.root.clone(),
+            settings: self.settings.clone(),
+            desired: self.ledger.current().cloned().map(Arc::new),
+            facts: self.hardware.facts.clone(),
+            profile: self.hardware.profile.clone(),
+            leases: self.leases.have().clone(),
+        }
+    }
+
+    fn wanted_tunnels(&self) -> u8 {
+        let intent = self.ledger.current().and_then(|spec| spec.tunnels.as_ref());
+        intent.map_or(0, |intent| intent.want)
+    }
+
+    fn tunnel_look(&self) -> Duration {
+        match self.lifecycle.stage() {
+            Stage::Bootstrapping if self.wanted_tunnels() > 0 => TUNNEL_LOOK_BUSY,
+            _ => TUNNEL_LOOK_CALM,
+        }
+    }
+
+    async fn look_at_tunnels(&mut self) {
+        self.tunnels = self.daemon.state().await;
+        let now = Instant::now();
+        if self.tunnels.is_none() && self.daemon_started.is_none_or(|at| now >= at + TUNNELD_RESTART) {
+            self.daemon_started = Some(now);
+            if let Err(error) = self.daemon.start() {
+                error!(%error, "cannot start tunneld");
+            }
+        }
+        let health = report::observed(self.ledger.current().is_some(), self.wanted_tunnels(), &self.items, self.tunnels.as_ref());
+        self.lifecycle.on(Event::Observed(health), now);
+    }
+
+    fn publish(&self) {
+        let stage = self.lifecycle.stage();
+        let (mut report, explanation) = (empty_report(), &self.hardware.explanation);
+        let desired = self.ledger.current();
+        let problem = self.contact.problem.as_ref().or(self.ledger_problem.as_ref());
+        report.node = desired.map_or_else(|| self.contact.node.clone(), |spec| spec.node.clone());
+        report.site = desired.map_or_else(|| self.contact.site.clone(), |spec| spec.site.clone());
+        report.tenant = self.contact.tenant.clone();
+        report.profile = self.hardware.profile.name.clone();
+        report.profile_explanation = explanation.clone();
+        report.hardware = format!("{} {}", self.hardware.facts.dmi.sys_vendor, self.hardware.facts.dmi.product_name).trim().to_owned();
+        report.stage = stage;
+        report.stages = self.lifecycle.history().to_vec();
+        report.generation = self.ledger.generation();
+        report.controller = self.contact.controller.clone();
+        report.controller_reachable = self.contact.reachable;
+        report.items = self.items.clone();
+        report.tunnels = self.tunnels.clone();
+        report.reason = match stage {
+            Stage::Online => problem.map(|p| p.reason),
+            _ => problem.map(|p| p.reason).filter(|r| r.severity() > holdfast_api::Severity::Info).or(self.lifecycle.reason()),
+        };
+        report.message = problem
+            .filter(|problem| Some(problem.reason) == report.reason)
+            .map(|problem| problem.message.clone())
+            .or_else(|| report.reason.map(|reason| reason.sentence().to_owned()))
+            .unwrap_or_default();
+        report.next_step = report.reason.map(|reason| reason.next_step().to_owned()).unwrap_or_default();
+        self.report.send_if_modified(|have| {
+            let news = *have != report;
+            *have = report;
+            news
+        });
+    }
+}
+
+async fn changed(watcher: &mut Option<netd::watch::Watcher>) {
+    match watcher {
+        Some(watcher) => {
+            if let Err(error) = watcher.changed().await {
+                warn!(error = chain(&error), "watch on the network");
+                // The periodic pass still finds what changed; a broken watch must not spin.
+                tokio::time::sleep(TUNNEL_LOOK_CALM).await;
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn empty_report() -> NodeReport {
+    NodeReport {
+        version: env!("CARGO_PKG_VERSION").into(),
+        node: String::new(),
+        site: String::new(),
+        tenant: String::new(),
+        profile: String::new(),
+        profile_explanation: Vec::new(),
+        hardware: String::new(),
+        stage: Stage::NoToken,
+        stages: Vec::new(),
+        generation: 0,
+        controller: String::new(),
+        controller_reachable: false,
+        reason: None,
+        message: String::new(),
+        next_step: String::new(),
+        items: Vec::new(),
+        tunnels: None,
+    }
+}

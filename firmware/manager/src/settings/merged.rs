@@ -1,0 +1,114 @@
+//! What all files say together, and what the program may rely on.
+
+use super::{Fragment, SettingsError};
+use holdfast_api::resources::{LinkIntent, NetworkIntent};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Known systems poll every five minutes; a push comes at once while connected.
+const POLL: Duration = Duration::from_secs(300);
+/// Drift that no watcher sees (hosts, hugepages) is found within this time.
+const PASS: Duration = Duration::from_secs(15);
+
+/// All files together, later keys over earlier ones.
+#[derive(Debug, Clone, Default)]
+pub struct Merged(Fragment);
+
+/// What the program may rely on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Address of the controller, when configured.
+    pub controller: Option<String>,
+    /// Profile to use whatever the hardware says.
+    pub profile: Option<String>,
+    /// Name of the device for itself.
+    pub hostname: Option<String>,
+    /// Between polls of the controller.
+    pub poll: Duration,
+    /// Between passes when nothing happens.
+    pub pass: Duration,
+    /// The host's network until the controller says otherwise.
+    pub network: NetworkIntent,
+    /// How `tunneld` is started.
+    pub tunneld: TunneldStart,
+}
+
+/// How `tunneld` is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TunneldStart {
+    /// `systemctl start tunneld.service` where systemd is PID 1, else as a child.
+    Auto(Option<PathBuf>),
+    /// Always by systemd.
+    Systemd,
+    /// Always as a child in a session of its own, which survives us.
+    Child(Option<PathBuf>),
+    /// Somebody else does.
+    External,
+}
+
+/// Later fragments win; links of the same name or role replace each other, others add up.
+pub fn merge(fragments: impl IntoIterator<Item = Fragment>) -> Merged {
+    Merged(fragments.into_iter().fold(Fragment::default(), |mut all, one| {
+        all.controller = one.controller.or(all.controller);
+        all.profile = one.profile.or(all.profile);
+        all.hostname = one.hostname.or(all.hostname);
+        all.poll_secs = one.poll_secs.or(all.poll_secs);
+        all.pass_secs = one.pass_secs.or(all.pass_secs);
+        if let Some(network) = one.network {
+            let into = all.network.get_or_insert_default();
+            for link in network.links {
+                into.links.retain(|have| !same_link(have, &link));
+                into.links.push(link);
+            }
+            into.routes.retain(|have| !network.routes.iter().any(|new| new.prefix == have.prefix));
+            into.routes.extend(network.routes);
+        }
+        if let Some(tunneld) = one.tunneld {
+            let into = all.tunneld.get_or_insert_default();
+            into.start = tunneld.start.or(into.start.take());
+            into.program = tunneld.program.or(into.program.take());
+        }
+        all
+    }))
+}
+
+fn same_link(a: &LinkIntent, b: &LinkIntent) -> bool {
+    a.name == b.name && a.role == b.role
+}
+
+/// Checks every value.
+///
+/// # Errors
+/// The first value that is impossible, with its key.
+pub fn validate(Merged(all): Merged) -> Result<Settings, SettingsError> {
+    let bad = |key: &str, message: &str| SettingsError::Value { key: key.into(), message: message.into() };
+    if all.controller.as_deref().is_some_and(|url| !url.starts_with("https://") || url.len() < 9) {
+        return Err(bad("controller", "must be https://host:port"));
+    }
+    let seconds = |key: &str, value: Option<u64>, default: Duration, most: u64| match value {
+        None => Ok(default),
+        Some(secs) if (1..=most).contains(&secs) => Ok(Duration::from_secs(secs)),
+        Some(_) => Err(bad(key, &format!("must be 1 to {most} seconds"))),
+    };
+    let tunneld = all.tunneld.unwrap_or_default();
+    let tunneld = match tunneld.start.as_deref() {
+        None | Some("auto") => TunneldStart::Auto(tunneld.program),
+        Some("systemd") => TunneldStart::Systemd,
+        Some("child") => TunneldStart::Child(tunneld.program),
+        Some("external") => TunneldStart::External,
+        Some(_) => return Err(bad("tunneld.start", "must be auto, systemd, child or external")),
+    };
+    let network = all.network.unwrap_or_default();
+    if network.links.iter().any(|link| link.name.is_empty() == link.role.is_none()) {
+        return Err(bad("network.links", "each link needs either a name or a role"));
+    }
+    Ok(Settings {
+        controller: all.controller,
+        profile: all.profile,
+        hostname: all.hostname,
+        poll: seconds("poll_secs", all.poll_secs, POLL, 86_400)?,
+        pass: seconds("pass_secs", all.pass_secs, PASS, 3_600)?,
+        network: NetworkIntent { links: network.links, routes: network.routes },
+        tunneld,
+    })
+}

@@ -1,0 +1,154 @@
+//! Settings of the manager: configuration fragments, in three types.
+//!
+//! [`Fragment`] is what one file may say, [`Merged`] what all files say together, [`Settings`] what
+//! the program may rely on. Only the last leaves this module.
+//!
+//! Directories, weakest first: `/usr/lib/holdfast/config.d` (vendor), `/etc/holdfast/config.d`
+//! (administrator), `/run/holdfast/config.d` (runtime). A file replaces one of the same name in a
+//! weaker directory; then files are read in the order of their names, and later keys win. A link in
+//! `[network]` replaces the one of the same name or role.
+//!
+//! A file that cannot be used is an error with file and line; the manager keeps its last settings.
+
+mod fragment;
+mod merged;
+
+pub use fragment::{Fragment, NetworkFragment, TunneldFragment};
+pub use merged::{Merged, Settings, TunneldStart, merge, validate};
+
+use holdfast_api::Reason;
+use holdfast_api::paths::Root;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A file or directory cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is not what it should be; the source names the line.
+    #[error("{} line {line}: {message}", path.display())]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// A value is impossible.
+    #[error("{key}: {message}")]
+    Value {
+        /// The key, dotted.
+        key: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl SettingsError {
+    /// The reason code to report.
+    pub fn reason(&self) -> Reason {
+        Reason::ConfigInvalid
+    }
+}
+
+/// Reads, merges and validates all fragments below `root`.
+///
+/// # Errors
+/// The first file or value that cannot be used.
+pub fn load(root: &Root) -> Result<Settings, SettingsError> {
+    let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for dir in root.config_dirs() {
+        for path in toml_files(&dir)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            files.insert(name, path);
+        }
+    }
+    let fragments = files.values().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
+    validate(merge(fragments))
+}
+
+fn toml_files(dir: &Path) -> Result<Vec<PathBuf>, SettingsError> {
+    let fail = |source| SettingsError::Read { path: dir.into(), source };
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(fail)?,
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(fail)?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
+}
+
+fn read(path: &Path) -> Result<Fragment, SettingsError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| SettingsError::Read { path: path.into(), source })?;
+    parse(path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Fragment, SettingsError> {
+    toml::from_str(text).map_err(|error| SettingsError::Parse {
+        path: path.into(),
+        line: error
+            .span()
+            .map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1),
+        message: error.message().to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(root: &Root, path: &str, text: &str) {
+        holdfast_durable::write(&root.join(path), text.as_bytes(), 0o644).unwrap();
+    }
+
+    #[test]
+    fn stronger_directories_replace_files_and_later_names_win() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        put(&root, "usr/lib/holdfast/config.d/10-a.toml", "poll_secs = 10\ncontroller = 'https://vendor:1'\n");
+        put(&root, "etc/holdfast/config.d/10-a.toml", "poll_secs = 20\n");
+        put(&root, "run/holdfast/config.d/20-b.toml", "poll_secs = 30\n");
+        put(&root, "run/holdfast/config.d/README", "not a fragment");
+        let settings = load(&root).unwrap();
+        assert_eq!(settings.poll.as_secs(), 30);
+        assert_eq!(settings.controller, None, "the vendor's file is replaced whole");
+    }
+
+    #[test]
+    fn a_misspelt_key_names_file_and_line() {
+        let error = parse(Path::new("50-x.toml"), "poll_secs = 10\npol_secs = 3\n").unwrap_err();
+        assert!(matches!(&error, SettingsError::Parse { line: 2, .. }), "{error}");
+        assert_eq!(error.reason(), Reason::ConfigInvalid);
+    }
+
+    #[test]
+    fn impossible_values_name_their_key() {
+        for (text, key) in [
+            ("poll_secs = 0", "poll_secs"),
+            ("controller = 'http://plain'", "controller"),
+            ("[tunneld]\nstart = 'perhaps'", "tunneld.start"),
+            ("[[network.links]]\naddresses = ['10.0.0.1/24']", "network.links"),
+        ] {
+            let fragment = parse(Path::new("x.toml"), text).unwrap();
+            match validate(merge([fragment])) {
+                Err(SettingsError::Value { key: found, .. }) => assert_eq!(found, key),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+}

@@ -7,11 +7,12 @@
 //!
 //! Left out: pid and user namespaces. A host's processes are ordinary processes of this machine.
 
-use crate::netns::{self, NetnsError};
+use crate::netns;
 use crate::process::ProcessId;
+use netd::netns::NetNsError;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use std::ffi::OsString;
+use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ pub enum ExecError {
         netns: String,
         /// Why.
         #[source]
-        source: NetnsError,
+        source: NetNsError,
     },
     /// The private view of `/sys` cannot be made.
     #[error("cannot {attempt} for a program on {netns}")]
@@ -64,12 +65,12 @@ pub enum ExecError {
 
 /// A program that stays: it gets its own session, so that it outlives the one who started it,
 /// and tells its identity to a file before its first instruction.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Daemon {
     /// The program, found on `PATH` or by its path.
     pub program: PathBuf,
     /// Its arguments.
-    pub args: Vec<OsString>,
+    pub args: Vec<String>,
     /// Environment variables beside the inherited ones.
     pub env: Vec<(String, String)>,
     /// Standard output and error are appended here.
@@ -89,10 +90,8 @@ pub struct Daemon {
 /// # Panics
 /// When `work` panics.
 pub fn on_host<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> Result<T, ExecError> {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| enter_host(netns).map(|()| work()));
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    netns::inside(netns, || own_sys(netns).map(|()| work()))
+        .map_err(|source| ExecError::Enter { netns: netns.into(), source })?
 }
 
 /// Starts `command` on the host, with whatever standard streams it was given.
@@ -101,8 +100,11 @@ pub fn on_host<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> Result<
 /// [`ExecError`] when the host cannot be entered or the program cannot be started.
 pub fn spawn(netns: &str, command: &mut Command) -> Result<Child, ExecError> {
     let program = command.get_program().to_string_lossy().into_owned();
-    on_host(netns, || command.spawn())?
-        .map_err(|source| ExecError::Start { program, netns: netns.into(), source })
+    on_host(netns, || command.spawn())?.map_err(|source| ExecError::Start {
+        program,
+        netns: netns.into(),
+        source,
+    })
 }
 
 /// Runs `command` on the host to its end, collecting what it writes.
@@ -111,8 +113,11 @@ pub fn spawn(netns: &str, command: &mut Command) -> Result<Child, ExecError> {
 /// As [`spawn`]. A program that fails is no error; look at the status.
 pub fn output(netns: &str, command: &mut Command) -> Result<Output, ExecError> {
     let program = command.get_program().to_string_lossy().into_owned();
-    on_host(netns, || command.stdin(Stdio::null()).output())?
-        .map_err(|source| ExecError::Start { program, netns: netns.into(), source })
+    on_host(netns, || command.stdin(Stdio::null()).output())?.map_err(|source| ExecError::Start {
+        program,
+        netns: netns.into(),
+        source,
+    })
 }
 
 /// Runs `command` on the host to its end with the caller's terminal.
@@ -121,8 +126,11 @@ pub fn output(netns: &str, command: &mut Command) -> Result<Output, ExecError> {
 /// As [`spawn`].
 pub fn status(netns: &str, command: &mut Command) -> Result<ExitStatus, ExecError> {
     let program = command.get_program().to_string_lossy().into_owned();
-    on_host(netns, || command.status())?
-        .map_err(|source| ExecError::Start { program, netns: netns.into(), source })
+    on_host(netns, || command.status())?.map_err(|source| ExecError::Start {
+        program,
+        netns: netns.into(),
+        source,
+    })
 }
 
 /// Records the identity of the shell, which stays that of the program it becomes: so there is
@@ -168,16 +176,24 @@ pub fn recorded(record: &Path) -> Option<ProcessId> {
     ProcessId::parse(&std::fs::read_to_string(record).ok()?)
 }
 
-fn enter_host(netns: &str) -> Result<(), ExecError> {
-    let mounting = |attempt| move |errno: nix::Error| ExecError::Mount { attempt, netns: netns.into(), source: errno.into() };
-    netns::enter(netns).map_err(|source| ExecError::Enter { netns: netns.into(), source })?;
+/// Gives the calling thread a mount namespace whose `/sys` shows the network namespace it is in.
+fn own_sys(netns: &str) -> Result<(), ExecError> {
+    let mounting = |attempt| {
+        move |errno: nix::Error| ExecError::Mount {
+            attempt,
+            netns: netns.into(),
+            source: errno.into(),
+        }
+    };
     unshare(CloneFlags::CLONE_NEWNS).map_err(mounting("make a mount namespace"))?;
     // What is mounted below must not show on the machine.
     let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).map_err(mounting("detach the mounts"))?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
+        .map_err(mounting("detach the mounts"))?;
     // Busy or absent: the new one is mounted over it.
     let _ = umount2("/sys", MntFlags::MNT_DETACH);
-    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).map_err(mounting("mount /sys"))
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)
+        .map_err(mounting("mount /sys"))
 }
 
 #[cfg(test)]

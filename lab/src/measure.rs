@@ -3,6 +3,7 @@
 //! PSS counts shared pages by their share (`/proc/<pid>/smaps_rollup`), so that the sum over
 //! processes is what they really take. Reading it needs the rights over the process.
 
+use procfs::Current;
 use procfs::process::Process;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -62,7 +63,8 @@ pub fn usage(pid: i32) -> Result<Usage, MeasureError> {
         pss_bytes: sum("Pss"),
         rss_bytes: sum("Rss"),
         cpu_ms: (stat.utime + stat.stime) * 1000 / ticks,
-        age_ms: u64::try_from(Duration::from_secs_f64((uptime - started).max(0.0)).as_millis()).unwrap_or(u64::MAX),
+        age_ms: u64::try_from(Duration::from_secs_f64((uptime - started).max(0.0)).as_millis())
+            .unwrap_or(u64::MAX),
         threads: stat.num_threads,
     })
 }

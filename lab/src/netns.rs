@@ -1,43 +1,29 @@
-//! Named network namespaces: make, find, enter, remove.
-//!
-//! A name is a bind mount in `/run/netns`, as ip-netns(8) makes it, so that people look around
-//! with `ip netns exec`. The laboratory enters a namespace on a fresh thread only, never on one
-//! that goes on to other work.
+//! The namespaces of worlds: named as ip-netns(8) does it, so that people look around with
+//! `ip netns exec`. Making and entering is `netd`'s; ip(8) sets hosts up, where a line of text
+//! says best what is meant.
 
-use std::fs::File;
-use std::io;
+use netd::netns::{NetNs, NetNsError};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Where ip-netns(8) keeps the names.
-pub const DIR: &str = "/run/netns";
+const DIRECTORY: &str = "/run/netns";
 
-/// Why a namespace cannot be made, entered or removed.
+/// ip(8) did not do what was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum NetnsError {
-    /// There is no namespace of this name, or no right to enter it.
-    #[error("cannot {attempt} network namespace {netns}")]
-    Enter {
-        /// What was tried.
-        attempt: &'static str,
-        /// The namespace.
-        netns: String,
-        /// What the kernel says.
-        #[source]
-        source: io::Error,
-    },
-    /// `ip` could not be run.
-    #[error("cannot run `ip {arguments}`")]
+pub enum IpError {
+    /// It could not be run.
+    #[error("cannot run `ip {arguments}`; is iproute2 installed?")]
     Run {
         /// Its arguments.
         arguments: String,
         /// What the kernel says.
         #[source]
-        source: io::Error,
+        source: std::io::Error,
     },
-    /// `ip` refused.
+    /// It refused.
     #[error("`ip {arguments}` failed: {answer}")]
-    Ip {
+    Refused {
         /// Its arguments.
         arguments: String,
         /// What it wrote to stderr.
@@ -47,7 +33,7 @@ pub enum NetnsError {
 
 /// The file that stands for the namespace.
 pub fn path(netns: &str) -> PathBuf {
-    Path::new(DIR).join(netns)
+    Path::new(DIRECTORY).join(netns)
 }
 
 /// Whether there is a namespace of this name.
@@ -57,53 +43,59 @@ pub fn exists(netns: &str) -> bool {
 
 /// The names of all namespaces that begin with `prefix`, sorted.
 pub fn with_prefix(prefix: &str) -> Vec<String> {
-    let entries = std::fs::read_dir(DIR).into_iter().flatten().flatten();
+    let entries = std::fs::read_dir(DIRECTORY).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     let mut found: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
     found.sort();
     found
 }
 
-/// Runs `work` on a fresh thread inside the namespace.
+/// Runs `work` on a fresh thread inside the namespace of this name.
 ///
 /// # Errors
-/// [`NetnsError::Enter`] when the namespace is not there or may not be entered.
+/// There is no such namespace, or it may not be entered.
 ///
 /// # Panics
-/// When `work` panics.
-pub fn inside<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| enter(netns).map(|()| work()));
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+/// When `work` does.
+pub fn inside<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> Result<T, NetNsError> {
+    NetNs::open(netns)?.enter(work)
 }
 
-/// Moves the calling thread into the namespace, for good.
+/// Runs ip(8) with these arguments and gives what it wrote.
 ///
 /// # Errors
-/// [`NetnsError::Enter`] when the namespace is not there or may not be entered.
-pub(crate) fn enter(netns: &str) -> Result<(), NetnsError> {
-    let fail = |attempt| move |source| NetnsError::Enter { attempt, netns: netns.into(), source };
-    let file = File::open(path(netns)).map_err(fail("open"))?;
-    nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)
-        .map_err(io::Error::from)
-        .map_err(fail("enter"))
+/// [`IpError::Run`] when it cannot be started, [`IpError::Refused`] with its message when it fails.
+pub fn ip(arguments: &[&str]) -> Result<String, IpError> {
+    ip_fed(arguments, "")
 }
 
-/// Runs ip(8) and gives what it wrote to stdout.
+/// Runs lines of `ip -batch` in a namespace, stopping at the first that fails.
 ///
 /// # Errors
-/// [`NetnsError::Run`] when it cannot be started, [`NetnsError::Ip`] with its message when it fails.
-pub fn ip(arguments: &[&str]) -> Result<String, NetnsError> {
-    let joined = || arguments.join(" ");
-    let output = Command::new("ip")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| NetnsError::Run { arguments: joined(), source })?;
+/// As [`ip`].
+pub fn ip_batch(netns: &str, lines: &[String]) -> Result<(), IpError> {
+    let mut input = lines.join("\n");
+    input.push('\n');
+    ip_fed(&["-n", netns, "-batch", "-"], &input).map(|_| ())
+}
+
+fn ip_fed(arguments: &[&str], input: &str) -> Result<String, IpError> {
+    let run = || {
+        let mut child = Command::new("ip")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        // Ended early it says why on stderr; that is the better error.
+        let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
+        child.wait_with_output()
+    };
+    let arguments = || arguments.join(" ");
+    let output = run().map_err(|source| IpError::Run { arguments: arguments(), source })?;
     if !output.status.success() {
-        let answer = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(NetnsError::Ip { arguments: joined(), answer });
+        let answer = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+        return Err(IpError::Refused { arguments: arguments(), answer });
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

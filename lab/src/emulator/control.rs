@@ -140,7 +140,8 @@ impl Control {
                 _ => Ok(()),
             }
         };
-        exchange().map_err(|source| ControlError::Unreachable { path: self.path.clone(), source })?;
+        exchange()
+            .map_err(|source| ControlError::Unreachable { path: self.path.clone(), source })?;
         match serde_json::from_str(&answer).map_err(protocol)? {
             Reply::Links(links) => Ok(links),
             Reply::Error(why) => Err(ControlError::Refused(why)),
@@ -195,8 +196,12 @@ mod tests {
     #[test]
     fn requests_look_on_the_wire_as_the_module_head_says() {
         let cut = Request::Cut { link: "re-1".into(), cut: Cut::Both };
-        assert_eq!(serde_json::to_string(&cut).unwrap(), r#"{"op":"cut","link":"re-1","cut":"both"}"#);
-        let set: Request = serde_json::from_str(r#"{"op":"set","link":"re-1","change":{"loss":0.5}}"#).unwrap();
+        assert_eq!(
+            serde_json::to_string(&cut).unwrap(),
+            r#"{"op":"cut","link":"re-1","cut":"both"}"#
+        );
+        let set: Request =
+            serde_json::from_str(r#"{"op":"set","link":"re-1","change":{"loss":0.5}}"#).unwrap();
         let change = Change { loss: Some(0.5), ..Change::default() };
         assert_eq!(set, Request::Set { link: "re-1".into(), change });
     }

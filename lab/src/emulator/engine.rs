@@ -37,7 +37,7 @@ pub enum EmulatorError {
         link: String,
         /// What failed at which end.
         #[source]
-        source: PortError,
+        source: Box<PortError>,
     },
     /// A link model out of range.
     #[error("link {link} cannot be emulated")]
@@ -95,7 +95,9 @@ impl Drop for Emulator {
         drop(self.stop.take());
         match self.thread.take().map(JoinHandle::join) {
             None | Some(Ok(Ok(()))) => {}
-            Some(Ok(Err(error))) => tracing::warn!(error = %error, "the link emulator had stopped by itself"),
+            Some(Ok(Err(error))) => {
+                tracing::warn!(error = %error, "the link emulator had stopped by itself")
+            }
             Some(Err(_)) => tracing::error!("the link emulator had panicked"),
         }
         let _ = std::fs::remove_file(&self.socket);
@@ -152,7 +154,8 @@ impl Engine {
         };
         let mut engine = Engine {
             // Bound last in time but first here: nobody is served before `run`.
-            listener: listen().map_err(|source| EmulatorError::Listen { path: socket.into(), source })?,
+            listener: listen()
+                .map_err(|source| EmulatorError::Listen { path: socket.into(), source })?,
             clients: Vec::new(),
             wires: Vec::new(),
             spare: Vec::new(),
@@ -170,7 +173,10 @@ impl Engine {
             return Err(EmulatorError::Exists(name()));
         }
         link.model.validate().map_err(|source| EmulatorError::Model { link: name(), source })?;
-        let open = |end| Port::open(end, link.mtu).map_err(|source| EmulatorError::Port { link: name(), source });
+        let open = |end| {
+            Port::open(end, link.mtu)
+                .map_err(|source| EmulatorError::Port { link: name(), source: Box::new(source) })
+        };
         self.wires.push(Wire {
             a: open(&link.a)?,
             b: open(&link.b)?,
@@ -202,7 +208,8 @@ impl Engine {
 
     fn deliver(&mut self, now: Instant) {
         for wire in &mut self.wires {
-            for (shaper, port) in [(&mut wire.a_to_b, &mut wire.b), (&mut wire.b_to_a, &mut wire.a)] {
+            for (shaper, port) in [(&mut wire.a_to_b, &mut wire.b), (&mut wire.b_to_a, &mut wire.a)]
+            {
                 while let Some(frame) = shaper.due(now) {
                     port.send(&frame);
                     if self.spare.len() < SPARE_FRAMES {
@@ -214,13 +221,20 @@ impl Engine {
     }
 
     fn wait(&self, stop: Option<&UnixStream>) -> io::Result<Ready> {
-        let wake_at = self.wires.iter().flat_map(|w| [w.a_to_b.wake_at(), w.b_to_a.wake_at()]).flatten().min();
-        let timeout = wake_at.map(|at| TimeSpec::from(at.saturating_duration_since(Instant::now())));
+        let wake_at = self
+            .wires
+            .iter()
+            .flat_map(|w| [w.a_to_b.wake_at(), w.b_to_a.wake_at()])
+            .flatten()
+            .min();
+        let timeout =
+            wake_at.map(|at| TimeSpec::from(at.saturating_duration_since(Instant::now())));
         let own = [stop.map(AsFd::as_fd), Some(self.listener.as_fd())];
         let clients = self.clients.iter().map(|client| Some(client.stream.as_fd()));
         let ports = self.wires.iter().flat_map(|wire| [wire.a.poll_fd(), wire.b.poll_fd()]);
         // poll(2) has no "none": what is not waited for is left out, and its place remembered.
-        let sources: Vec<Option<BorrowedFd<'_>>> = own.into_iter().chain(clients).chain(ports).collect();
+        let sources: Vec<Option<BorrowedFd<'_>>> =
+            own.into_iter().chain(clients).chain(ports).collect();
         let mut fds: Vec<PollFd<'_>> =
             sources.iter().flatten().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
         match ppoll(&mut fds, timeout, None) {
@@ -228,13 +242,23 @@ impl Engine {
             Err(errno) => return Err(errno.into()),
         }
         let mut answers = fds.iter().map(|fd| fd.any().unwrap_or(true));
-        let mut ready = sources.iter().map(|source| source.is_some() && answers.next().unwrap_or(false));
+        let mut ready =
+            sources.iter().map(|source| source.is_some() && answers.next().unwrap_or(false));
         let mut indices = |count: usize| {
             let here: Vec<bool> = ready.by_ref().take(count).collect();
-            here.iter().enumerate().filter(|(_, ready)| **ready).map(|(index, _)| index).collect::<Vec<_>>()
+            here.iter()
+                .enumerate()
+                .filter(|(_, ready)| **ready)
+                .map(|(index, _)| index)
+                .collect::<Vec<_>>()
         };
         let (stop, listener) = (!indices(1).is_empty(), !indices(1).is_empty());
-        Ok(Ready { stop, listener, clients: indices(self.clients.len()), ports: indices(self.wires.len() * 2) })
+        Ok(Ready {
+            stop,
+            listener,
+            clients: indices(self.clients.len()),
+            ports: indices(self.wires.len() * 2),
+        })
     }
 
     fn take_frames(&mut self, ports: &[usize]) {
@@ -300,7 +324,8 @@ impl Engine {
     fn answer(&mut self, request: &Request) -> Reply {
         match self.carry_out(request) {
             Ok(names) => {
-                let asked = |wire: &&Wire| names.as_ref().is_none_or(|name| *name == wire.link.name);
+                let asked =
+                    |wire: &&Wire| names.as_ref().is_none_or(|name| *name == wire.link.name);
                 Reply::Links(self.wires.iter().filter(asked).map(Wire::state).collect())
             }
             Err(error) => Reply::Error(chain(&error)),
@@ -320,7 +345,9 @@ impl Engine {
             Request::Set { link, change } => {
                 let index = self.find(link)?;
                 let model = change.applied_to(&self.wires[index].link.model);
-                model.validate().map_err(|source| EmulatorError::Model { link: link.clone(), source })?;
+                model
+                    .validate()
+                    .map_err(|source| EmulatorError::Model { link: link.clone(), source })?;
                 self.wires[index].set_model(model);
                 Ok(Some(link.clone()))
             }
@@ -366,7 +393,11 @@ impl Wire {
     }
 
     fn state(&self) -> LinkState {
-        LinkState { link: self.link.clone(), a_to_b: self.a_to_b.counters(), b_to_a: self.b_to_a.counters() }
+        LinkState {
+            link: self.link.clone(),
+            a_to_b: self.a_to_b.counters(),
+            b_to_a: self.b_to_a.counters(),
+        }
     }
 }
 

@@ -121,7 +121,12 @@ impl<T> Shaper<T> {
         let jitter = Duration::from_micros(self.model.jitter_us).mul_f64(jitter_draw);
         let due = sent + Duration::from_micros(self.model.delay_us) + jitter;
         self.serial += 1;
-        self.in_flight.push(Reverse(InFlight { due, serial: self.serial, bytes: bytes as u64, frame }));
+        self.in_flight.push(Reverse(InFlight {
+            due,
+            serial: self.serial,
+            bytes: bytes as u64,
+            frame,
+        }));
         Verdict::Due(due)
     }
 
@@ -152,8 +157,11 @@ impl<T> Shaper<T> {
             return Some(now);
         }
         let start = self.line_free_at.map_or(now, |free| free.max(now));
-        let waiting_bits = u128::from(micros(start - now)) * u128::from(self.model.rate_bits) / 1_000_000;
-        if start > now && waiting_bits + u128::from(bytes) * 8 > u128::from(self.model.queue_bytes) * 8 {
+        let waiting_bits =
+            u128::from(micros(start - now)) * u128::from(self.model.rate_bits) / 1_000_000;
+        if start > now
+            && waiting_bits + u128::from(bytes) * 8 > u128::from(self.model.queue_bytes) * 8
+        {
             return None;
         }
         let nanos = u128::from(bytes) * 8 * 1_000_000_000 / u128::from(self.model.rate_bits);

@@ -8,8 +8,8 @@ fn traffic() -> impl Strategy<Value = Vec<(u64, usize)>> {
 }
 
 fn model() -> impl Strategy<Value = LinkModel> {
-    (0u64..30_000, 0u64..5_000, 0.0f64..1.0, 0u64..50_000_000, 0u64..200_000, any::<u64>()).prop_map(
-        |(delay_us, jitter_us, loss, rate_bits, queue_bytes, seed)| LinkModel {
+    (0u64..30_000, 0u64..5_000, 0.0f64..1.0, 0u64..50_000_000, 0u64..200_000, any::<u64>())
+        .prop_map(|(delay_us, jitter_us, loss, rate_bits, queue_bytes, seed)| LinkModel {
             delay_us,
             jitter_us,
             loss,
@@ -17,8 +17,7 @@ fn model() -> impl Strategy<Value = LinkModel> {
             queue_bytes,
             seed,
             cut: Cut::None,
-        },
-    )
+        })
 }
 
 /// Runs the traffic through a link on virtual time: frame number, offered at, left at.
@@ -36,7 +35,11 @@ fn run(model: &LinkModel, traffic: &[(u64, usize)]) -> (Vec<(usize, Instant, Ins
     }
     let mut left = Vec::new();
     while let Some(at) = shaper.wake_at() {
-        assert_eq!(shaper.due(at - Duration::from_nanos(1)), None, "a frame left before it was due");
+        assert_eq!(
+            shaper.due(at - Duration::from_nanos(1)),
+            None,
+            "a frame left before it was due"
+        );
         while let Some(number) = shaper.due(at) {
             left.push((number, offered[number], at));
         }
@@ -126,14 +129,17 @@ fn the_two_directions_lose_different_frames() {
     let lost = |direction| {
         let mut shaper = Shaper::new(direction, model.clone());
         let now = Instant::now();
-        (0..64).map(|n| shaper.offer(n, 100, now) == Verdict::Dropped(Dropped::Loss)).collect::<Vec<_>>()
+        (0..64)
+            .map(|n| shaper.offer(n, 100, now) == Verdict::Dropped(Dropped::Loss))
+            .collect::<Vec<_>>()
     };
     assert_ne!(lost(Direction::AToB), lost(Direction::BToA));
 }
 
 #[test]
 fn loss_is_about_as_frequent_as_asked_for() {
-    let mut shaper = Shaper::new(Direction::AToB, LinkModel { loss: 0.1, seed: 1, ..LinkModel::default() });
+    let mut shaper =
+        Shaper::new(Direction::AToB, LinkModel { loss: 0.1, seed: 1, ..LinkModel::default() });
     let now = Instant::now();
     for n in 0..10_000 {
         shaper.offer(n, 100, now);

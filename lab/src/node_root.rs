@@ -1,0 +1,211 @@
+//! The root directory that a node's daemons work below (`--root`).
+//!
+//! What a box is (its DMI strings) comes from fixture files, so that a machine can believe to be
+//! any of the boxes that Holdfast knows. What it has (ports, memory, huge pages, processors) is
+//! real: symbolic links lead to the machine's `/sys` and `/proc`, as seen from the node's namespaces.
+//! A new kind of box is one more [`Hardware`] with its strings in [`Hardware::dmi`].
+
+use holdfast_durable::WriteError;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// What a node of the laboratory believes to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hardware {
+    /// A virtual machine of QEMU.
+    #[default]
+    Kvm,
+    /// Intel NUC of the 11th generation.
+    #[serde(rename = "intel-nuc-11")]
+    IntelNuc11,
+    /// A machine that no profile knows.
+    Stranger,
+}
+
+/// A name that is no [`Hardware`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no box of the laboratory; there are kvm, intel-nuc-11 and stranger")]
+pub struct UnknownHardware(String);
+
+impl Hardware {
+    /// Every box.
+    pub const ALL: [Hardware; 3] = [Hardware::Kvm, Hardware::IntelNuc11, Hardware::Stranger];
+
+    /// Files below `/sys/class/dmi/id` (kernel: drivers/firmware/dmi-id.c) and what they say.
+    pub fn dmi(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Hardware::Kvm => &[
+                ("bios_vendor", "SeaBIOS"),
+                ("bios_version", "1.16.2-debian-1.16.2-1"),
+                ("chassis_type", "1"),
+                ("chassis_vendor", "QEMU"),
+                ("chassis_version", "pc-q35-7.2"),
+                ("product_name", "Standard PC (Q35 + ICH9, 2009)"),
+                ("product_version", "pc-q35-7.2"),
+                ("sys_vendor", "QEMU"),
+            ],
+            Hardware::IntelNuc11 => &[
+                ("bios_vendor", "Intel Corp."),
+                ("bios_version", "TNTGL357.0064.2021.1217.1636"),
+                ("board_name", "NUC11TNBi5"),
+                ("board_vendor", "Intel Corporation"),
+                ("chassis_type", "35"),
+                ("chassis_vendor", "Intel Corporation"),
+                ("product_family", "TN"),
+                ("product_name", "NUC11TNHi5"),
+                ("sys_vendor", "Intel(R) Client Systems"),
+            ],
+            Hardware::Stranger => &[
+                ("chassis_type", "3"),
+                ("product_name", "Box of Tricks"),
+                ("sys_vendor", "Somebody Else"),
+            ],
+        }
+    }
+}
+
+impl fmt::Display for Hardware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Hardware::Kvm => "kvm",
+            Hardware::IntelNuc11 => "intel-nuc-11",
+            Hardware::Stranger => "stranger",
+        })
+    }
+}
+
+impl FromStr for Hardware {
+    type Err = UnknownHardware;
+
+    fn from_str(text: &str) -> Result<Self, UnknownHardware> {
+        let known = Hardware::ALL.into_iter().find(|hardware| hardware.to_string() == text);
+        known.ok_or_else(|| UnknownHardware(text.into()))
+    }
+}
+
+/// One thing in a root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// An empty directory.
+    Directory,
+    /// A file with this content and mode.
+    File(String, u32),
+    /// A symbolic link to this place of the machine.
+    Link(PathBuf),
+}
+
+/// Why a root could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// A file.
+    #[error("cannot fill the root of a node")]
+    File(#[source] WriteError),
+    /// A directory or symbolic link.
+    #[error("cannot make {}", path.display())]
+    Make {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What the root of a node holds before its first boot: paths below the root, and what is there.
+pub fn entries(hardware: Hardware, hostname: &str) -> Vec<(PathBuf, Entry)> {
+    let file = |path: &str, content: String| (PathBuf::from(path), Entry::File(content, 0o644));
+    let link = |path: &str| (PathBuf::from(path), Entry::Link(Path::new("/").join(path)));
+    let dmi = hardware
+        .dmi()
+        .iter()
+        .map(|(name, value)| file(&format!("sys/class/dmi/id/{name}"), format!("{value}\n")));
+    let links = [
+        "proc",
+        "sys/block",
+        "sys/bus",
+        "sys/class/net",
+        "sys/devices",
+        "sys/firmware",
+        "sys/kernel",
+        "sys/fs",
+    ];
+    let places =
+        ["etc/holdfast/config.d", "run/holdfast", "tmp", "usr/lib/holdfast", "var/lib/holdfast"];
+    dmi.chain(links.iter().map(|path| link(path)))
+        .chain(places.iter().map(|path| (PathBuf::from(path), Entry::Directory)))
+        .chain([
+            file("etc/hostname", format!("{hostname}\n")),
+            file("etc/hosts", format!("127.0.0.1\tlocalhost\n127.0.1.1\t{hostname}\n")),
+        ])
+        .collect()
+}
+
+/// Makes the entries below `root`. What is there already stays, files get the new content.
+///
+/// # Errors
+/// The first entry that cannot be made.
+pub fn make(root: &Path, entries: &[(PathBuf, Entry)]) -> Result<(), RootError> {
+    for (path, entry) in entries {
+        let path = root.join(path);
+        let fail = |source| RootError::Make { path: path.clone(), source };
+        match entry {
+            Entry::Directory => std::fs::create_dir_all(&path).map_err(fail)?,
+            Entry::File(content, mode) => {
+                holdfast_durable::write(&path, content.as_bytes(), *mode)
+                    .map_err(RootError::File)?;
+            }
+            Entry::Link(target) => {
+                std::fs::create_dir_all(path.parent().unwrap_or(root)).map_err(fail)?;
+                match std::os::unix::fs::symlink(target, &path) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    result => result.map_err(fail)?,
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where cloud-init's NoCloud data source finds what it is told
+/// (<https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.html>).
+pub const USER_DATA: &str = "var/lib/cloud/seed/nocloud/user-data";
+
+/// The user-data that hands a registration token to a node.
+pub fn user_data(token: &str, controller: &str) -> String {
+    format!("#cloud-config\nholdfast:\n  token: {token}\n  controller: {controller}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_shows_the_boxs_dmi_and_the_machines_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        for hardware in Hardware::ALL {
+            let root = dir.path().join(hardware.to_string());
+            make(&root, &entries(hardware, "node-1")).unwrap();
+            make(&root, &entries(hardware, "node-1")).unwrap();
+            for (name, value) in hardware.dmi() {
+                let read =
+                    std::fs::read_to_string(root.join("sys/class/dmi/id").join(name)).unwrap();
+                assert_eq!(read.trim_end(), *value);
+            }
+            let own = std::fs::read_to_string("/proc/version").unwrap();
+            assert_eq!(std::fs::read_to_string(root.join("proc/version")).unwrap(), own);
+            assert_eq!(hardware.to_string().parse(), Ok(hardware));
+        }
+    }
+
+    #[test]
+    fn user_data_is_yaml_of_the_agreed_shape() {
+        let read: serde_yaml_ng::Value =
+            serde_yaml_ng::from_str(&user_data("045GC-0DM52", "https://198.18.0.2:6443")).unwrap();
+        assert_eq!(read["holdfast"]["token"], "045GC-0DM52");
+        assert_eq!(read["holdfast"]["controller"], "https://198.18.0.2:6443");
+    }
+}

@@ -1,0 +1,161 @@
+//! What kind of world is asked for.
+
+use crate::node_root::Hardware;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// Name of a world: one to eight lower-case letters and digits.
+///
+/// It is part of the names of namespaces, `hfl-<world>-<host>`. Without dashes inside, the
+/// namespaces of one world are never taken for those of another.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct WorldName(String);
+
+/// Why a text names no world.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no name for a world: use one to eight lower-case letters and digits")]
+pub struct BadName(String);
+
+impl WorldName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for WorldName {
+    fn default() -> Self {
+        WorldName("default".into())
+    }
+}
+
+impl FromStr for WorldName {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let ok = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        if (1..=8).contains(&text.len()) && text.bytes().all(ok) {
+            return Ok(WorldName(text.into()));
+        }
+        Err(BadName(text.into()))
+    }
+}
+
+impl TryFrom<String> for WorldName {
+    type Error = BadName;
+
+    fn try_from(text: String) -> Result<Self, BadName> {
+        text.parse()
+    }
+}
+
+impl From<WorldName> for String {
+    fn from(name: WorldName) -> String {
+        name.0
+    }
+}
+
+impl fmt::Display for WorldName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Most edges in a world: their number is a byte of their addresses.
+pub const EDGES_MAX: u8 = 99;
+/// Most nodes in a world, for the same reason.
+pub const NODES_MAX: u8 = 99;
+
+/// A world to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorldSpec {
+    /// Its name.
+    pub name: WorldName,
+    /// The tenant that its sites belong to, a DNS label.
+    pub tenant: String,
+    /// Regional edges, 0 to [`EDGES_MAX`].
+    pub edges: u8,
+    /// Nodes, 0 to [`NODES_MAX`]; each is a site of its own.
+    pub nodes: u8,
+    /// What hardware the nodes believe to be.
+    pub hardware: Hardware,
+    /// Interval of BFD in milliseconds, when it is not to be the default.
+    pub bfd_interval_ms: Option<u32>,
+}
+
+/// Why a world cannot be made as asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// Too many hosts of a kind.
+    #[error("a world has at most {max} {what}, {given} were asked for")]
+    TooMany {
+        /// `edges` or `nodes`.
+        what: &'static str,
+        /// The limit.
+        max: u8,
+        /// What was asked for.
+        given: u8,
+    },
+    /// The tenant's name.
+    #[error("{0:?} is no name for a tenant: use lower-case letters, digits and inner dashes")]
+    Tenant(String),
+}
+
+impl Default for WorldSpec {
+    /// Three edges and one node.
+    fn default() -> Self {
+        WorldSpec {
+            name: WorldName::default(),
+            tenant: "acme".into(),
+            edges: 3,
+            nodes: 1,
+            hardware: Hardware::default(),
+            bfd_interval_ms: None,
+        }
+    }
+}
+
+impl WorldSpec {
+    /// Checks the limits that the fields document.
+    ///
+    /// # Errors
+    /// The first field that is out of range.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        for (what, max, given) in
+            [("edges", EDGES_MAX, self.edges), ("nodes", NODES_MAX, self.nodes)]
+        {
+            if given > max {
+                return Err(SpecError::TooMany { what, max, given });
+            }
+        }
+        if !holdfast_api::meta::is_dns_label(&self.tenant) {
+            return Err(SpecError::Tenant(self.tenant.clone()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_be_confused_are_refused() {
+        for bad in ["", "a-b", "UPPER", "ninechars", "../x", "a b"] {
+            assert_eq!(bad.parse::<WorldName>(), Err(BadName(bad.into())));
+        }
+        assert_eq!("w1".parse::<WorldName>().unwrap().as_str(), "w1");
+    }
+
+    #[test]
+    fn a_world_that_is_too_large_says_which_part() {
+        let spec = WorldSpec { nodes: 100, ..WorldSpec::default() };
+        assert_eq!(spec.validate(), Err(SpecError::TooMany { what: "nodes", max: 99, given: 100 }));
+        let spec = WorldSpec { tenant: "Not A Label".into(), ..WorldSpec::default() };
+        assert_eq!(spec.validate(), Err(SpecError::Tenant("Not A Label".into())));
+        assert_eq!(WorldSpec::default().validate(), Ok(()));
+    }
+}

@@ -174,7 +174,7 @@ mod tests {
         /// change is reported exactly when the set changed.
         #[test]
         fn a_copy_is_the_sum_of_its_events(events in proptest::collection::vec((0u8..4, 0u8..3, any::<bool>()), 0..40)) {
-            let mut copy = Copy::<Site>::default();
+            let mut copy = Replica::<Site>::default();
             let mut model = BTreeMap::new();
             for (name, version, gone) in events {
                 let before = model.clone();

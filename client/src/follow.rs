@@ -112,7 +112,8 @@ where
         }
         if silent {
             // A server that ends every watch at once must not be asked in a tight loop.
-            return Ok(tokio::time::sleep(backoff.failed(backoff::seed())).await);
+            tokio::time::sleep(backoff.failed(backoff::seed())).await;
+            return Ok(());
         }
     }
 }

@@ -2,13 +2,18 @@
 //!
 //! Written for hostile input: the document's size is bounded by the caller, foreign keys are
 //! skipped without following aliases, and ours may only hold plain text, so that no document can
-//! make us allocate more than its own size. No error repeats content: that could be the token.
+//! make us allocate more than its own size. The scanner's work grows with the depth of flow
+//! collections times the length, so the number of their brackets is bounded too. No error repeats
+//! content: that could be the token.
 
 use serde::de::{
     Deserialize, Deserializer, EnumAccess, IgnoredAny, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 use std::fmt;
 use zeroize::Zeroizing;
+
+/// Most opening brackets in a document; its flow collections cannot be deeper than that.
+const BRACKETS_MAX: usize = 8192;
 
 /// What our section says.
 #[derive(PartialEq, Eq)]
@@ -22,12 +27,17 @@ pub(crate) struct Section {
 pub(crate) enum Refusal {
     /// Not YAML, at this line and column (from 1).
     NotYaml { line: usize, column: usize },
+    /// More than [`BRACKETS_MAX`] brackets.
+    TooManyBrackets,
     /// Our section is there and wrong.
     Field(&'static str),
 }
 
 /// Our section; none when the document has none.
 pub(crate) fn parse(text: &str) -> Result<Option<Section>, Refusal> {
+    if text.bytes().filter(|b| matches!(b, b'[' | b'{')).count() > BRACKETS_MAX {
+        return Err(Refusal::TooManyBrackets);
+    }
     match serde_yaml_ng::from_str::<Document>(text) {
         Ok(Document(None)) => Ok(None),
         Ok(Document(Some(Err(wrong)))) => Err(Refusal::Field(wrong)),

@@ -26,3 +26,6 @@ pub use error::IdentityError;
 pub use known_time::{EffectiveTime, KnownTime, effective_now};
 pub use token_sources::{FoundToken, Search, Source, SourceKind, TokenSourceError};
 pub use wireguard_key::WireguardKey;
+
+#[cfg(test)]
+mod tests;

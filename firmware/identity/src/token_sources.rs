@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// Longest source that is read, bytes. Clouds allow at most 64 KiB of user data.
-pub const SOURCE_MAX: u64 = 256 * 1024;
+pub const SOURCE_MAX: u64 = 128 * 1024;
 /// Where a typed token is kept, below the root.
 pub const TYPED: &str = "var/lib/holdfast/token";
 

@@ -93,6 +93,9 @@ pub(super) fn user_data(content: &[u8]) -> Result<Written, TokenSourceError> {
         Ok(None) => Ok(None),
         Ok(Some(section)) => Ok(Some((section.token, section.controller))),
         Err(Refusal::NotYaml { line, column }) => Err(TokenSourceError::NotYaml { line, column }),
+        Err(Refusal::TooManyBrackets) => {
+            Err(TokenSourceError::Unsupported("a document with thousands of brackets"))
+        }
         Err(Refusal::Field(why)) => Err(TokenSourceError::Section(why)),
     }
 }

@@ -19,3 +19,14 @@ pub mod token;
 pub mod tunnel;
 
 pub use reason::{Reason, Severity};
+
+/// An error and everything below it in one line, joined by colons: what logs and reports print.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}

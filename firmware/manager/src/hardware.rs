@@ -50,7 +50,7 @@ pub fn look(root: &Root, settings: &Settings) -> Hardware {
     };
     for result in check(&profile, &facts) {
         if !result.holds {
-            notes.push((result.reason, result.to_string()));
+            notes.push((result.reason.unwrap_or(Reason::HwAssertionFailed), result.to_string()));
         }
     }
     for (reason, message) in &notes {
@@ -82,6 +82,6 @@ pub fn device_facts(hardware: &Hardware) -> DeviceFacts {
         cpus: facts.cpus.count,
         memory_bytes: facts.memory_bytes,
         macs: facts.nics.iter().filter_map(|nic| nic.mac.clone()).collect(),
-        cloud: facts.cloud.map(|cloud| cloud.to_string()),
+        cloud: facts.cloud.and_then(|cloud| serde_json::to_value(cloud).ok()?.as_str().map(str::to_owned)),
     }
 }

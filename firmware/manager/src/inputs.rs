@@ -4,7 +4,7 @@ use crate::settings::Settings;
 use holdfast_api::paths::Root;
 use holdfast_api::resources::NodeConfigSpec;
 use hw_profiles::{Facts, Profile};
-use netd::dhcp::Lease;
+use netd::{LinkName, Network};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -22,5 +22,23 @@ pub struct Inputs {
     /// The profile that fits it.
     pub profile: Arc<Profile>,
     /// What DHCP servers gave, by link.
-    pub leases: BTreeMap<String, Lease>,
+    pub leases: BTreeMap<LinkName, Network>,
+}
+
+#[cfg(test)]
+impl Inputs {
+    /// A box about which nothing is known, without a configuration.
+    pub(crate) fn for_tests() -> Self {
+        let facts = Facts::default();
+        let catalogue = hw_profiles::Catalogue::shipped();
+        let settings = crate::settings::validate(crate::settings::merge([])).expect("defaults are valid");
+        Inputs {
+            root: Root::new("/nonexistent"),
+            settings: Arc::new(settings),
+            desired: None,
+            profile: Arc::new(hw_profiles::select(&catalogue, &facts).profile),
+            facts: Arc::new(facts),
+            leases: BTreeMap::new(),
+        }
+    }
 }

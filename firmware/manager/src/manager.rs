@@ -6,7 +6,8 @@ use crate::leases::Leases;
 use crate::ledger::{Accepted, Ledger};
 use crate::lifecycle::{Event, Lifecycle};
 use crate::local_api::Request;
-use crate::pass::{Pass, chain};
+use crate::pass::Pass;
+use holdfast_api::chain;
 use crate::report;
 use crate::settings::Settings;
 use crate::tunnel_daemon::TunnelDaemon;
@@ -15,6 +16,7 @@ use holdfast_api::Reason;
 use holdfast_api::local::{ItemReport, ItemState, NodeReport, PlanReport, Problem, Stage, TokenInput};
 use holdfast_api::paths::Root;
 use holdfast_api::tunnel::TunnelsState;
+use netd::watch::{AsyncWatch, Watch};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -108,11 +110,12 @@ impl Manager {
 
     /// The loop. Every arm may be cancelled: each only receives.
     pub async fn run(mut self) {
-        let mut network = netd::watch::Watcher::open().map_err(|error| error!(error = chain(&error), "no watch on the network")).ok();
+        let mut network = watch_network();
         self.take_last_good_tunnels();
         loop {
             self.publish();
-            let now = Instant::now();
+            let look = self.tunnel_look();
+            let next_pass = self.next_pass;
             tokio::select! {
                 event = self.uplink_events.recv() => match event {
                     Some(event) => self.on_uplink(event).await,
@@ -123,8 +126,8 @@ impl Manager {
                     None => return,
                 },
                 () = changed(&mut network) => self.next_pass = self.next_pass.min(Instant::now() + NETWORK_SETTLES),
-                () = tokio::time::sleep_until(self.next_pass.max(now).into()) => self.run_pass().await,
-                () = tokio::time::sleep(self.tunnel_look()) => self.look_at_tunnels().await,
+                () = tokio::time::sleep_until(next_pass.into()) => self.run_pass().await,
+                () = tokio::time::sleep(look) => self.look_at_tunnels().await,
             }
         }
     }
@@ -325,7 +328,12 @@ impl Manager {
     }
 }
 
-async fn changed(watcher: &mut Option<netd::watch::Watcher>) {
+fn watch_network() -> Option<AsyncWatch> {
+    let opened = Watch::open().map_err(|error| chain(&error)).and_then(|watch| watch.into_async().map_err(|error| error.to_string()));
+    opened.map_err(|error| error!(error, "no watch on the network; drift is found at the next pass")).ok()
+}
+
+async fn changed(watcher: &mut Option<AsyncWatch>) {
     match watcher {
         Some(watcher) => {
             if let Err(error) = watcher.changed().await {

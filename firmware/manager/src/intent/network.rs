@@ -56,8 +56,8 @@ pub fn wanted(inputs: &Inputs) -> Wanted {
         }
     }
     for (link, lease) in &inputs.leases {
-        if wanted.dhcp.iter().any(|name| name.as_str() == link) {
-            wanted.network.merge(lease.network());
+        if wanted.dhcp.contains(link) {
+            wanted.network.merge(lease.clone());
         }
     }
     wanted
@@ -208,3 +208,7 @@ fn one_link(name_or_role: &str, roles: &Roles) -> Result<LinkName, Problem> {
 fn link_name(name: &str) -> Result<LinkName, Problem> {
     name.parse().map_err(|error: netd::model::LinkNameError| Problem::new(Reason::ConfigInvalid, error.to_string()))
 }
+
+#[cfg(test)]
+#[path = "network_tests.rs"]
+mod tests;

@@ -13,6 +13,7 @@ mod network;
 mod tunnels;
 
 use crate::inputs::Inputs;
+pub(crate) use holdfast_api::chain;
 use holdfast_api::Reason;
 use holdfast_api::local::{Effect, ItemReport, ItemState, PlanReport, PlannedStep, Problem, TrafficImpact};
 use std::error::Error;
@@ -55,7 +56,7 @@ impl Default for Pass {
             domains: vec![
                 Box::new(host::Hosts),
                 Box::new(host::Sysctls),
-                Box::new(host::Ssh),
+                Box::<host::Ssh>::default(),
                 Box::<hugepages::Pools>::default(),
                 Box::<network::Network>::default(),
                 Box::new(tunnels::Tunnels),
@@ -94,24 +95,24 @@ fn run_one(domain: &mut dyn Domain, inputs: &Inputs) -> ItemReport {
         reason: problem.as_ref().map(|p| p.reason),
         message: problem.map(|p| p.message).unwrap_or_default(),
     };
-    let plan = match domain.plan(inputs) {
-        Ok(plan) => plan,
+    let (steps, problems, apply) = match domain.plan(inputs) {
+        Ok(DomainPlan { steps, problems, apply }) => (steps, problems, apply),
         Err(problem) => {
             warn!(domain = name, reason = %problem.reason, message = problem.message, "cannot plan");
             return report(ItemState::Failed, Some(problem));
         }
     };
-    if plan.steps.is_empty() {
-        return match plan.problems.into_iter().next() {
+    if steps.is_empty() {
+        return match problems.into_iter().next() {
             None => report(ItemState::Ok, None),
             Some(problem) => report(state_of(problem.reason), Some(problem)),
         };
     }
-    let planned = plan.steps.len();
-    for step in &plan.steps {
+    let planned = steps.len();
+    for step in &steps {
         info!(domain = name, step = step.text, "applying");
     }
-    if let Err(problem) = (plan.apply)() {
+    if let Err(problem) = apply() {
         warn!(domain = name, reason = %problem.reason, message = problem.message, "step failed");
         return report(ItemState::Failed, Some(problem));
     }
@@ -149,17 +150,6 @@ pub(crate) fn live(domain: &str, text: impl Into<String>, traffic: TrafficImpact
 /// A problem that prints the whole chain of causes.
 pub(crate) fn problem(reason: Reason, error: &dyn Error) -> Problem {
     Problem::new(reason, chain(error))
-}
-
-/// An error and its causes, joined by colons.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ impl Domain for Network {
             none => none.insert(Kernel::open().map_err(|error| problem(error.reason(), &error))?),
         };
         let wanted = wanted(inputs);
-        let have = kernel.observe(&owner).map_err(|error| problem(error.reason(), &error))?;
+        let have = kernel.observe(&owner, &wanted.network).map_err(|error| problem(error.reason(), &error))?;
         let steps = netd::plan(&wanted.network, &have, &owner).map_err(|error| problem(error.reason(), &error))?;
         Ok(DomainPlan {
             steps: steps.iter().map(|step| live("network", step.to_string(), impact(step))).collect(),

@@ -26,7 +26,7 @@ impl CheckedClock {
         if !self.is_implausible()
             && let Err(error) = self.0.record(Timestamp::now())
         {
-            tracing::warn!(error = crate::pass::chain(&error), "known time");
+            tracing::warn!(error = holdfast_api::chain(&error), "known time");
         }
     }
 }

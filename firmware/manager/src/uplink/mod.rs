@@ -168,9 +168,9 @@ impl Uplink {
     pub fn set_token(&self, input: &TokenInput) -> Result<(), Problem> {
         let envelope = Envelope::parse(&input.token).map_err(|error| Problem::new(error.reason(), error.to_string()))?;
         let controller = input.controller.as_deref().map(token_sources::check_controller).transpose();
-        let controller = controller.map_err(|error| Problem::new(error.reason(), crate::pass::chain(&error)))?;
+        let controller = controller.map_err(|error| Problem::new(error.reason(), holdfast_api::chain(&error)))?;
         token_sources::store_typed(&self.root, &envelope, controller.as_deref())
-            .map_err(|error| Problem::new(error.reason(), crate::pass::chain(&error)))?;
+            .map_err(|error| Problem::new(error.reason(), holdfast_api::chain(&error)))?;
         info!(tenant = envelope.tenant, "a token was typed");
         self.token_changed.notify_one();
         Ok(())
@@ -192,7 +192,7 @@ impl Talk {
                 Ok(()) => continue,
                 Err(error) => error,
             };
-            let problem = Problem::new(error.reason(), crate::pass::chain(&error));
+            let problem = Problem::new(error.reason(), holdfast_api::chain(&error));
             warn!(reason = %problem.reason, message = problem.message, "controller");
             if error.is_final() {
                 self.tell(UplinkEvent::Refused(problem)).await;
@@ -211,7 +211,7 @@ impl Talk {
         let store = CertificateStore::new(&dir);
         // A certificate that cannot be read is no end: the device key can ask for a new one.
         let certificate = store.load(&key).unwrap_or_else(|error| {
-            warn!(reason = %error.reason(), error = crate::pass::chain(&error), "certificate");
+            warn!(reason = %error.reason(), error = holdfast_api::chain(&error), "certificate");
             None
         });
         match (certificate, membership(&self.root)) {
@@ -246,7 +246,7 @@ pub fn membership(root: &Root) -> Option<Membership> {
         Ok(Loaded::Newest(member) | Loaded::LastGood(member, _)) => Some(member),
         Ok(Loaded::Empty) => None,
         Err(error) => {
-            warn!(error = crate::pass::chain(&error), "membership");
+            warn!(error = holdfast_api::chain(&error), "membership");
             None
         }
     }

@@ -58,7 +58,7 @@ impl Talk {
             Search::Found(found) => Some(found),
             Search::Missing => None,
             Search::Invalid { source, error } => {
-                let text = format!("{source}: {}", crate::pass::chain(&error));
+                let text = format!("{source}: {}", holdfast_api::chain(&error));
                 self.tell(UplinkEvent::Trouble(Problem::new(error.reason(), text))).await;
                 None
             }

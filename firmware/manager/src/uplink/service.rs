@@ -126,7 +126,7 @@ impl Talk {
                 self.take(&value).await;
             }
             // The watch tells what is wrong, and tries again.
-            Err(error) => warn!(reason = %error.reason(), error = crate::pass::chain(&error), "poll"),
+            Err(error) => warn!(reason = %error.reason(), error = holdfast_api::chain(&error), "poll"),
         }
         Ok(())
     }
@@ -137,7 +137,7 @@ impl Talk {
         let patch = serde_json::json!({ "status": status.status });
         match client.merge_patch::<NodeStatus>(Some(tenant), node, &patch, Some(Subresource::Status)).await {
             Ok(_) => *told = Some(report.clone()),
-            Err(error) => warn!(reason = %error.reason(), error = crate::pass::chain(&error), "status not told"),
+            Err(error) => warn!(reason = %error.reason(), error = holdfast_api::chain(&error), "status not told"),
         }
     }
 
@@ -156,7 +156,7 @@ impl Talk {
         let name = key.registration_name();
         let patch = serde_json::json!({ "spec": { "csr": key.csr_pem(&name)? } });
         if let Err(error) = client.merge_patch::<Registration>(Some(&member.tenant), &name, &patch, None).await {
-            warn!(reason = %error.reason(), error = crate::pass::chain(&error), "certificate not renewed, trying again");
+            warn!(reason = %error.reason(), error = holdfast_api::chain(&error), "certificate not renewed, trying again");
             return Ok(false);
         }
         let seen: Registration = client.get(Some(&member.tenant), &name).await?;

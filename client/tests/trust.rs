@@ -1,5 +1,7 @@
 //! Whom the client believes, and what it says before it does: nothing.
 
+#![allow(clippy::unwrap_used)]
+
 mod server;
 
 use holdfast_api::Reason;

@@ -1,5 +1,7 @@
 //! HTTP over a Unix socket, against raw bytes: what a daemon may answer and what it may not.
 
+#![allow(clippy::unwrap_used)]
+
 use holdfast_api::Reason;
 use holdfast_api::local::{Problem, TokenInput};
 use holdfast_client::unix::{UnixError, get_json, get_text, post, put_json};

@@ -1,5 +1,7 @@
 //! Requests, watches and what a broken or hostile server can do to them.
 
+#![allow(clippy::unwrap_used)]
+
 mod server;
 
 use bytes::Bytes;

@@ -2,6 +2,7 @@
 //! records everything that reaches it: the bytes on the wire and the bytes inside TLS.
 // Each test file uses another part of it.
 #![allow(dead_code)]
+#![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
 use http_body_util::BodyExt;

@@ -1,1 +1,18 @@
-//! Placeholder head; filled by its first real code.
+//! The encrypted uplinks of a node, and the other ends of them.
+//!
+//! Library pieces for both sides: [`bfd`] (is the tunnel alive), [`probe`] (how far is an
+//! edge), [`wireguard`] (the userspace engine). For the node alone: [`select`] (which edges),
+//! [`slots`] (which tunnel on which link), [`failover`] (which tunnel carries traffic), and
+//! [`daemon`], which joins them into `tunneld`.
+//!
+//! What decides has no clock, socket or random source: `now` and seeds are arguments.
+#![warn(missing_docs)]
+
+pub mod bfd;
+pub mod failover;
+pub mod names;
+pub mod probe;
+mod random;
+pub mod select;
+pub mod slots;
+mod wake;

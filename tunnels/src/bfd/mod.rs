@@ -1,0 +1,22 @@
+//! Bidirectional Forwarding Detection inside of tunnels: asynchronous mode, single hop
+//! (RFC 5880, RFC 5881).
+//!
+//! [`Packet`] is the wire, [`Session`] one machine, [`Sessions`] many of them with their
+//! timers and the way from a received packet to its session; none of them knows sockets or
+//! clocks. [`Service`] is a thread with sockets around them.
+//!
+//! Left out: authentication (the tunnel authenticates), echo, multihop, and asking for demand
+//! mode (a peer that asks for it is obeyed).
+
+mod packet;
+mod service;
+mod session;
+mod sessions;
+mod socket;
+
+pub use holdfast_api::tunnel::BfdState as State;
+pub use packet::{Diag, PACKET_BYTES, Packet, ParseError};
+pub use service::{Follower, Service};
+pub use session::{Change, Role, Session, Settings, SettingsError};
+pub use sessions::{Discard, LinkId, Outgoing, Sessions, Status};
+pub use socket::{CONTROL_PORT, LinkSocket, SocketError};

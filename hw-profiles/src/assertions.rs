@@ -5,13 +5,100 @@
 //! offers the page sizes of the pools, and that a watchdog which is to be armed exists.
 
 use crate::facts::{Facts, Nic, TpmVersion};
-use crate::profile::{CountRange, DiskAssertion, NicAssertion, Profile, SizeRange, TpmUse};
+use crate::profile::{Profile, TpmUse};
 use crate::roles::{Role, resolve_nics};
-use crate::units::Bytes;
+use crate::units::{Bytes, PageSize};
 use holdfast_api::Reason;
-use serde::Serialize;
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+/// What has to hold at each boot; checked by [`crate::check`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assertions {
+    /// Logical processors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<CountRange>,
+    /// Physical packages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sockets: Option<CountRange>,
+    /// NUMA nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numa_nodes: Option<CountRange>,
+    /// `MemTotal`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<SizeRange>,
+    /// Network ports by role.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub nics: BTreeMap<Role, NicAssertion>,
+    /// The TPM is there and at least of this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmVersion>,
+    /// The kernel offers pages of all these sizes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_sizes: Option<BTreeSet<PageSize>>,
+    /// Whether there is a hardware watchdog.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<bool>,
+    /// Disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disks: Option<DiskAssertion>,
+}
+
+/// A number between two bounds, both included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CountRange {
+    /// At least.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<u32>,
+    /// At most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
+}
+
+/// A size between two bounds, both included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SizeRange {
+    /// At least.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<Bytes>,
+    /// At most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<Bytes>,
+}
+
+/// What has to hold for the ports of one role.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NicAssertion {
+    /// Exactly so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// At least so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<u32>,
+    /// Each has one of these drivers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<BTreeSet<String>>,
+    /// Each port whose link is up has at least this speed, in Mbit/s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_speed_mbps: Option<u32>,
+}
+
+/// What has to hold for disks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskAssertion {
+    /// At least so many that are at least `min_size` large (default 1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<u32>,
+    /// Capacity of a disk that counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_size: Option<Bytes>,
+}
 
 /// One assertion and whether it holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -62,13 +149,24 @@ impl Results {
         self.add_as(Reason::HwAssertionFailed, name, want, have, holds);
     }
 
-    fn add_as(&mut self, reason: Reason, name: impl Into<String>, want: String, have: String, holds: bool) {
+    fn add_as(
+        &mut self,
+        reason: Reason,
+        name: impl Into<String>,
+        want: String,
+        have: String,
+        holds: bool,
+    ) {
         let reason = (!holds).then_some(reason);
         self.0.push(AssertionResult { name: name.into(), want, have, holds, reason });
     }
 }
 
-fn check_roles(profile: &Profile, facts: &Facts, results: &mut Results) -> BTreeMap<Role, Vec<Nic>> {
+fn check_roles(
+    profile: &Profile,
+    facts: &Facts,
+    results: &mut Results,
+) -> BTreeMap<Role, Vec<Nic>> {
     if profile.nics.is_empty() {
         return BTreeMap::new();
     }
@@ -104,10 +202,21 @@ fn check_tpm(profile: &Profile, facts: &Facts, results: &mut Results) {
     if profile.tpm == TpmUse::Required {
         // Holdfast speaks TPM 2.0 only; an older one is as good as none.
         let holds = facts.tpm >= Some(TpmVersion::V2_0);
-        results.add_as(Reason::ProfileTpmMissing, "tpm.required", "at least 2.0".into(), have.clone(), holds);
+        results.add_as(
+            Reason::ProfileTpmMissing,
+            "tpm.required",
+            "at least 2.0".into(),
+            have.clone(),
+            holds,
+        );
     }
     if let Some(version) = profile.assertions.tpm {
-        results.add("tpm", format!("at least {}", version.as_str()), have, facts.tpm >= Some(version));
+        results.add(
+            "tpm",
+            format!("at least {}", version.as_str()),
+            have,
+            facts.tpm >= Some(version),
+        );
     }
 }
 
@@ -136,10 +245,20 @@ fn check_watchdog(profile: &Profile, facts: &Facts, results: &mut Results) {
 fn check_ports(role: Role, assertion: &NicAssertion, ports: &[Nic], results: &mut Results) {
     let have = u32::try_from(ports.len()).unwrap_or(u32::MAX);
     if let Some(count) = assertion.count {
-        results.add(format!("nics.{role}.count"), format!("exactly {count}"), have.to_string(), have == count);
+        results.add(
+            format!("nics.{role}.count"),
+            format!("exactly {count}"),
+            have.to_string(),
+            have == count,
+        );
     }
     if let Some(min) = assertion.min {
-        results.add(format!("nics.{role}.count"), format!("at least {min}"), have.to_string(), have >= min);
+        results.add(
+            format!("nics.{role}.count"),
+            format!("at least {min}"),
+            have.to_string(),
+            have >= min,
+        );
     }
     if let Some(drivers) = &assertion.driver {
         let strange: Vec<String> = ports
@@ -160,7 +279,12 @@ fn check_ports(role: Role, assertion: &NicAssertion, ports: &[Nic], results: &mu
             .map(|(nic, speed)| format!("{} at {speed} Mbit/s", nic.name))
             .collect();
         let have = if slow.is_empty() { "as wanted".to_owned() } else { slow.join(", ") };
-        results.add(format!("nics.{role}.speed"), format!("at least {min} Mbit/s"), have, slow.is_empty());
+        results.add(
+            format!("nics.{role}.speed"),
+            format!("at least {min} Mbit/s"),
+            have,
+            slow.is_empty(),
+        );
     }
 }
 
@@ -169,7 +293,12 @@ fn check_disks(assertion: DiskAssertion, facts: &Facts, results: &mut Results) {
     let size = assertion.min_size.unwrap_or_default();
     let large = facts.disks.iter().filter(|disk| disk.size_bytes >= size.0).count();
     let large = u32::try_from(large).unwrap_or(u32::MAX);
-    results.add("disks", format!("at least {min} of {size} or more"), large.to_string(), large >= min);
+    results.add(
+        "disks",
+        format!("at least {min} of {size} or more"),
+        large.to_string(),
+        large >= min,
+    );
 }
 
 fn within<T: PartialOrd>(have: T, min: Option<T>, max: Option<T>) -> bool {

@@ -42,7 +42,11 @@ impl Facts {
         if !self.numa_nodes.is_empty() || self.memory_bytes == 0 {
             return self.numa_nodes.clone();
         }
-        vec![NumaNode { id: 0, cpus: (0..self.cpus.count).collect(), memory_bytes: self.memory_bytes }]
+        vec![NumaNode {
+            id: 0,
+            cpus: (0..self.cpus.count).collect(),
+            memory_bytes: self.memory_bytes,
+        }]
     }
 
     /// Whether the kernel offers huge pages of this size.

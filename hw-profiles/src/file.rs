@@ -4,10 +4,11 @@
 //! from its base: tables are merged key by key, lists and single values are replaced, and the
 //! rules under `match` are never inherited (a base's machines are not the child's).
 
+use crate::assertions::Assertions;
 use crate::matching::Rule;
 use crate::profile::{
-    Amount, Assertions, Cores, DEFAULT_MEMORY_FLOOR, DataPlane, Hugepages, Interrupts, Kernel,
-    Kubernetes, KubernetesPart, Pool, Profile, SysctlValue, Taint, TpmUse, TunnelKind,
+    Amount, Cores, DEFAULT_MEMORY_FLOOR, DataPlane, Hugepages, Interrupts, Kernel, Kubernetes,
+    KubernetesPart, Pool, Profile, SysctlValue, Taint, TpmUse, TunnelKind,
 };
 use crate::roles::{Role, Selector};
 use crate::units::{Bytes, PageSize};
@@ -179,11 +180,19 @@ impl ProfileFile {
                 arguments: self.kernel.arguments.or(base.kernel.arguments),
                 sysctls: merged(self.kernel.sysctls, base.kernel.sysctls),
             },
-            watchdog: WatchdogFile { timeout_secs: self.watchdog.timeout_secs.or(base.watchdog.timeout_secs) },
+            watchdog: WatchdogFile {
+                timeout_secs: self.watchdog.timeout_secs.or(base.watchdog.timeout_secs),
+            },
             tunnels: TunnelsFile { kinds: self.tunnels.kinds.or(base.tunnels.kinds) },
             kubernetes: KubernetesFile {
-                reserved_millicores: self.kubernetes.reserved_millicores.or(base.kubernetes.reserved_millicores),
-                reserved_memory: self.kubernetes.reserved_memory.or(base.kubernetes.reserved_memory),
+                reserved_millicores: self
+                    .kubernetes
+                    .reserved_millicores
+                    .or(base.kubernetes.reserved_millicores),
+                reserved_memory: self
+                    .kubernetes
+                    .reserved_memory
+                    .or(base.kubernetes.reserved_memory),
                 labels: merged(self.kubernetes.labels, base.kubernetes.labels),
                 taints: self.kubernetes.taints.or(base.kubernetes.taints),
                 disable: self.kubernetes.disable.or(base.kubernetes.disable),
@@ -212,7 +221,12 @@ impl ProfileFile {
             nics: self.nics,
             hugepages: Hugepages {
                 memory_floor: self.hugepages.memory_floor.unwrap_or(DEFAULT_MEMORY_FLOOR),
-                pools: self.hugepages.pools.into_iter().map(|(size, pool)| (size, pool.resolve())).collect(),
+                pools: self
+                    .hugepages
+                    .pools
+                    .into_iter()
+                    .map(|(size, pool)| (size, pool.resolve()))
+                    .collect(),
             },
             data_plane: DataPlane {
                 cores: self.data_plane.cores.unwrap_or_default(),
@@ -249,7 +263,12 @@ impl From<&Profile> for ProfileFile {
             nics: profile.nics.clone(),
             hugepages: HugepagesFile {
                 memory_floor: Some(profile.hugepages.memory_floor),
-                pools: profile.hugepages.pools.iter().map(|(size, pool)| (*size, pool.into())).collect(),
+                pools: profile
+                    .hugepages
+                    .pools
+                    .iter()
+                    .map(|(size, pool)| (*size, pool.into()))
+                    .collect(),
             },
             data_plane: DataPlaneFile {
                 cores: Some(profile.data_plane.cores.clone()),
@@ -260,7 +279,9 @@ impl From<&Profile> for ProfileFile {
                 arguments: Some(profile.kernel.arguments.clone()),
                 sysctls: profile.kernel.sysctls.clone(),
             },
-            watchdog: WatchdogFile { timeout_secs: Some(profile.watchdog_timeout_secs.unwrap_or(0)) },
+            watchdog: WatchdogFile {
+                timeout_secs: Some(profile.watchdog_timeout_secs.unwrap_or(0)),
+            },
             tunnels: TunnelsFile { kinds: Some(profile.tunnels.clone()) },
             kubernetes: KubernetesFile {
                 reserved_millicores: Some(profile.kubernetes.reserved_millicores),
@@ -278,7 +299,11 @@ impl PoolFile {
     fn resolve(self) -> Pool {
         Pool {
             each_node: amount(self.count, self.share),
-            nodes: self.nodes.into_iter().map(|entry| (entry.node, amount(entry.count, entry.share))).collect(),
+            nodes: self
+                .nodes
+                .into_iter()
+                .map(|entry| (entry.node, amount(entry.count, entry.share)))
+                .collect(),
         }
     }
 }
@@ -309,4 +334,48 @@ fn split(amount: Amount) -> (Option<u64>, Option<u8>) {
 fn merged<K: Ord, V>(own: BTreeMap<K, V>, mut base: BTreeMap<K, V>) -> BTreeMap<K, V> {
     base.extend(own);
     base
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::{Catalogue, shipped};
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    fn shipped_files() -> Vec<ProfileFile> {
+        shipped().iter().map(|(_, text)| toml::from_str(text).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_profile_written_out_in_full_resolves_to_itself() {
+        for profile in Catalogue::shipped().iter() {
+            let text = toml::to_string(&ProfileFile::from(profile)).unwrap();
+            let file = crate::validate::parse(&text, &profile.name).unwrap();
+            assert_eq!(&file.resolve(&profile.name, profile.bases.clone()), profile, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_from_which_end_a_chain_is_merged(
+            a in select(shipped_files()), b in select(shipped_files()), c in select(shipped_files()),
+        ) {
+            let (own, base) = (a.clone(), b.clone());
+            prop_assert_eq!(own.over(base).over(c.clone()), a.over(b.over(c)));
+        }
+
+        #[test]
+        fn what_a_file_says_wins_and_what_it_leaves_out_is_its_bases(
+            own in select(shipped_files()), base in select(shipped_files()),
+        ) {
+            let merged = own.clone().over(base.clone());
+            prop_assert_eq!(&merged.rules, &own.rules);
+            prop_assert_eq!(merged.tpm, own.tpm.or(base.tpm));
+            for (role, selectors) in &merged.nics {
+                prop_assert_eq!(selectors, own.nics.get(role).unwrap_or_else(|| &base.nics[role]));
+            }
+            prop_assert_eq!(own.clone().over(merged.clone()), merged);
+        }
+    }
 }

@@ -155,8 +155,10 @@ impl Catalogue {
     /// Every mistake in a file that is to be put beside these profiles: those of
     /// [`validate`](crate::validate()), and those that show when it is put on top of its base.
     pub fn validate(&self, text: &str, file_name: &str) -> Vec<Problem> {
-        let stem = Path::new(file_name).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-        let origin = Origin::File { path: file_name.into(), layer: usize::MAX - 1, last_good: false };
+        let stem =
+            Path::new(file_name).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let origin =
+            Origin::File { path: file_name.into(), layer: usize::MAX - 1, last_good: false };
         let file = match named(stem, text, file_name) {
             Ok(file) => file,
             Err(problems) => return problems,
@@ -181,7 +183,11 @@ impl Layers {
     fn add(&mut self, name: &str, origin: Origin, text: String) -> bool {
         match named(name, &text, &origin.shown(name)) {
             Ok(file) => {
-                self.candidates.entry(name.to_owned()).or_default().push(Source { origin, text, file });
+                self.candidates.entry(name.to_owned()).or_default().push(Source {
+                    origin,
+                    text,
+                    file,
+                });
                 true
             }
             Err(problems) => {
@@ -205,7 +211,10 @@ impl Layers {
             // Below the new text, so that it is there to fall back on.
             if let Some(source) = last_good {
                 let origin = Origin::File { path: path.clone(), layer, last_good: true };
-                self.candidates.entry(name.clone()).or_default().push(Source { origin, ..source.clone() });
+                self.candidates
+                    .entry(name.clone())
+                    .or_default()
+                    .push(Source { origin, ..source.clone() });
             }
             match read(&path) {
                 Ok(text) => {
@@ -218,7 +227,13 @@ impl Layers {
 
     fn unreadable(&mut self, path: &Path, error: &io::Error) {
         let message = format!("cannot be read: {error}");
-        self.problems.push(problem_at("", &path.display().to_string(), 0, Reason::ProfileInvalid, message));
+        self.problems.push(problem_at(
+            "",
+            &path.display().to_string(),
+            0,
+            Reason::ProfileInvalid,
+            message,
+        ));
     }
 
     /// Sets files aside until all that are left fit together.
@@ -227,7 +242,9 @@ impl Layers {
             let sources: BTreeMap<String, Source> = self
                 .candidates
                 .iter()
-                .filter_map(|(name, stack)| stack.last().map(|source| (name.clone(), source.clone())))
+                .filter_map(|(name, stack)| {
+                    stack.last().map(|source| (name.clone(), source.clone()))
+                })
                 .collect();
             let resolved: Result<BTreeMap<String, Profile>, Broken> =
                 sources.keys().map(|name| Ok((name.clone(), resolve(name, &sources)?))).collect();
@@ -251,7 +268,8 @@ impl Layers {
 
 fn named(name: &str, text: &str, shown: &str) -> Result<ProfileFile, Vec<Problem>> {
     if !is_profile_name(name) {
-        let message = "the name of a profile's file is lower-case letters, digits and hyphens, at most 63";
+        let message =
+            "the name of a profile's file is lower-case letters, digits and hyphens, at most 63";
         return Err(vec![problem_at(text, shown, 0, Reason::ProfileInvalid, message.to_owned())]);
     }
     parse(text, shown)
@@ -272,7 +290,10 @@ fn profile_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
 fn read(path: &Path) -> io::Result<String> {
     let size = std::fs::metadata(path)?.len();
     if size > MAX_FILE_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{size} bytes is no profile")));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("{size} bytes is no profile"),
+        ));
     }
     std::fs::read_to_string(path)
 }
@@ -290,12 +311,21 @@ fn resolve(name: &str, sources: &BTreeMap<String, Source>) -> Result<Profile, Br
     while let Some(current) = next {
         let Some((key, source)) = sources.get_key_value(current) else {
             let asker = chain.last().copied().unwrap_or(name);
-            return Err(broken(asker, &["inherit"], sources, format!("there is no profile `{current}` to inherit from")));
+            return Err(broken(
+                asker,
+                &["inherit"],
+                sources,
+                format!("there is no profile `{current}` to inherit from"),
+            ));
         };
         if chain.contains(&current) || chain.len() == MAX_DEPTH {
             let culprit = strongest(&chain, sources);
             let way = format!("{} → {current}", chain.join(" → "));
-            let fault = if chain.contains(&current) { "inherits from itself" } else { "inherits too deeply" };
+            let fault = if chain.contains(&current) {
+                "inherits from itself"
+            } else {
+                "inherits too deeply"
+            };
             return Err(broken(culprit, &["inherit"], sources, format!("{fault}: {way}")));
         }
         chain.push(key);
@@ -318,7 +348,12 @@ fn resolve(name: &str, sources: &BTreeMap<String, Source>) -> Result<Profile, Br
     Ok(merged.resolve(name, bases))
 }
 
-fn broken(culprit: &str, path: &[&str], sources: &BTreeMap<String, Source>, message: String) -> Broken {
+fn broken(
+    culprit: &str,
+    path: &[&str],
+    sources: &BTreeMap<String, Source>,
+    message: String,
+) -> Broken {
     let path: Vec<String> = path.iter().map(|step| (*step).to_owned()).collect();
     let (text, file) = sources.get(culprit).map_or(("", culprit.to_owned()), |source| {
         (source.text.as_str(), source.origin.shown(culprit))

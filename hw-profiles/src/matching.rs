@@ -190,8 +190,12 @@ impl Pattern {
     /// Why this pattern cannot be meant, if so: it is empty or fits everything.
     pub fn fault(&self) -> Option<&'static str> {
         match self {
-            Pattern::Exact(want) if want.is_empty() => Some("an empty text matches machines that say nothing"),
-            Pattern::Prefix(want) if want.is_empty() => Some("an empty beginning matches everything"),
+            Pattern::Exact(want) if want.is_empty() => {
+                Some("an empty text matches machines that say nothing")
+            }
+            Pattern::Prefix(want) if want.is_empty() => {
+                Some("an empty beginning matches everything")
+            }
             Pattern::OneOf(wants) if wants.is_empty() => Some("an empty list matches nothing"),
             Pattern::OneOf(wants) if wants.iter().any(String::is_empty) => {
                 Some("an empty text matches machines that say nothing")
@@ -253,7 +257,9 @@ impl Serialize for Pattern {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = match self {
             Pattern::Exact(want) => return serializer.serialize_str(want),
-            Pattern::Prefix(_) | Pattern::Glob(_) | Pattern::OneOf(_) => serializer.serialize_map(Some(1))?,
+            Pattern::Prefix(_) | Pattern::Glob(_) | Pattern::OneOf(_) => {
+                serializer.serialize_map(Some(1))?
+            }
         };
         match self {
             Pattern::Exact(want) => map.serialize_entry("exact", want)?,
@@ -288,7 +294,10 @@ impl<'de> Deserialize<'de> for Pattern {
                     Some("glob") => Pattern::Glob(map.next_value()?),
                     Some("one_of") => Pattern::OneOf(map.next_value()?),
                     Some(other) => {
-                        return Err(de::Error::unknown_field(other, &["exact", "prefix", "glob", "one_of"]));
+                        return Err(de::Error::unknown_field(
+                            other,
+                            &["exact", "prefix", "glob", "one_of"],
+                        ));
                     }
                     None => return Err(de::Error::invalid_length(0, &self)),
                 };
@@ -349,7 +358,8 @@ mod tests {
     fn a_misspelt_kind_of_pattern_is_named() {
         let error = toml::from_str::<Rule>("sys_vendor = { prefx = 'x' }").unwrap_err();
         assert!(error.to_string().contains("unknown field `prefx`"), "{error}");
-        let error = toml::from_str::<Rule>("sys_vendor = { prefix = 'x', glob = 'y' }").unwrap_err();
+        let error =
+            toml::from_str::<Rule>("sys_vendor = { prefix = 'x', glob = 'y' }").unwrap_err();
         assert!(error.to_string().contains("not of two"), "{error}");
     }
 }

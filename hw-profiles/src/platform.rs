@@ -86,7 +86,11 @@ mod tests {
             (azure, Some(Cloud::Azure), Virtualisation::HyperV),
             (dmi("Microsoft Corporation", "Virtual Machine"), None, Virtualisation::HyperV),
             (dmi("Google", "Google Compute Engine"), Some(Cloud::Gcp), Virtualisation::Kvm),
-            (dmi("OpenStack Foundation", "OpenStack Nova"), Some(Cloud::OpenStack), Virtualisation::Kvm),
+            (
+                dmi("OpenStack Foundation", "OpenStack Nova"),
+                Some(Cloud::OpenStack),
+                Virtualisation::Kvm,
+            ),
             (dmi("VMware, Inc.", "VMware7,1"), None, Virtualisation::Vmware),
             (dmi("QEMU", "Standard PC (Q35 + ICH9, 2009)"), None, Virtualisation::Kvm),
             (dmi("innotek GmbH", "VirtualBox"), None, Virtualisation::VirtualBox),

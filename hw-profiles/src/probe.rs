@@ -10,19 +10,20 @@
 //! here.
 
 mod devices;
-mod processors;
 mod ports;
+mod processors;
 mod tree;
 
 use crate::facts::{Dmi, Facts};
 use crate::platform;
 use holdfast_api::Reason;
+use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use tree::Tree;
 
 /// Something about a machine that could not be found out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Complaint {
     /// `hw.no-dmi` or `hw.facts-unreadable`.
     pub reason: Reason,

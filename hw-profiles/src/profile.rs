@@ -3,8 +3,9 @@
 //! A [`Profile`] has inheritance applied and every default filled in. How it is written in a
 //! file is [`crate::file`]; the leaves (roles, pools, cores, taints …) are shared by both.
 
+use crate::assertions::Assertions;
 use crate::cpulist;
-use crate::facts::{Facts, TpmVersion};
+use crate::facts::Facts;
 use crate::matching::Rule;
 use crate::roles::{Role, Selector};
 use crate::units::{Bytes, PageSize};
@@ -148,7 +149,9 @@ impl Cores {
     pub fn on(&self, count: u32) -> BTreeSet<u32> {
         match self {
             Cores::None => BTreeSet::new(),
-            Cores::List(cores) => cores.iter().copied().filter(|core| (1..count).contains(core)).collect(),
+            Cores::List(cores) => {
+                cores.iter().copied().filter(|core| (1..count).contains(core)).collect()
+            }
             Cores::Last(wanted) => (count.saturating_sub(*wanted).max(1)..count).collect(),
         }
     }
@@ -158,7 +161,8 @@ impl std::str::FromStr for Cores {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let fault = || format!("{text:?} is no choice of cores; write \"none\", \"2-3,6\" or \"last 2\"");
+        let fault =
+            || format!("{text:?} is no choice of cores; write \"none\", \"2-3,6\" or \"last 2\"");
         if text == "none" {
             return Ok(Cores::None);
         }
@@ -261,8 +265,12 @@ pub enum TunnelKind {
 
 impl TunnelKind {
     /// All of them, in the order that is preferred where a profile does not say.
-    pub const ALL: [TunnelKind; 4] =
-        [TunnelKind::WireguardKernel, TunnelKind::WireguardUserspace, TunnelKind::Ipsec, TunnelKind::Tls];
+    pub const ALL: [TunnelKind; 4] = [
+        TunnelKind::WireguardKernel,
+        TunnelKind::WireguardUserspace,
+        TunnelKind::Ipsec,
+        TunnelKind::Tls,
+    ];
 }
 
 /// Options of Kubernetes on this kind of machine.
@@ -308,7 +316,9 @@ impl std::str::FromStr for Taint {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let fault = || {
-            format!("{text:?} is not a taint; write key=value:NoSchedule (or PreferNoSchedule, NoExecute)")
+            format!(
+                "{text:?} is not a taint; write key=value:NoSchedule (or PreferNoSchedule, NoExecute)"
+            )
         };
         let (label, effect) = text.rsplit_once(':').ok_or_else(fault)?;
         let (key, value) = label.split_once('=').unwrap_or((label, ""));
@@ -338,7 +348,7 @@ macro_rules! serde_as_text {
         }
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+                crate::units::parsed(deserializer)
             }
         }
     )+ };
@@ -348,10 +358,15 @@ serde_as_text!(Cores, Taint);
 /// A label's key: an optional DNS subdomain and a slash, then a name of at most 63 characters
 /// (Kubernetes, "Labels and Selectors", syntax and character set).
 pub(crate) fn is_label_key(key: &str) -> bool {
-    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let (prefix, name) =
+        key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
     let dns = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
     let prefix_fits = prefix.is_none_or(|p| {
-        !p.is_empty() && p.len() <= 253 && p.chars().all(dns) && !p.starts_with(['-', '.']) && !p.ends_with(['-', '.'])
+        !p.is_empty()
+            && p.len() <= 253
+            && p.chars().all(dns)
+            && !p.starts_with(['-', '.'])
+            && !p.ends_with(['-', '.'])
     });
     prefix_fits && !name.is_empty() && is_label_value(name)
 }
@@ -360,94 +375,10 @@ pub(crate) fn is_label_key(key: &str) -> bool {
 pub(crate) fn is_label_value(value: &str) -> bool {
     let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let edge = |c: Option<char>| c.is_none_or(|c| c.is_ascii_alphanumeric());
-    value.len() <= 63 && value.chars().all(inner) && edge(value.chars().next()) && edge(value.chars().last())
-}
-
-/// What has to hold at each boot; checked by [`crate::check`].
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Assertions {
-    /// Logical processors.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpus: Option<CountRange>,
-    /// Physical packages.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sockets: Option<CountRange>,
-    /// NUMA nodes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub numa_nodes: Option<CountRange>,
-    /// `MemTotal`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory: Option<SizeRange>,
-    /// Network ports by role.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub nics: BTreeMap<Role, NicAssertion>,
-    /// The TPM is there and at least of this version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tpm: Option<TpmVersion>,
-    /// The kernel offers pages of all these sizes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub page_sizes: Option<BTreeSet<PageSize>>,
-    /// Whether there is a hardware watchdog.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub watchdog: Option<bool>,
-    /// Disks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub disks: Option<DiskAssertion>,
-}
-
-/// A number between two bounds, both included.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CountRange {
-    /// At least.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min: Option<u32>,
-    /// At most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max: Option<u32>,
-}
-
-/// A size between two bounds, both included.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SizeRange {
-    /// At least.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min: Option<Bytes>,
-    /// At most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max: Option<Bytes>,
-}
-
-/// What has to hold for the ports of one role.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NicAssertion {
-    /// Exactly so many.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub count: Option<u32>,
-    /// At least so many.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min: Option<u32>,
-    /// Each has one of these drivers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub driver: Option<BTreeSet<String>>,
-    /// Each port whose link is up has at least this speed, in Mbit/s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min_speed_mbps: Option<u32>,
-}
-
-/// What has to hold for disks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DiskAssertion {
-    /// At least so many that are at least `min_size` large (default 1).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min: Option<u32>,
-    /// Capacity of a disk that counts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min_size: Option<Bytes>,
+    value.len() <= 63
+        && value.chars().all(inner)
+        && edge(value.chars().next())
+        && edge(value.chars().last())
 }
 
 #[cfg(test)]
@@ -482,7 +413,9 @@ mod tests {
         for text in ["dedicated=edge:NoSchedule", "holdfast.dev/data-plane:NoExecute"] {
             assert_eq!(text.parse::<Taint>().unwrap().to_string(), text);
         }
-        for text in ["", "x", "x=y", "x=y:Never", "=y:NoSchedule", "-x:NoSchedule", "X_/y:NoSchedule"] {
+        for text in
+            ["", "x", "x=y", "x=y:Never", "=y:NoSchedule", "-x:NoSchedule", "X_/y:NoSchedule"]
+        {
             assert!(text.parse::<Taint>().is_err(), "{text}");
         }
     }

@@ -148,12 +148,16 @@ impl RoleError {
 ///
 /// # Errors
 /// [`RoleError::Conflict`] when two roles claim the same port.
-pub fn resolve_nics(profile: &Profile, facts: &Facts) -> Result<BTreeMap<Role, Vec<Nic>>, RoleError> {
+pub fn resolve_nics(
+    profile: &Profile,
+    facts: &Facts,
+) -> Result<BTreeMap<Role, Vec<Nic>>, RoleError> {
     let nics = in_order(facts);
     let mut taken: BTreeMap<&str, Role> = BTreeMap::new();
     let mut roles = BTreeMap::new();
     for (role, selectors) in &profile.nics {
-        let picked: Vec<&Nic> = selectors.iter().flat_map(|selector| selector.pick(&nics)).collect();
+        let picked: Vec<&Nic> =
+            selectors.iter().flat_map(|selector| selector.pick(&nics)).collect();
         for nic in &picked {
             match taken.insert(&nic.name, *role) {
                 Some(other) if other != *role => {
@@ -226,10 +230,16 @@ mod tests {
     #[test]
     fn ports_are_picked_by_path_driver_and_order() {
         for (toml, want) in [
-            ("nics.outside = [{ order = 0 }]\nnics.inside = [{ from = 1 }]", "outside=enp3s0 inside=eno1,eno2,eth9"),
+            (
+                "nics.outside = [{ order = 0 }]\nnics.inside = [{ from = 1 }]",
+                "outside=enp3s0 inside=eno1,eno2,eth9",
+            ),
             ("nics.outside = [{ driver = 'igb', order = 1 }]", "outside=eno2"),
             ("nics.inside = [{ pci = '0000:05:00.*' }]", "inside=eno1,eno2"),
-            ("nics.inside = [{ driver = 'igb', order = 1 }, { driver = 'ixgbe' }]", "inside=enp3s0,eno2"),
+            (
+                "nics.inside = [{ driver = 'igb', order = 1 }, { driver = 'ixgbe' }]",
+                "inside=enp3s0,eno2",
+            ),
             ("nics.management = [{ kind = 'wifi' }]", "management=wlp2s0"),
             ("nics.storage = [{ kind = 'virtual', name = 'veth*' }]", "storage=veth0"),
             ("nics.outside = [{ driver = 'mlx5_core' }]", "outside="),
@@ -241,8 +251,13 @@ mod tests {
 
     #[test]
     fn overlapping_roles_are_an_error_with_both_names() {
-        let error = roles("nics.outside = [{ driver = 'igb' }]\nnics.inside = [{ pci = '0000:05:00.0' }]").unwrap_err();
+        let error =
+            roles("nics.outside = [{ driver = 'igb' }]\nnics.inside = [{ pci = '0000:05:00.0' }]")
+                .unwrap_err();
         assert_eq!(error.reason(), Reason::ProfileNicConflict);
-        assert_eq!(error.to_string(), "profile test gives port eno1 both roles, outside and inside");
+        assert_eq!(
+            error.to_string(),
+            "profile test gives port eno1 both roles, outside and inside"
+        );
     }
 }

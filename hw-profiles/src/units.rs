@@ -2,8 +2,10 @@
 //!
 //! Both are parsed once, where the file is read; inside they are exact numbers of bytes.
 
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
 /// An amount of memory or disk in bytes.
@@ -24,7 +26,9 @@ pub enum SizeError {
     #[error("{0:?} is more than can be counted")]
     TooLarge(String),
     /// Not a page size.
-    #[error("{0:?} is not a page size; write a power of two and K, M or G, such as \"2M\" or \"1G\"")]
+    #[error(
+        "{0:?} is not a page size; write a power of two and K, M or G, such as \"2M\" or \"1G\""
+    )]
     Page(String),
 }
 
@@ -74,27 +78,23 @@ impl FromStr for Bytes {
 }
 
 impl fmt::Display for Bytes {
-    /// The largest binary unit that leaves no remainder, else the largest with one decimal.
+    /// In the largest binary unit that fits, with up to two decimals.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let binary = UNITS[..5].iter().rev();
-        let exact = binary.clone().find(|(_, scale)| self.0 >= *scale && self.0 % scale == 0);
-        let fitting = binary.clone().find(|(_, scale)| self.0 >= *scale);
-        match (exact, fitting) {
-            // 7.8 GiB reads better than 8165916 KiB.
-            (Some((name, scale)), _) if self.0 / scale < 10_000 => write!(f, "{} {name}", self.0 / scale),
-            (_, Some((name, scale))) => {
-                let tenths = u128::from(self.0) * 10 / u128::from(*scale);
-                write!(f, "{}.{} {name}", tenths / 10, tenths % 10)
-            }
-            _ => f.write_str("0 B"),
-        }
+        let fitting = UNITS[..5].iter().rev().find(|(_, scale)| self.0 >= *scale);
+        let (name, scale) = fitting.unwrap_or(&UNITS[0]);
+        let hundredths = (u128::from(self.0) * 100 + u128::from(scale / 2)) / u128::from(*scale);
+        let number = format!("{}.{:02}", hundredths / 100, hundredths % 100);
+        write!(f, "{} {name}", number.trim_end_matches('0').trim_end_matches('.'))
     }
 }
 
 impl Serialize for Bytes {
     /// As a text that reads back to the same number: the largest unit without remainder.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let exact = UNITS[..5].iter().rev().find(|(_, scale)| self.0 >= *scale && self.0 % scale == 0);
+        let exact = UNITS[..5]
+            .iter()
+            .rev()
+            .find(|(_, scale)| self.0 >= *scale && self.0.is_multiple_of(*scale));
         let (name, scale) = exact.unwrap_or(&UNITS[0]);
         serializer.collect_str(&format_args!("{} {name}", self.0 / scale))
     }
@@ -102,7 +102,7 @@ impl Serialize for Bytes {
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        parsed(deserializer)
     }
 }
 
@@ -172,8 +172,30 @@ impl Serialize for PageSize {
 
 impl<'de> Deserialize<'de> for PageSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        parsed(deserializer)
     }
+}
+
+/// Deserializes from a text by parsing it. A visitor rather than a `String` that is parsed
+/// afterwards, so that an error carries the place of this very text, also inside a list.
+pub(crate) fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    struct Parse<T>(PhantomData<T>);
+    impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Parse<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+            text.parse().map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_str(Parse(PhantomData))
 }
 
 #[cfg(test)]
@@ -202,7 +224,11 @@ mod tests {
     #[test]
     fn sizes_are_shown_short_and_saved_exact() {
         assert_eq!(Bytes(8 << 30).to_string(), "8 GiB");
-        assert_eq!(Bytes(8_165_916 << 10).to_string(), "7.7 GiB");
+        assert_eq!(Bytes(8_165_916 << 10).to_string(), "7.79 GiB");
+        assert_eq!("1.7 GiB".parse::<Bytes>().unwrap().to_string(), "1.7 GiB");
+        assert_eq!(Bytes(1536 << 20).to_string(), "1.5 GiB");
+        assert_eq!(Bytes(100).to_string(), "100 B");
+        assert_eq!(Bytes(u64::MAX).to_string(), "16777216 TiB");
         assert_eq!(Bytes(0).to_string(), "0 B");
         assert_eq!(serde_json::to_string(&Bytes(8_165_916 << 10)).unwrap(), "\"8165916 KiB\"");
     }

@@ -10,12 +10,13 @@ use crate::matching::Pattern;
 use crate::profile::{is_label_key, is_label_value};
 use crate::roles::Role;
 use holdfast_api::Reason;
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use toml::de::{DeTable, DeValue};
 
 /// A mistake in a profile file.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
     /// The file, as it was named to us.
     pub file: String,
@@ -82,9 +83,16 @@ impl Fault {
 }
 
 /// A problem at a byte offset.
-pub(crate) fn problem_at(text: &str, file: &str, offset: usize, reason: Reason, message: String) -> Problem {
+pub(crate) fn problem_at(
+    text: &str,
+    file: &str,
+    offset: usize,
+    reason: Reason,
+    message: String,
+) -> Problem {
     // A span may point behind the last character, or (never seen) into the middle of one.
-    let offset = (0..=offset.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let offset =
+        (0..=offset.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     let before = &text[..offset];
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
     Problem {
@@ -104,12 +112,17 @@ pub(crate) fn position(text: &str, path: &[String]) -> usize {
     let mut array = None;
     for step in path {
         let value = if let Some(entries) = table {
-            let Some((key, value)) = entries.iter().find(|(key, _)| key.get_ref() == step.as_str()) else { break };
+            let Some((key, value)) = entries.iter().find(|(key, _)| key.get_ref() == step.as_str())
+            else {
+                break;
+            };
             at = key.span().start;
             value
         } else if let Some(elements) = array {
             let elements: &toml::de::DeArray<'_> = elements;
-            let Some(value) = step.parse().ok().and_then(|index: usize| elements.get(index)) else { break };
+            let Some(value) = step.parse().ok().and_then(|index: usize| elements.get(index)) else {
+                break;
+            };
             at = value.span().start;
             value
         } else {
@@ -179,18 +192,27 @@ fn check_nics(file: &ProfileFile, found: &mut Faults) {
             let (name, at) = (role.to_string(), at.to_string());
             let path = ["nics", name.as_str(), at.as_str()];
             if selector.order.is_some() && selector.from.is_some() {
-                found.add(&path, "`order` picks one port and `from` all behind a place; give one of them");
+                found.add(
+                    &path,
+                    "`order` picks one port and `from` all behind a place; give one of them",
+                );
             }
-            for (key, pattern) in [("pci", &selector.pci), ("driver", &selector.driver), ("name", &selector.name)] {
+            for (key, pattern) in
+                [("pci", &selector.pci), ("driver", &selector.driver), ("name", &selector.name)]
+            {
                 if pattern.as_deref() == Some("") {
                     found.add(&[path[0], path[1], path[2], key], "an empty text fits no port");
                 }
             }
             if let Some(pci) = selector.pci.as_deref().filter(|pci| !is_pci_pattern(pci)) {
-                let message = format!("{pci:?} is not a PCI address; write it as 0000:03:00.0, with * for any");
+                let message = format!(
+                    "{pci:?} is not a PCI address; write it as 0000:03:00.0, with * for any"
+                );
                 found.add(&[path[0], path[1], path[2], "pci"], message);
             }
-            if let Some((other, _)) = seen.iter().find(|(other, twin)| other != role && *twin == selector) {
+            if let Some((other, _)) =
+                seen.iter().find(|(other, twin)| other != role && *twin == selector)
+            {
                 let message = format!("the roles {other} and {role} claim the same ports");
                 found.add_as(Reason::ProfileNicConflict, &path, message);
             }
@@ -202,7 +224,8 @@ fn check_nics(file: &ProfileFile, found: &mut Faults) {
 /// `dddd:bb:ss.f` in lower-case hexadecimal, any part of it replaced by `*` and `?`.
 fn is_pci_pattern(text: &str) -> bool {
     text.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f' | ':' | '.' | '*' | '?'))
-        && (text.contains('*') || (text.len() == 12 && text.matches(':').count() == 2 && text.contains('.')))
+        && (text.contains('*')
+            || (text.len() == 12 && text.matches(':').count() == 2 && text.contains('.')))
 }
 
 fn check_hugepages(file: &ProfileFile, found: &mut Faults) {
@@ -226,14 +249,19 @@ fn check_hugepages(file: &ProfileFile, found: &mut Faults) {
     }
     for (node, percent) in shares.into_iter().filter(|(_, percent)| *percent > 100) {
         let whose = node.map_or("every node".to_owned(), |node| format!("node {node}"));
-        found.add(&["hugepages", "pools"], format!("the pools together take {percent} % of the memory of {whose}"));
+        found.add(
+            &["hugepages", "pools"],
+            format!("the pools together take {percent} % of the memory of {whose}"),
+        );
     }
 }
 
 fn check_amount(count: Option<u64>, share: Option<u8>, path: &[&str], found: &mut Faults) {
     match (count, share) {
         (Some(_), Some(_)) => found.add(path, "give `count` or `share`, not both"),
-        (None, None) => found.add(path, "give `count` (pages) or `share` (percent of the node's memory)"),
+        (None, None) => {
+            found.add(path, "give `count` (pages) or `share` (percent of the node's memory)")
+        }
         (None, Some(percent)) if !(1..=100).contains(&percent) => {
             found.add(path, format!("a share is 1 to 100 percent, not {percent}"));
         }
@@ -250,19 +278,29 @@ fn check_kernel(file: &ProfileFile, found: &mut Faults) {
         if argument.is_empty() || !argument.chars().all(plain) {
             found.add(&path, format!("{argument:?} is not one word of a kernel command line"));
         } else if ["hugepages", "hugepagesz", "default_hugepagesz"].contains(&key) {
-            found.add(&path, format!("`{key}` is worked out from the table `hugepages`; say it there"));
+            found.add(
+                &path,
+                format!("`{key}` is worked out from the table `hugepages`; say it there"),
+            );
         }
     }
     for name in file.kernel.sysctls.keys() {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '/' | '_' | '-');
-        if name.is_empty() || !name.chars().all(plain) || name.contains("..") || name.starts_with(['.', '/']) {
-            found.add(&["kernel", "sysctls", name], format!("{name:?} is not the name of a sysctl"));
+        if name.is_empty()
+            || !name.chars().all(plain)
+            || name.contains("..")
+            || name.starts_with(['.', '/'])
+        {
+            found
+                .add(&["kernel", "sysctls", name], format!("{name:?} is not the name of a sysctl"));
         }
     }
 }
 
 fn check_rest(file: &ProfileFile, found: &mut Faults) {
-    if let Some(secs) = file.watchdog.timeout_secs.filter(|secs| *secs != 0 && !WATCHDOG_SECS.contains(secs)) {
+    if let Some(secs) =
+        file.watchdog.timeout_secs.filter(|secs| *secs != 0 && !WATCHDOG_SECS.contains(secs))
+    {
         let (min, max) = (WATCHDOG_SECS.start(), WATCHDOG_SECS.end());
         let message = format!("{secs} s is outside {min} to {max} s (0 leaves the watchdog alone)");
         found.add(&["watchdog", "timeout_secs"], message);
@@ -286,9 +324,11 @@ fn check_rest(file: &ProfileFile, found: &mut Faults) {
 
 fn check_assertions(file: &ProfileFile, found: &mut Faults) {
     let assertions = &file.assertions;
-    for (key, range) in
-        [("cpus", assertions.cpus), ("sockets", assertions.sockets), ("numa_nodes", assertions.numa_nodes)]
-    {
+    for (key, range) in [
+        ("cpus", assertions.cpus),
+        ("sockets", assertions.sockets),
+        ("numa_nodes", assertions.numa_nodes),
+    ] {
         if let Some(range) = range {
             check_range(key, range.min, range.max, found);
         }
@@ -299,10 +339,16 @@ fn check_assertions(file: &ProfileFile, found: &mut Faults) {
     for (role, assertion) in &assertions.nics {
         let name = role.to_string();
         if assertion.count.is_some() && assertion.min.is_some() {
-            found.add(&["assertions", "nics", &name], "give `count` (exactly) or `min` (at least), not both");
+            found.add(
+                &["assertions", "nics", &name],
+                "give `count` (exactly) or `min` (at least), not both",
+            );
         }
         if assertion.driver.as_ref().is_some_and(|drivers| drivers.is_empty()) {
-            found.add(&["assertions", "nics", &name, "driver"], "an empty list of drivers holds for no port");
+            found.add(
+                &["assertions", "nics", &name, "driver"],
+                "an empty list of drivers holds for no port",
+            );
         }
     }
 }
@@ -310,7 +356,9 @@ fn check_assertions(file: &ProfileFile, found: &mut Faults) {
 fn check_range<T: PartialOrd>(key: &str, min: Option<T>, max: Option<T>, found: &mut Faults) {
     match (min, max) {
         (None, None) => found.add(&["assertions", key], "give `min`, `max` or both"),
-        (Some(min), Some(max)) if min > max => found.add(&["assertions", key], "`min` is more than `max`"),
+        (Some(min), Some(max)) if min > max => {
+            found.add(&["assertions", key], "`min` is more than `max`")
+        }
         (Some(_), Some(_)) | (Some(_), None) | (None, Some(_)) => {}
     }
 }
@@ -318,5 +366,9 @@ fn check_range<T: PartialOrd>(key: &str, min: Option<T>, max: Option<T>, found: 
 /// Names are those of files, and of labels: lower-case letters, digits and hyphens, at most 63.
 pub(crate) fn is_profile_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    !name.is_empty() && name.len() <= 63 && name.chars().all(plain) && !name.starts_with('-') && !name.ends_with('-')
+    !name.is_empty()
+        && name.len() <= 63
+        && name.chars().all(plain)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
 }

@@ -23,7 +23,8 @@ pub(super) fn read_tpm(tree: &Tree) -> Option<TpmVersion> {
 
 pub(super) fn read_disks(tree: &Tree) -> Vec<Disk> {
     let dir = "sys/block";
-    let is_disk = |name: &String| !NO_DISKS.iter().any(|no| name.starts_with(no)) && !name.contains("boot");
+    let is_disk =
+        |name: &String| !NO_DISKS.iter().any(|no| name.starts_with(no)) && !name.contains("boot");
     let mut disks: Vec<Disk> = Vec::new();
     for name in tree.names(dir).into_iter().filter(is_disk) {
         let path = tree.path(&format!("{dir}/{name}"));

@@ -25,8 +25,11 @@ pub(super) fn read(tree: &mut Tree) -> Vec<Nic> {
     };
     let dir = tree.path(NET_DIR);
     // Files such as `bonding_masters` lie between the interfaces.
-    let mut nics: Vec<Nic> =
-        names.iter().filter(|name| dir.join(name).is_dir()).map(|name| read_one(&dir.join(name), name)).collect();
+    let mut nics: Vec<Nic> = names
+        .iter()
+        .filter(|name| dir.join(name).is_dir())
+        .map(|name| read_one(&dir.join(name), name))
+        .collect();
     nics.sort_by_key(order_key);
     nics
 }
@@ -53,7 +56,9 @@ fn kind(dir: &Path) -> NicKind {
         (_, Some("wlan")) => NicKind::Wifi,
         (_, Some("wwan")) => NicKind::Wwan,
         // A part of a bigger device (an SR-IOV port's representor, a DSA port) has a device too.
-        (Some(ARPHRD_ETHER), None | Some("dsa")) if dir.join("device").exists() => NicKind::Ethernet,
+        (Some(ARPHRD_ETHER), None | Some("dsa")) if dir.join("device").exists() => {
+            NicKind::Ethernet
+        }
         _ => NicKind::Virtual,
     }
 }
@@ -71,7 +76,9 @@ fn pci_address(device: &Path) -> Option<String> {
 fn is_pci_address(name: &str) -> bool {
     let mut parts = name.split([':', '.']);
     let mut hexadecimal = |width: std::ops::RangeInclusive<usize>| {
-        parts.next().is_some_and(|part| width.contains(&part.len()) && part.chars().all(|c| c.is_ascii_hexdigit()))
+        parts.next().is_some_and(|part| {
+            width.contains(&part.len()) && part.chars().all(|c| c.is_ascii_hexdigit())
+        })
     };
     let fits = hexadecimal(4..=8) && hexadecimal(2..=2) && hexadecimal(2..=2) && hexadecimal(1..=1);
     fits && parts.next().is_none()
@@ -86,7 +93,8 @@ mod tests {
         for name in ["0000:00:1f.6", "10000:e1:00.0"] {
             assert!(is_pci_address(name), "{name}");
         }
-        for name in ["", "usb1", "1-1:1.0", "virtio2", "0000:00:1f", "0000:00:1f.6.1", "vmbus_0_1"] {
+        for name in ["", "usb1", "1-1:1.0", "virtio2", "0000:00:1f", "0000:00:1f.6.1", "vmbus_0_1"]
+        {
             assert!(!is_pci_address(name), "{name}");
         }
     }

@@ -27,10 +27,14 @@ pub(super) fn read_cpus(tree: &mut Tree) -> (Cpus, bool) {
     let mut packages: BTreeSet<u32> = online
         .iter()
         .flatten()
-        .filter_map(|cpu| number_of(&tree.path(&format!("{CPU_DIR}/cpu{cpu}/topology/physical_package_id"))))
+        .filter_map(|cpu| {
+            number_of(&tree.path(&format!("{CPU_DIR}/cpu{cpu}/topology/physical_package_id")))
+        })
         .collect();
     if packages.is_empty() {
-        packages.extend(info.iter().flat_map(|info| (0..listed).filter_map(|cpu| info.physical_id(cpu))));
+        packages.extend(
+            info.iter().flat_map(|info| (0..listed).filter_map(|cpu| info.physical_id(cpu))),
+        );
     }
     // Some ARM and virtual machines name no package, yet their processors sit somewhere.
     let sockets = packages.len().max(usize::from(count > 0));
@@ -45,7 +49,8 @@ pub(super) fn read_cpus(tree: &mut Tree) -> (Cpus, bool) {
 fn read_cpuinfo(tree: &mut Tree) -> Option<CpuInfo> {
     let text = tree.needed(CPUINFO)?;
     // procfs takes a text without processors for one with a nameless one.
-    let has_processors = text.lines().any(|line| line.split(':').next().map(str::trim) == Some("processor"));
+    let has_processors =
+        text.lines().any(|line| line.split(':').next().map(str::trim) == Some("processor"));
     match CpuInfo::from_buf_read(text.as_bytes()) {
         Ok(info) if has_processors => Some(info),
         Ok(_) => {
@@ -53,7 +58,11 @@ fn read_cpuinfo(tree: &mut Tree) -> Option<CpuInfo> {
             None
         }
         Err(error) => {
-            tree.complain(Reason::HwFactsUnreadable, CPUINFO, format!("is not as expected: {error}"));
+            tree.complain(
+                Reason::HwFactsUnreadable,
+                CPUINFO,
+                format!("is not as expected: {error}"),
+            );
             None
         }
     }
@@ -63,7 +72,8 @@ fn read_cpuinfo(tree: &mut Tree) -> Option<CpuInfo> {
 pub(super) fn read_memory(tree: &mut Tree) -> u64 {
     let Some(text) = tree.needed(MEMINFO) else { return 0 };
     // procfs slices names by bytes and multiplies without a check; keep what could upset it out.
-    let plausible = text.is_ascii() && !text.split_whitespace().any(|word| word.len() > 15 && word.parse::<u64>().is_ok());
+    let plausible = text.is_ascii()
+        && !text.split_whitespace().any(|word| word.len() > 15 && word.parse::<u64>().is_ok());
     let parsed = if plausible { Meminfo::from_buf_read(text.as_bytes()).ok() } else { None };
     match parsed {
         Some(info) => info.mem_total,
@@ -83,7 +93,8 @@ pub(super) fn read_numa_nodes(tree: &mut Tree) -> Vec<NumaNode> {
 }
 
 fn read_node(tree: &mut Tree, id: u32) -> NumaNode {
-    let cpus = tree.text(&format!("{NODE_DIR}/node{id}/cpulist")).and_then(|text| cpulist::parse(&text));
+    let cpus =
+        tree.text(&format!("{NODE_DIR}/node{id}/cpulist")).and_then(|text| cpulist::parse(&text));
     let meminfo = format!("{NODE_DIR}/node{id}/meminfo");
     let text = tree.needed(&meminfo).unwrap_or_default();
     // "Node 0 MemTotal:       16318480 kB"; procfs does not know this file.

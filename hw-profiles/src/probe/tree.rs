@@ -24,7 +24,11 @@ impl Tree {
     }
 
     pub(super) fn complain(&mut self, reason: Reason, relative: &str, message: impl Into<String>) {
-        self.complaints.push(Complaint { reason, path: self.path(relative), message: message.into() });
+        self.complaints.push(Complaint {
+            reason,
+            path: self.path(relative),
+            message: message.into(),
+        });
     }
 
     /// The content of a file, trimmed; nothing when it is not there or cannot be read. Bytes that
@@ -38,7 +42,11 @@ impl Tree {
         match read(&self.path(relative)) {
             Ok(text) => Some(text),
             Err(error) => {
-                self.complain(Reason::HwFactsUnreadable, relative, format!("cannot be read: {error}"));
+                self.complain(
+                    Reason::HwFactsUnreadable,
+                    relative,
+                    format!("cannot be read: {error}"),
+                );
                 None
             }
         }

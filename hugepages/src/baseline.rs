@@ -50,16 +50,19 @@ impl Baseline {
         root.run_dir().join("hugepages-earlier.json")
     }
 
-    /// The record of a run in this boot that did not end, or else a new one.
+    /// The record of a run in this boot that did not end.
+    pub fn unfinished(root: &Root, have: &Have) -> Option<Self> {
+        let kept = std::fs::read(Self::path(root)).ok()?;
+        let kept: Baseline = serde_json::from_slice(&kept).ok()?;
+        (kept.boot_id.is_some() && kept.boot_id == have.boot_id).then_some(kept)
+    }
+
+    /// The record of an unfinished run, or else a new one.
     ///
     /// # Errors
     /// The record cannot be written; nothing should be changed then.
     pub fn begin(root: &Root, have: &Have) -> Result<Self, BaselineError> {
-        let kept = std::fs::read(Self::path(root)).ok();
-        let kept: Option<Baseline> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        if let Some(kept) =
-            kept.filter(|kept| kept.boot_id == have.boot_id && have.boot_id.is_some())
-        {
+        if let Some(kept) = Self::unfinished(root, have) {
             return Ok(kept);
         }
         let new = Self::of(have);

@@ -152,12 +152,14 @@ impl Converge {
             Step::Mount(Mount { path, .. }) | Step::Unmount { path } => {
                 self.mount_failed(path, error)
             }
-            Step::SetPool { node, size, .. } | Step::Demote { node, from: size, .. } => {
-                self.failure = Some(if is_gigantic(*size) && error.not_at_run_time() {
-                    Cause::Refused(Refusal::BootOnly { node: *node, size: *size })
-                } else {
-                    Cause::Failed { reason: error.reason(), message: error.chain() }
-                });
+            Step::SetPool { node, size, from, to }
+                if to > from && is_gigantic(*size) && error.not_at_run_time() =>
+            {
+                self.failure = Some(Cause::Refused(Refusal::BootOnly { node: *node, size: *size }));
+            }
+            Step::SetPool { .. } | Step::Demote { .. } => {
+                self.failure =
+                    Some(Cause::Failed { reason: error.reason(), message: error.chain() });
             }
         }
     }

@@ -69,10 +69,11 @@ pub fn drive(
     clock: &mut impl Clock,
 ) -> Result<Report, DriveError> {
     let have = kernel.observe().map_err(DriveError::Observe)?;
-    let baseline = if plan(want, &have).steps.is_empty() {
-        Baseline::of(&have)
-    } else {
-        Baseline::begin(root, &have).map_err(DriveError::Baseline)?
+    let baseline = match Baseline::unfinished(root, &have) {
+        Some(unfinished) => unfinished,
+        // Nothing will be changed, so there is nothing to take back.
+        None if plan(want, &have).steps.is_empty() => Baseline::of(&have),
+        None => Baseline::begin(root, &have).map_err(DriveError::Baseline)?,
     };
     let mut machine = Converge::new(want.clone(), &have, baseline, patience);
     loop {

@@ -274,9 +274,13 @@ impl Have {
         self.nodes.values().map(NodeHave::huge).fold(Bytes(0), Bytes::plus)
     }
 
-    /// How much more memory huge pages may take before the floor is reached.
-    pub fn headroom(&self, floor: Bytes) -> Bytes {
-        self.memory.total.less(floor).less(self.huge())
+    /// How much more memory huge pages may take on a node: what the machine has above the floor,
+    /// and no more than the node has.
+    pub fn headroom(&self, node: NodeId, floor: Bytes) -> Bytes {
+        let machine = self.memory.total.less(floor).less(self.huge());
+        self.nodes
+            .get(&node)
+            .map_or(Bytes(0), |found| found.memory.total.less(found.huge()).min(machine))
     }
 }
 

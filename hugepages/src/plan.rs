@@ -233,33 +233,28 @@ pub(crate) fn plan_node(
     check(want, have, node)?;
     let mut predicted = have.clone();
     let mut steps = Vec::new();
-    let mut add = |step: Step, predicted: &mut Have| {
-        step.predict(predicted);
-        steps.push(step);
-    };
     for size in want.keys().rev() {
         if let Some(step) = demotion(want, &predicted, node, *size) {
-            add(step, &mut predicted);
+            step.predict(&mut predicted);
+            steps.push(step);
         }
     }
-    let differing = |predicted: &Have, size: &PageSize| {
-        let from = predicted.pool(node, *size).map_or(0, Pool::persistent);
-        (from != want[size]).then_some(Step::SetPool { node, size: *size, from, to: want[size] })
-    };
     for shrinking in [true, false] {
-        for size in want.keys().rev() {
-            match differing(&predicted, size) {
-                Some(step @ Step::SetPool { from, to, .. }) if (to < from) == shrinking => {
-                    add(step, &mut predicted)
-                }
-                _ => {}
+        for (&size, &to) in want.iter().rev() {
+            let from = predicted.pool(node, size).map_or(0, Pool::persistent);
+            if from == to || (to < from) != shrinking {
+                continue;
             }
+            let step = Step::SetPool { node, size, from, to };
+            let (more, headroom) = (step.takes(&predicted), predicted.headroom(node, floor));
+            if more > headroom {
+                return Err(Refusal::Floor { node, more, headroom, floor });
+            }
+            step.predict(&mut predicted);
+            steps.push(step);
         }
     }
-    // What is given back comes first, so the end is the highest point of any growth.
-    let more = predicted.huge().less(have.huge());
-    let headroom = have.headroom(floor);
-    if more > headroom { Err(Refusal::Floor { node, more, headroom, floor }) } else { Ok(steps) }
+    Ok(steps)
 }
 
 fn check(want: &BTreeMap<PageSize, u64>, have: &Have, node: NodeId) -> Result<(), Refusal> {

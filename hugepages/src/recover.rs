@@ -101,7 +101,7 @@ impl Reach {
                 Phase::Write(steps) => match steps.pop_front() {
                     // An earlier step may have given back less than planned; the floor is
                     // checked against what is there now.
-                    Some(step) if step.takes(have) <= have.headroom(floor) => {
+                    Some(step) if step.takes(have) <= have.headroom(self.node, floor) => {
                         self.touched = true;
                         return Next::Do(step);
                     }

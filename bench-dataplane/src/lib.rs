@@ -1,1 +1,16 @@
-//! Placeholder head; filled by its first real code.
+//! Numbers with their setup.
+//!
+//! A scenario builds what it measures on this machine, in network namespaces of its own, measures
+//! it many times beside a peer (another way of doing the same thing, in the same run, interleaved),
+//! and gives a [`Report`]. Reports are printed as a table, as JSON, and drawn. Nothing is asserted:
+//! a number that falls short is still a number.
+//!
+//! A new scenario gets a file in `scenario/` and a line in [`scenario::ALL`].
+#![warn(missing_docs)]
+
+pub mod plot;
+pub mod report;
+pub mod scenario;
+pub mod table;
+
+pub use report::{Report, Series};

@@ -1,0 +1,119 @@
+//! What a scenario found out.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A scenario's results with the setup they hold for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Name of the scenario.
+    pub scenario: String,
+    /// Kernel, processor, versions and parameters.
+    pub setup: BTreeMap<String, String>,
+    /// One entry for each thing measured.
+    pub results: Vec<Series>,
+}
+
+/// Samples of one thing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Series {
+    /// What was measured.
+    pub name: String,
+    /// `ms`, `us`, `ratio`, …
+    pub unit: String,
+    /// Half of the samples are at most this.
+    pub median: f64,
+    /// 95 of 100 samples are at most this.
+    pub p95: f64,
+    /// 99 of 100 samples are at most this.
+    pub p99: f64,
+    /// Number of samples.
+    pub n: usize,
+    /// All samples, in the order they were taken.
+    pub samples: Vec<f64>,
+}
+
+impl Report {
+    /// A report without results, with the machine's part of the setup.
+    pub fn new(scenario: &str) -> Self {
+        let mut report = Report { scenario: scenario.into(), setup: BTreeMap::new(), results: Vec::new() };
+        if let Ok(name) = nix::sys::utsname::uname() {
+            report.set("kernel", name.release().to_string_lossy());
+            report.set("machine", name.machine().to_string_lossy());
+        }
+        report.set("cpus", std::thread::available_parallelism().map_or(0, usize::from));
+        report.set("processor", processor().unwrap_or_default());
+        report.set("version", env!("CARGO_PKG_VERSION"));
+        report.set("build", if cfg!(debug_assertions) { "debug" } else { "optimised" });
+        report
+    }
+
+    /// Notes a parameter.
+    pub fn set(&mut self, key: &str, value: impl ToString) {
+        self.setup.insert(key.into(), value.to_string());
+    }
+}
+
+impl Series {
+    /// Sums up `samples`; none of them gives zeros and `n` 0.
+    pub fn new(name: impl Into<String>, unit: &str, samples: Vec<f64>) -> Self {
+        let mut sorted = samples.clone();
+        sorted.sort_by(f64::total_cmp);
+        Series {
+            name: name.into(),
+            unit: unit.into(),
+            median: quantile(&sorted, 50),
+            p95: quantile(&sorted, 95),
+            p99: quantile(&sorted, 99),
+            n: samples.len(),
+            samples,
+        }
+    }
+
+    /// Times in milliseconds.
+    pub fn millis(name: impl Into<String>, samples: &[Duration]) -> Self {
+        Series::new(name, "ms", samples.iter().map(|time| time.as_secs_f64() * 1e3).collect())
+    }
+
+    /// Times in microseconds.
+    pub fn micros(name: impl Into<String>, samples: &[Duration]) -> Self {
+        Series::new(name, "us", samples.iter().map(|time| time.as_secs_f64() * 1e6).collect())
+    }
+}
+
+/// The smallest sample that `percent` of all samples do not exceed (nearest rank).
+fn quantile(sorted: &[f64], percent: usize) -> f64 {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied().unwrap_or(0.0)
+}
+
+fn processor() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn quantiles_are_samples_by_nearest_rank() {
+        let series = Series::new("x", "ms", (1..=100).map(f64::from).collect());
+        assert_eq!((series.median, series.p95, series.p99, series.n), (50.0, 95.0, 99.0, 100));
+        let one = Series::new("x", "ms", vec![7.0]);
+        assert_eq!((one.median, one.p95, one.p99), (7.0, 7.0, 7.0));
+        assert_eq!(Series::new("x", "ms", Vec::new()).n, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn quantiles_rise_and_stay_within(samples in prop::collection::vec(-1e9f64..1e9, 1..200)) {
+            let series = Series::new("x", "ms", samples.clone());
+            let most = samples.iter().copied().fold(f64::MIN, f64::max);
+            prop_assert!(series.median <= series.p95 && series.p95 <= series.p99 && series.p99 <= most);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! One file per scenario.
+
+mod program;
+
+use crate::Report;
+
+/// What a scenario may be told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Rounds; each scenario has a default of its own.
+    pub rounds: Option<u32>,
+    /// Told to people while it runs.
+    pub progress: fn(&str),
+}
+
+/// A scenario.
+pub struct Scenario {
+    /// What to type.
+    pub name: &'static str,
+    /// What it measures, beside what.
+    pub about: &'static str,
+    /// Runs it.
+    pub run: fn(&Options) -> anyhow::Result<Report>,
+}
+
+/// Every scenario.
+pub const ALL: &[Scenario] = &[program::SCENARIO];
+
+/// The scenario of this name.
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().find(|scenario| scenario.name == name)
+}

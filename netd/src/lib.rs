@@ -19,6 +19,7 @@ pub mod model;
 pub mod netns;
 mod ownership;
 mod plan;
+mod readiness;
 mod step;
 pub mod tuntap;
 pub mod watch;

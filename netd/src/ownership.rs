@@ -71,9 +71,12 @@ impl Ownership {
 
     /// Whether the link of this name is owned: the name is the mark.
     pub fn owns_link(&self, name: &LinkName) -> bool {
-        let name = name.as_str();
-        name.starts_with(self.link_prefix)
-            && !self.link_except.is_some_and(|except| name.starts_with(except))
+        name.as_str().starts_with(self.link_prefix) && !self.is_excepted(name)
+    }
+
+    /// Whether the link of this name belongs to another owner of ours.
+    fn is_excepted(&self, name: &LinkName) -> bool {
+        self.link_except.is_some_and(|except| name.as_str().starts_with(except))
     }
 
     /// Whether an observed address is owned. On owned links everything is, but for what the
@@ -87,13 +90,13 @@ impl Ownership {
             };
             !KERNEL_ADDRESSES.contains(&mark) && (mark == self.protocol || !link_local)
         } else {
-            self.foreign_links && mark == self.protocol
+            self.foreign_links && mark == self.protocol && !self.is_excepted(&address.link)
         }
     }
 
     /// Whether an address may be wanted by this owner.
     pub fn may_add_address(&self, address: &Address) -> bool {
-        self.owns_link(&address.link) || self.foreign_links
+        self.owns_link(&address.link) || (self.foreign_links && !self.is_excepted(&address.link))
     }
 
     /// Whether an observed route is owned.

@@ -1,7 +1,7 @@
 //! TUN and TAP devices: links whose other end is a program.
 //!
-//! The device lives as long as its file descriptor, unless it was made persistent. The only
-//! `unsafe` of the crate is here, around the two ioctls that the kernel has for this
+//! The device lives as long as its file descriptor, unless it was made persistent. The
+//! `unsafe` here is around the ioctls that the kernel has for this
 //! (Documentation/networking/tuntap.rst); reading and writing packets is the caller's.
 #![allow(unsafe_code)]
 
@@ -11,13 +11,19 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc;
 use nix::sys::stat::Mode;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use tokio::io::unix::AsyncFd;
 
 const TUN_DEVICE: &str = "/dev/net/tun";
 
-nix::ioctl_write_int!(tun_set_iff, b'T', 202);
-nix::ioctl_write_int!(tun_set_persist, b'T', 203);
-nix::ioctl_write_int!(tun_set_offload, b'T', 208);
+/// `TUNSETIFF`, `TUNSETPERSIST`, `TUNSETOFFLOAD` of `linux/if_tun.h`.
+mod ioctl {
+    #![allow(missing_docs, reason = "the macro writes functions without")]
+    nix::ioctl_write_int!(set_iff, b'T', 202);
+    nix::ioctl_write_int!(set_persist, b'T', 203);
+    nix::ioctl_write_int!(set_offload, b'T', 208);
+}
 
 /// Why a device could not be opened or set.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +124,15 @@ macro_rules! device {
                 self.0.fd
             }
 
+            /// For an asynchronous program; the device must be [`Options::nonblocking`]. Needs a
+            /// tokio runtime.
+            ///
+            /// # Errors
+            /// The runtime does not take the descriptor.
+            pub fn into_async(self) -> io::Result<AsyncFd<OwnedFd>> {
+                crate::readiness::register(self.0.fd)
+            }
+
             /// Says which offloads the program at this end copes with: a union of the
             /// `TUN_F_*` bits of `linux/if_tun.h`. Needs [`Options::vnet_hdr`].
             ///
@@ -125,7 +140,7 @@ macro_rules! device {
             /// The kernel does not know one of them.
             pub fn set_offload(&self, flags: u32) -> Result<(), TunError> {
                 // SAFETY: TUNSETOFFLOAD takes an integer, no pointer; the descriptor is open.
-                unsafe { tun_set_offload(self.0.fd.as_raw_fd(), flags.into()) }
+                unsafe { ioctl::set_offload(self.0.fd.as_raw_fd(), flags.into()) }
                     .map(drop)
                     .map_err(|source| self.0.fail("the offloads", source))
             }
@@ -182,7 +197,7 @@ impl Device {
         let pointer: *const libc::ifreq = &raw const request;
         // SAFETY: TUNSETIFF reads and writes one `struct ifreq` at this address, which is alive
         // until the call returns; we do not use what it writes, as the name has no pattern.
-        unsafe { tun_set_iff(fd.as_raw_fd(), pointer as libc::c_ulong) }
+        unsafe { ioctl::set_iff(fd.as_raw_fd(), pointer as libc::c_ulong) }
             .map_err(|source| TunError::Attach { name: name.clone(), source })?;
 
         let index = nix::net::if_::if_nametoindex(name.as_str())
@@ -196,7 +211,7 @@ impl Device {
 
     fn set_persist(&self, persist: bool) -> Result<(), TunError> {
         // SAFETY: TUNSETPERSIST takes an integer, no pointer; the descriptor is open.
-        unsafe { tun_set_persist(self.fd.as_raw_fd(), persist.into()) }
+        unsafe { ioctl::set_persist(self.fd.as_raw_fd(), persist.into()) }
             .map(drop)
             .map_err(|source| self.fail("persistence", source))
     }

@@ -117,7 +117,7 @@ impl Watch {
     /// # Errors
     /// The runtime does not take the socket.
     pub fn into_async(self) -> io::Result<AsyncWatch> {
-        Ok(AsyncWatch { socket: AsyncFd::new(self.socket)?, buffer: self.buffer })
+        Ok(AsyncWatch { socket: crate::readiness::register(self.socket)?, buffer: self.buffer })
     }
 }
 

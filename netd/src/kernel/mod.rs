@@ -27,8 +27,6 @@ use socket::Conversation;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub(crate) use socket::Messages;
-
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {

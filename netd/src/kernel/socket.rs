@@ -270,15 +270,15 @@ fn write_sequence(message: &mut [u8], sequence: u32) {
 }
 
 /// One message of the kernel.
-pub(crate) struct Message<'a> {
-    pub(crate) kind: u16,
-    pub(crate) flags: u16,
-    pub(crate) sequence: u32,
-    pub(crate) body: &'a [u8],
+struct Message<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    body: &'a [u8],
 }
 
 /// The messages of one read.
-pub(crate) struct Messages<'a>(pub(crate) &'a [u8]);
+struct Messages<'a>(&'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
     type Item = Result<Message<'a>, TalkError>;

@@ -13,6 +13,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub trait TimeSource: Debug + Send + Sync {
     /// The time to check certificates by.
     fn now(&self) -> SystemTime;
+
+    /// Whether that time is believed. A box with an empty clock battery that was never admitted
+    /// knows no good time at all; towards a pinned CA the beginning of the server certificate's
+    /// validity then counts as the present, or such a box could never register.
+    fn is_believed(&self) -> bool {
+        true
+    }
 }
 
 /// The machine's clock.

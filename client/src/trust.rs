@@ -94,7 +94,7 @@ pub(crate) fn tls_config(
     let provider = Arc::new(ring::default_provider());
     let broken =
         |what, error: &dyn fmt::Display| ClientError::Identity { what, why: error.to_string() };
-    let builder = ClientConfig::builder_with_details(provider.clone(), Arc::new(Clock(time)))
+    let builder = ClientConfig::builder_with_details(provider.clone(), Arc::new(Clock(time.clone())))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| broken("the cryptography", &error))?;
     let anchor = match trust {
@@ -107,7 +107,7 @@ pub(crate) fn tls_config(
             Anchor::Roots(store)
         }
     };
-    let verifier = Arc::new(Verifier { anchor, provider });
+    let verifier = Arc::new(Verifier { anchor, provider, time });
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match identity {
         Identity::None | Identity::Bearer(_) => builder.with_no_client_auth(),
@@ -145,6 +145,7 @@ enum Anchor {
 struct Verifier {
     anchor: Anchor,
     provider: Arc<CryptoProvider>,
+    time: Arc<dyn TimeSource>,
 }
 
 impl ServerCertVerifier for Verifier {
@@ -157,11 +158,12 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let presented;
-        let roots = match &self.anchor {
-            Anchor::Roots(roots) => roots,
+        let (roots, now) = match &self.anchor {
+            Anchor::Roots(roots) => (roots, now),
             Anchor::Pinned(fingerprint) => {
                 presented = pinned_root(*fingerprint, intermediates)?;
-                &presented
+                let now = if self.time.is_believed() { now } else { no_earlier(now, end_entity)? };
+                (&presented, now)
             }
         };
         let leaf = ParsedCertificate::try_from(end_entity)?;
@@ -194,6 +196,14 @@ impl ServerCertVerifier for Verifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// `now`, or the beginning of the certificate's validity when that is later.
+fn no_earlier(now: UnixTime, certificate: &CertificateDer<'_>) -> Result<UnixTime, Error> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
+        .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+    let begin = u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or(0);
+    Ok(UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().max(begin))))
 }
 
 /// The presented certificate with this fingerprint, as the only root.

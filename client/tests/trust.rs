@@ -129,6 +129,34 @@ async fn a_clock_in_1970_is_overruled_by_the_last_known_good_time() {
     register(&with(Arc::new(clock))).await.unwrap();
 }
 
+/// A box that was never admitted and whose battery is empty knows no good time at all.
+#[derive(Debug)]
+struct NoIdea;
+impl TimeSource for NoIdea {
+    fn now(&self) -> SystemTime {
+        UNIX_EPOCH
+    }
+    fn is_believed(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_not_believed_does_not_keep_a_box_from_its_pinned_controller() {
+    let server = Server::start(&["server.pem", "ca.pem"], echo).await;
+    let with = |trust: Trust| {
+        let options = Options { time: Arc::new(NoIdea), ..Options::default() };
+        Client::with_options(server.endpoint(), trust, Identity::None, options).unwrap()
+    };
+    register(&with(pin())).await.unwrap();
+    let error = register(&with(roots())).await.unwrap_err();
+    assert!(matches!(error, ClientError::NotNow { .. }), "only a pin is worth that much: {error:?}");
+    let other = Server::start(&["elsewhere.pem", "other-ca.pem"], echo).await;
+    let options = Options { time: Arc::new(NoIdea), ..Options::default() };
+    let wrong = Client::with_options(other.endpoint(), pin(), Identity::None, options).unwrap();
+    assert!(matches!(register(&wrong).await.unwrap_err(), ClientError::WrongCa { .. }));
+}
+
 #[tokio::test]
 async fn a_device_shows_its_own_certificate_and_an_operator_its_token() {
     let server = Server::start(&["server.pem"], |_| {

@@ -35,4 +35,8 @@ impl TimeSource for CheckedClock {
     fn now(&self) -> SystemTime {
         effective_now(Timestamp::now(), self.0.load()).now.into()
     }
+
+    fn is_believed(&self) -> bool {
+        !self.is_implausible()
+    }
 }

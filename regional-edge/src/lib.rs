@@ -1,1 +1,15 @@
-//! Placeholder head; filled by its first real code.
+//! A regional edge: a point of presence that ends the tunnels of sites.
+//!
+//! It holds one WireGuard device for all nodes that it may serve, answers their probes and BFD,
+//! routes each node's address and its site's prefixes into the tunnel while data passes, and over
+//! the backbone to another edge otherwise. What it may serve comes from the controller and is kept
+//! on disk: an edge that starts while the controller is away serves whom it served last.
+//!
+//! * [`settings`]: the file `etc/holdfast/edge.toml`.
+//! * [`nodes`], [`routing`]: who is served and which way packets go; pure.
+//! * [`mesh`]: edges tell each other whom they have up.
+#![warn(missing_docs)]
+
+pub mod names;
+pub mod nodes;
+pub mod routing;

@@ -16,3 +16,4 @@ mod random;
 pub mod select;
 pub mod slots;
 mod wake;
+pub mod wireguard;

@@ -1,0 +1,141 @@
+//! The configuration protocol of userspace WireGuard, so that wg(8) works on a [`Device`]
+//! (wireguard.com/xplatform).
+//!
+//! [`Listener`] is the Unix socket `<dir>/<link>.sock` with mode 0600 in a directory that only
+//! root enters: whoever may connect can read the private key. Requests are `get=1` and
+//! `set=1`, ended by an empty line. An answer ends with `errno=N`.
+//!
+//! Fails: making the socket, for the caller to report; a request that makes no sense changes
+//! nothing and is answered with its error number.
+
+mod apply;
+mod request;
+
+pub use request::{Change, Request, parse};
+
+use super::device::{Device, WeakDevice};
+use nix::errno::Errno;
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::{JoinHandle, JoinSet};
+use zeroize::Zeroizing;
+
+/// A request longer than this is not from wg(8): 3,000 peers with a few prefixes fit.
+const LONGEST_REQUEST: u64 = 4 << 20;
+
+/// Why the socket could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot offer the WireGuard device at {}", path.display())]
+pub struct ListenError {
+    /// The socket.
+    pub path: PathBuf,
+    /// The kernel's answer.
+    #[source]
+    pub source: io::Error,
+}
+
+/// A device that wg(8) can see. When this is dropped the socket is removed.
+#[derive(Debug)]
+pub struct Listener {
+    path: PathBuf,
+    task: JoinHandle<()>,
+}
+
+impl Listener {
+    /// Offers `device` as `<dir>/<link>.sock`; a socket that is left of an earlier process is
+    /// replaced. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// The directory or the socket cannot be made.
+    pub fn open(dir: &Path, device: &Device) -> Result<Self, ListenError> {
+        let path = dir.join(format!("{}.sock", device.name()));
+        let listener = bind(dir, &path).map_err(|source| ListenError { path: path.clone(), source })?;
+        let task = tokio::spawn(serve(listener, device.downgrade()));
+        Ok(Listener { path, task })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "socket left behind");
+        }
+    }
+}
+
+fn bind(dir: &Path, path: &Path) -> io::Result<UnixListener> {
+    // 0700: the socket is not reachable for others in the moment before its mode is set.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn serve(listener: UnixListener, device: WeakDevice) {
+    // Connections end with this task.
+    let mut connections = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let device = device.clone();
+                while connections.try_join_next().is_some() {}
+                connections.spawn(async move {
+                    if let Err(error) = converse(stream, &device).await {
+                        tracing::debug!(%error, "UAPI connection");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "UAPI socket");
+                return;
+            }
+        }
+    }
+}
+
+/// Answers requests until the other side is done.
+async fn converse(stream: UnixStream, device: &WeakDevice) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut read = BufReader::new(read.take(LONGEST_REQUEST));
+    // Requests and answers hold private keys.
+    let mut request = Zeroizing::new(String::new());
+    loop {
+        let before = request.len();
+        if read.read_line(&mut request).await? == 0 {
+            return Ok(());
+        }
+        if &request[before..] != "\n" {
+            continue;
+        }
+        let answer = answer(request.trim_end_matches('\n'), device);
+        write.write_all(answer.as_bytes()).await?;
+        request = Zeroizing::new(String::new());
+        read.get_mut().set_limit(LONGEST_REQUEST);
+    }
+}
+
+fn answer(request: &str, device: &WeakDevice) -> Zeroizing<String> {
+    let result = match parse(request) {
+        Ok(Request::Get) => apply::render(device),
+        Ok(Request::Set(changes)) => apply::apply(device, &changes).map(|()| Zeroizing::default()),
+        Err(errno) => Err(errno),
+    };
+    let (mut text, errno) = match result {
+        Ok(text) => (text, 0),
+        Err(errno) => (Zeroizing::default(), errno as i32),
+    };
+    text.push_str(&format!("errno={errno}\n\n"));
+    text
+}
+
+/// The device ended while it was asked.
+const GONE: Errno = Errno::ENODEV;

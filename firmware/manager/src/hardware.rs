@@ -31,7 +31,9 @@ pub fn look(root: &Root, settings: &Settings) -> Hardware {
     let catalogue = Catalogue::load(&root.profile_dirs());
     let mut notes: Vec<(Reason, String)> =
         complaints.into_iter().map(|complaint| (complaint.reason, complaint.message)).collect();
-    notes.extend(catalogue.problems().iter().map(|problem| (Reason::ProfileInvalid, problem.to_string())));
+    notes.extend(
+        catalogue.problems().iter().map(|problem| (Reason::ProfileInvalid, problem.to_string())),
+    );
     let selection = select(&catalogue, &facts);
     notes.extend(selection.warning.map(|reason| (reason, reason.sentence().to_owned())));
     let mut explanation = selection.explanation;
@@ -43,7 +45,10 @@ pub fn look(root: &Root, settings: &Settings) -> Hardware {
                 profile.clone()
             }
             None => {
-                notes.push((Reason::ProfileInvalid, format!("the configuration names the profile {name}, which is not there")));
+                notes.push((
+                    Reason::ProfileInvalid,
+                    format!("the configuration names the profile {name}, which is not there"),
+                ));
                 selection.profile
             }
         },
@@ -82,6 +87,8 @@ pub fn device_facts(hardware: &Hardware) -> DeviceFacts {
         cpus: facts.cpus.count,
         memory_bytes: facts.memory_bytes,
         macs: facts.nics.iter().filter_map(|nic| nic.mac.clone()).collect(),
-        cloud: facts.cloud.and_then(|cloud| serde_json::to_value(cloud).ok()?.as_str().map(str::to_owned)),
+        cloud: facts
+            .cloud
+            .and_then(|cloud| serde_json::to_value(cloud).ok()?.as_str().map(str::to_owned)),
     }
 }

@@ -21,7 +21,7 @@ pub struct Inputs {
     pub facts: Arc<Facts>,
     /// The profile that fits it.
     pub profile: Arc<Profile>,
-    /// What DHCP servers gave, by link.
+    /// What DHCP servers gave, by link; a link that asks and is not here waits for an answer.
     pub leases: BTreeMap<LinkName, Network>,
 }
 
@@ -31,7 +31,8 @@ impl Inputs {
     pub(crate) fn for_tests() -> Self {
         let facts = Facts::default();
         let catalogue = hw_profiles::Catalogue::shipped();
-        let settings = crate::settings::validate(crate::settings::merge([])).expect("defaults are valid");
+        let settings =
+            crate::settings::validate(crate::settings::merge([])).expect("defaults are valid");
         Inputs {
             root: Root::new("/nonexistent"),
             settings: Arc::new(settings),

@@ -82,22 +82,35 @@ impl Lifecycle {
 
     /// Takes an event; true when the stage changed.
     pub fn on(&mut self, event: Event, now: Instant) -> bool {
-        use Stage::{AwaitingApproval, Bootstrapping, Degraded, NoToken, Online, Refused, Registering};
+        use Stage::{
+            AwaitingApproval, Bootstrapping, Degraded, NoToken, Online, Refused, Registering,
+        };
         let (next, reason) = match (self.stage, event) {
-            (NoToken | Refused | Registering | AwaitingApproval, Event::TokenFound) => (Registering, None),
+            (NoToken | Refused | Registering | AwaitingApproval, Event::TokenFound) => {
+                (Registering, None)
+            }
             (NoToken | Registering | AwaitingApproval, Event::Pending) => {
                 (AwaitingApproval, Some(Reason::RegistrationPending))
             }
-            (NoToken | Registering | AwaitingApproval | Refused, Event::Admitted) => (Bootstrapping, None),
+            (NoToken | Registering | AwaitingApproval | Refused, Event::Admitted) => {
+                (Bootstrapping, None)
+            }
             (_, Event::Refused(reason)) => (Refused, Some(reason)),
             (Bootstrapping, Event::Observed(health)) => self.bootstrapping(health, now),
-            (Online | Degraded, Event::Observed(Health { configured: true, missing: None })) => (Online, None),
+            (Online | Degraded, Event::Observed(Health { configured: true, missing: None })) => {
+                (Online, None)
+            }
             (Online | Degraded, Event::Observed(health)) => (Degraded, health.missing),
             // A token or an answer that comes late changes nothing for a node that is admitted,
             // and there is nothing to observe in one that is not.
-            (Bootstrapping | Online | Degraded, Event::TokenFound | Event::Pending | Event::Admitted)
+            (
+                Bootstrapping | Online | Degraded,
+                Event::TokenFound | Event::Pending | Event::Admitted,
+            )
             | (Refused, Event::Pending)
-            | (NoToken | Registering | AwaitingApproval | Refused, Event::Observed(_)) => (self.stage, self.reason),
+            | (NoToken | Registering | AwaitingApproval | Refused, Event::Observed(_)) => {
+                (self.stage, self.reason)
+            }
         };
         self.reason = reason;
         if next == self.stage {
@@ -121,7 +134,9 @@ impl Lifecycle {
     fn bootstrapping(&self, health: Health, now: Instant) -> (Stage, Option<Reason>) {
         match health {
             Health { configured: true, missing: None } => (Stage::Online, None),
-            Health { configured: true, missing } if now >= self.entered + BOOTSTRAP_GRACE => (Stage::Degraded, missing),
+            Health { configured: true, missing } if now >= self.entered + BOOTSTRAP_GRACE => {
+                (Stage::Degraded, missing)
+            }
             Health { missing, .. } => (Stage::Bootstrapping, missing),
         }
     }
@@ -133,10 +148,17 @@ mod tests {
     use proptest::prelude::*;
 
     const WELL: Event = Event::Observed(Health { configured: true, missing: None });
-    const SINGLE: Event = Event::Observed(Health { configured: true, missing: Some(Reason::TunnelSingle) });
+    const SINGLE: Event =
+        Event::Observed(Health { configured: true, missing: Some(Reason::TunnelSingle) });
 
     fn run(machine: &mut Lifecycle, now: Instant, events: &[Event]) -> Vec<Stage> {
-        events.iter().map(|event| { machine.on(*event, now); machine.stage() }).collect()
+        events
+            .iter()
+            .map(|event| {
+                machine.on(*event, now);
+                machine.stage()
+            })
+            .collect()
     }
 
     #[test]
@@ -144,9 +166,16 @@ mod tests {
         let now = Instant::now();
         let mut machine = Lifecycle::new(false, now);
         assert_eq!(machine.reason(), Some(Reason::TokenMissing));
-        let stages = run(&mut machine, now, &[Event::TokenFound, Event::Pending, Event::Admitted, SINGLE, WELL, SINGLE, WELL]);
+        let stages = run(
+            &mut machine,
+            now,
+            &[Event::TokenFound, Event::Pending, Event::Admitted, SINGLE, WELL, SINGLE, WELL],
+        );
         use Stage::{AwaitingApproval, Bootstrapping, Degraded, Online, Registering};
-        assert_eq!(stages, [Registering, AwaitingApproval, Bootstrapping, Bootstrapping, Online, Degraded, Online]);
+        assert_eq!(
+            stages,
+            [Registering, AwaitingApproval, Bootstrapping, Bootstrapping, Online, Degraded, Online]
+        );
     }
 
     #[test]
@@ -157,12 +186,19 @@ mod tests {
         assert_eq!(machine.stage(), Stage::Bootstrapping);
         let later = machine.wake_at().unwrap();
         machine.on(SINGLE, later);
-        assert_eq!((machine.stage(), machine.reason()), (Stage::Degraded, Some(Reason::TunnelSingle)));
+        assert_eq!(
+            (machine.stage(), machine.reason()),
+            (Stage::Degraded, Some(Reason::TunnelSingle))
+        );
     }
 
     fn events() -> impl Strategy<Value = Event> {
         prop_oneof![
-            Just(Event::TokenFound), Just(Event::Pending), Just(Event::Admitted), Just(WELL), Just(SINGLE),
+            Just(Event::TokenFound),
+            Just(Event::Pending),
+            Just(Event::Admitted),
+            Just(WELL),
+            Just(SINGLE),
             Just(Event::Refused(Reason::TokenExpired)),
         ]
     }
@@ -178,7 +214,7 @@ mod tests {
                 admitted = match event {
                     Event::Admitted => true,
                     Event::Refused(_) => false,
-                    _ => admitted,
+                    Event::TokenFound | Event::Pending | Event::Observed(_) => admitted,
                 };
                 machine.on(event, now);
                 if matches!(machine.stage(), Stage::Bootstrapping | Stage::Online | Stage::Degraded) {

@@ -71,7 +71,10 @@ fn health(report: &NodeReport) -> HealthReport {
 async fn tunnels(State(handle): State<Handle>) -> Response {
     match handle.report.borrow().tunnels.clone() {
         Some(tunnels) => Json(tunnels).into_response(),
-        None => failed(StatusCode::SERVICE_UNAVAILABLE, Problem::new(Reason::TunnelDaemonDown, "tunneld does not answer")),
+        None => failed(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Problem::new(Reason::TunnelDaemonDown, "tunneld does not answer"),
+        ),
     }
 }
 
@@ -99,8 +102,17 @@ async fn reconcile(State(handle): State<Handle>) -> StatusCode {
     }
 }
 
-async fn ask<T>(handle: &Handle, request: Request, wait: oneshot::Receiver<T>) -> Result<T, Response> {
-    let ended = |_| failed(StatusCode::SERVICE_UNAVAILABLE, Problem::new(Reason::ManagerUnreachable, "the manager is ending"));
+async fn ask<T>(
+    handle: &Handle,
+    request: Request,
+    wait: oneshot::Receiver<T>,
+) -> Result<T, Response> {
+    let ended = |_| {
+        failed(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Problem::new(Reason::ManagerUnreachable, "the manager is ending"),
+        )
+    };
     handle.requests.send(request).await.map_err(|_| ended(()))?;
     wait.await.map_err(|_| ended(()))
 }

@@ -7,13 +7,15 @@ use crate::ledger::{Accepted, Ledger};
 use crate::lifecycle::{Event, Lifecycle};
 use crate::local_api::Request;
 use crate::pass::Pass;
-use holdfast_api::chain;
 use crate::report;
 use crate::settings::Settings;
 use crate::tunnel_daemon::TunnelDaemon;
 use crate::uplink::{self, Uplink, UplinkEvent};
 use holdfast_api::Reason;
-use holdfast_api::local::{ItemReport, ItemState, NodeReport, PlanReport, Problem, Stage, TokenInput};
+use holdfast_api::chain;
+use holdfast_api::local::{
+    ItemReport, ItemState, NodeReport, PlanReport, Problem, Stage, TokenInput,
+};
 use holdfast_api::paths::Root;
 use holdfast_api::tunnel::TunnelsState;
 use netd::watch::{AsyncWatch, Watch};
@@ -67,7 +69,11 @@ struct Contact {
 
 impl Manager {
     /// Reads what the disk and the machine say; nothing is changed yet.
-    pub fn new(root: Root, settings: Arc<Settings>, inbox: mpsc::Receiver<Request>) -> (Self, watch::Receiver<NodeReport>) {
+    pub fn new(
+        root: Root,
+        settings: Arc<Settings>,
+        inbox: mpsc::Receiver<Request>,
+    ) -> (Self, watch::Receiver<NodeReport>) {
         let hardware = hardware::look(&root, &settings);
         info!(profile = hardware.profile.name, "hardware profile");
         let (ledger, complaint) = Ledger::open(&root);
@@ -89,10 +95,10 @@ impl Manager {
             daemon: TunnelDaemon::new(root.clone(), settings.tunneld.clone()),
             lifecycle: Lifecycle::new(admitted, now),
             root,
-            settings,
+            settings: settings.clone(),
             hardware,
             ledger,
-            leases: Leases::default(),
+            leases: Leases::new(settings.hostname.clone()),
             pass: Some(Pass::default()),
             items: Vec::new(),
             tunnels: None,
@@ -125,6 +131,7 @@ impl Manager {
                     Some(request) => self.on_request(request).await,
                     None => return,
                 },
+                () = self.leases.changed() => self.next_pass = Instant::now(),
                 () = changed(&mut network) => self.next_pass = self.next_pass.min(Instant::now() + NETWORK_SETTLES),
                 () = tokio::time::sleep_until(next_pass.into()) => self.run_pass().await,
                 () = tokio::time::sleep(look) => self.look_at_tunnels().await,
@@ -135,7 +142,10 @@ impl Manager {
     /// Tunnels come up before the controller is asked: the node lives without it.
     fn take_last_good_tunnels(&self) {
         let (run, last) = (self.root.tunnels_config(), self.root.tunnels_last_good());
-        if !run.exists() && let Ok(text) = std::fs::read(&last) && let Err(error) = holdfast_durable::write(&run, &text, 0o600) {
+        if !run.exists()
+            && let Ok(text) = std::fs::read(&last)
+            && let Err(error) = holdfast_durable::write(&run, &text, 0o600)
+        {
             warn!(error = chain(&error), "cannot hand the last good tunnels to tunneld");
         }
     }
@@ -149,7 +159,8 @@ impl Manager {
                 self.lifecycle.on(Event::TokenFound, now);
             }
             UplinkEvent::Trouble(problem) => {
-                self.contact.reachable = problem.reason != Reason::ControllerUnreachable && self.contact.reachable;
+                self.contact.reachable =
+                    problem.reason != Reason::ControllerUnreachable && self.contact.reachable;
                 self.contact.problem = Some(problem);
             }
             UplinkEvent::Reached => {
@@ -160,7 +171,14 @@ impl Manager {
                 self.lifecycle.on(Event::Pending, now);
             }
             UplinkEvent::Admitted { tenant, site, node } => {
-                self.contact = Contact { tenant, site, node, reachable: true, problem: None, ..std::mem::take(&mut self.contact) };
+                self.contact = Contact {
+                    tenant,
+                    site,
+                    node,
+                    reachable: true,
+                    problem: None,
+                    ..std::mem::take(&mut self.contact)
+                };
                 self.lifecycle.on(Event::Admitted, now);
             }
             UplinkEvent::Refused(problem) => {
@@ -200,9 +218,15 @@ impl Manager {
     }
 
     fn set_token(&mut self, input: &TokenInput) -> Result<(), Problem> {
-        let admitted = matches!(self.lifecycle.stage(), Stage::Bootstrapping | Stage::Online | Stage::Degraded);
+        let admitted = matches!(
+            self.lifecycle.stage(),
+            Stage::Bootstrapping | Stage::Online | Stage::Degraded
+        );
         if admitted {
-            return Err(Problem::new(Reason::ControllerRefused, "this node is registered already; reset it before it registers again"));
+            return Err(Problem::new(
+                Reason::ControllerRefused,
+                "this node is registered already; reset it before it registers again",
+            ));
         }
         self.uplink.set_token(input)
     }
@@ -222,8 +246,19 @@ impl Manager {
     async fn run_pass(&mut self) {
         self.hardware = hardware::look(&self.root, &self.settings);
         if let Some(items) = self.in_pass(|pass, inputs| pass.run(inputs)).await {
-            let told = items.iter().any(|item| item.domain == "tunnels" && item.state == ItemState::Changed);
-            self.items = std::iter::once(self.hardware.item.clone()).chain(items).collect();
+            let told = items
+                .iter()
+                .any(|item| item.domain == "tunnels" && item.state == ItemState::Changed);
+            let unanswered = self.leases.problems().into_iter().map(|problem| ItemReport {
+                domain: "dhcp".into(),
+                state: ItemState::Waiting,
+                reason: Some(problem.reason),
+                message: problem.message,
+            });
+            self.items = std::iter::once(self.hardware.item.clone())
+                .chain(items)
+                .chain(unanswered)
+                .collect();
             if told {
                 self.daemon.reload().await;
             }
@@ -234,10 +269,13 @@ impl Manager {
 
     /// Domains talk to the kernel and the disk, which can take their time: they do it on a thread
     /// of their own, so that the local API answers meanwhile.
-    async fn in_pass<T: Send + 'static>(&mut self, act: impl FnOnce(&mut Pass, &Inputs) -> T + Send + 'static) -> Option<T> {
+    async fn in_pass<T: Send + 'static>(
+        &mut self,
+        act: impl FnOnce(&mut Pass, &Inputs) -> T + Send + 'static,
+    ) -> Option<T> {
         let mut inputs = self.inputs();
         self.leases.want(&crate::intent::network::wanted(&inputs).dhcp);
-        inputs.leases = self.leases.have().clone();
+        inputs.leases = self.leases.have();
         let mut pass = self.pass.take()?;
         let done = tokio::task::spawn_blocking(move || {
             let result = act(&mut pass, &inputs);
@@ -263,7 +301,7 @@ impl Manager {
             desired: self.ledger.current().cloned().map(Arc::new),
             facts: self.hardware.facts.clone(),
             profile: self.hardware.profile.clone(),
-            leases: self.leases.have().clone(),
+            leases: self.leases.have(),
         }
     }
 
@@ -282,13 +320,20 @@ impl Manager {
     async fn look_at_tunnels(&mut self) {
         self.tunnels = self.daemon.state().await;
         let now = Instant::now();
-        if self.tunnels.is_none() && self.daemon_started.is_none_or(|at| now >= at + TUNNELD_RESTART) {
+        if self.tunnels.is_none()
+            && self.daemon_started.is_none_or(|at| now >= at + TUNNELD_RESTART)
+        {
             self.daemon_started = Some(now);
             if let Err(error) = self.daemon.start() {
                 error!(%error, "cannot start tunneld");
             }
         }
-        let health = report::observed(self.ledger.current().is_some(), self.wanted_tunnels(), &self.items, self.tunnels.as_ref());
+        let health = report::observed(
+            self.ledger.current().is_some(),
+            self.wanted_tunnels(),
+            &self.items,
+            self.tunnels.as_ref(),
+        );
         self.lifecycle.on(Event::Observed(health), now);
     }
 
@@ -302,7 +347,12 @@ impl Manager {
         report.tenant = self.contact.tenant.clone();
         report.profile = self.hardware.profile.name.clone();
         report.profile_explanation = explanation.clone();
-        report.hardware = format!("{} {}", self.hardware.facts.dmi.sys_vendor, self.hardware.facts.dmi.product_name).trim().to_owned();
+        report.hardware = format!(
+            "{} {}",
+            self.hardware.facts.dmi.sys_vendor, self.hardware.facts.dmi.product_name
+        )
+        .trim()
+        .to_owned();
         report.stage = stage;
         report.stages = self.lifecycle.history().to_vec();
         report.generation = self.ledger.generation();
@@ -312,14 +362,18 @@ impl Manager {
         report.tunnels = self.tunnels.clone();
         report.reason = match stage {
             Stage::Online => problem.map(|p| p.reason),
-            _ => problem.map(|p| p.reason).filter(|r| r.severity() > holdfast_api::Severity::Info).or(self.lifecycle.reason()),
+            _ => problem
+                .map(|p| p.reason)
+                .filter(|r| r.severity() > holdfast_api::Severity::Info)
+                .or(self.lifecycle.reason()),
         };
         report.message = problem
             .filter(|problem| Some(problem.reason) == report.reason)
             .map(|problem| problem.message.clone())
             .or_else(|| report.reason.map(|reason| reason.sentence().to_owned()))
             .unwrap_or_default();
-        report.next_step = report.reason.map(|reason| reason.next_step().to_owned()).unwrap_or_default();
+        report.next_step =
+            report.reason.map(|reason| reason.next_step().to_owned()).unwrap_or_default();
         self.report.send_if_modified(|have| {
             let news = *have != report;
             *have = report;
@@ -329,8 +383,12 @@ impl Manager {
 }
 
 fn watch_network() -> Option<AsyncWatch> {
-    let opened = Watch::open().map_err(|error| chain(&error)).and_then(|watch| watch.into_async().map_err(|error| error.to_string()));
-    opened.map_err(|error| error!(error, "no watch on the network; drift is found at the next pass")).ok()
+    let opened = Watch::open()
+        .map_err(|error| chain(&error))
+        .and_then(|watch| watch.into_async().map_err(|error| error.to_string()));
+    opened
+        .map_err(|error| error!(error, "no watch on the network; drift is found at the next pass"))
+        .ok()
 }
 
 async fn changed(watcher: &mut Option<AsyncWatch>) {

@@ -9,7 +9,12 @@ use holdfast_api::tunnel::{BfdState, TunnelsState};
 use holdfast_api::{Reason, Severity};
 
 /// What the lifecycle learns from a pass and from the tunnels.
-pub fn observed(configured: bool, wanted: u8, items: &[ItemReport], tunnels: Option<&TunnelsState>) -> Health {
+pub fn observed(
+    configured: bool,
+    wanted: u8,
+    items: &[ItemReport],
+    tunnels: Option<&TunnelsState>,
+) -> Health {
     let failed = items.iter().find(|item| item.state == ItemState::Failed);
     let missing = failed
         .map(|item| item.reason.unwrap_or(Reason::Internal))
@@ -41,8 +46,12 @@ pub fn headline(report: &NodeReport) -> String {
         Stage::AwaitingApproval => "Waiting for an operator's approval".into(),
         Stage::Bootstrapping => format!("Setting up {}", or_unknown(&report.node)),
         Stage::Online => format!("{} is online over {}", report.node, carried.join(" and ")),
-        Stage::Degraded if carried.is_empty() => format!("{} is degraded, no tunnel passes data", report.node),
-        Stage::Degraded => format!("{} is degraded, online over {}", report.node, carried.join(" and ")),
+        Stage::Degraded if carried.is_empty() => {
+            format!("{} is degraded, no tunnel passes data", report.node)
+        }
+        Stage::Degraded => {
+            format!("{} is degraded, online over {}", report.node, carried.join(" and "))
+        }
         Stage::Refused => "Refused by the controller".into(),
     };
     match report.reason {
@@ -115,7 +124,8 @@ pub fn same_news(a: &NodeReport, b: &NodeReport) -> bool {
         let all = report.tunnels.iter().flat_map(|state| &state.tunnels);
         all.map(|tunnel| (tunnel.edge.clone(), tunnel.state, tunnel.active)).collect()
     };
-    (a.stage, a.generation, a.reason, &a.items, &a.profile) == (b.stage, b.generation, b.reason, &b.items, &b.profile)
+    (a.stage, a.generation, a.reason, &a.items, &a.profile)
+        == (b.stage, b.generation, b.reason, &b.items, &b.profile)
         && tunnels(a) == tunnels(b)
 }
 
@@ -153,7 +163,8 @@ pub(crate) mod tests {
     #[test]
     fn a_node_is_well_only_with_all_tunnels_passing_data() {
         use BfdState::{Down, Up};
-        let missing = |states: &[(&str, BfdState)]| observed(true, 2, &[], Some(&tunnels(states))).missing;
+        let missing =
+            |states: &[(&str, BfdState)]| observed(true, 2, &[], Some(&tunnels(states))).missing;
         assert_eq!(missing(&[("a", Up), ("b", Up)]), None);
         assert_eq!(missing(&[("a", Up), ("b", Down)]), Some(Reason::TunnelSingle));
         assert_eq!(missing(&[("a", Down), ("b", Down)]), Some(Reason::TunnelNoData));

@@ -51,7 +51,9 @@ impl TunnelDaemon {
             TunneldStart::External => Ok(()),
             TunneldStart::Systemd => systemctl_start(),
             TunneldStart::Auto(_) if Path::new("/run/systemd/system").is_dir() => systemctl_start(),
-            TunneldStart::Auto(program) | TunneldStart::Child(program) => self.spawn(program.as_deref()),
+            TunneldStart::Auto(program) | TunneldStart::Child(program) => {
+                self.spawn(program.as_deref())
+            }
         }
     }
 
@@ -66,16 +68,19 @@ impl TunnelDaemon {
             .process_group(0)
             .spawn()?;
         // Somebody must collect it when it ends before us.
-        std::thread::Builder::new().name("tunneld-reaper".into()).spawn(move || match child.wait() {
-            Ok(status) => warn!(%status, "tunneld ended"),
-            Err(error) => warn!(%error, "lost sight of tunneld"),
+        std::thread::Builder::new().name("tunneld-reaper".into()).spawn(move || {
+            match child.wait() {
+                Ok(status) => warn!(%status, "tunneld ended"),
+                Err(error) => warn!(%error, "lost sight of tunneld"),
+            }
         })?;
         Ok(())
     }
 }
 
 fn systemctl_start() -> std::io::Result<()> {
-    let status = Command::new("systemctl").args(["start", "--no-block", "tunneld.service"]).status()?;
+    let status =
+        Command::new("systemctl").args(["start", "--no-block", "tunneld.service"]).status()?;
     match status.success() {
         true => Ok(()),
         false => Err(std::io::Error::other(format!("systemctl start tunneld.service: {status}"))),

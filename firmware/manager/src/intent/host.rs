@@ -12,7 +12,9 @@ pub fn hosts(inputs: &Inputs) -> (etc_hosts::Want, Vec<Problem>) {
     for entry in inputs.desired.iter().flat_map(|spec| &spec.hosts) {
         let names: Result<Vec<_>, _> =
             entry.names.iter().map(|name| etc_hosts::HostName::try_from(name.as_str())).collect();
-        match names.map(|names| names.split_first().map(|(name, aliases)| (name.clone(), aliases.to_vec()))) {
+        match names.map(|names| {
+            names.split_first().map(|(name, aliases)| (name.clone(), aliases.to_vec()))
+        }) {
             Ok(Some((name, aliases))) => {
                 want.entries.push(etc_hosts::Entry { address: entry.address, name, aliases });
             }
@@ -48,8 +50,11 @@ pub fn sysctls(inputs: &Inputs) -> (sysctl::Want, Vec<Problem>) {
 pub fn ssh(inputs: &Inputs) -> Result<Option<ssh_ca::Want>, Problem> {
     let Some(spec) = &inputs.desired else { return Ok(None) };
     let authorities = spec.ssh.authorities.iter().map(String::as_str);
-    let principals =
-        spec.ssh.principals.iter().map(|(user, names)| (user.as_str(), names.iter().map(String::as_str).collect()));
+    let principals = spec
+        .ssh
+        .principals
+        .iter()
+        .map(|(user, names)| (user.as_str(), names.iter().map(String::as_str).collect()));
     ssh_ca::Want::parse(authorities, principals, None)
         .map(Some)
         .map_err(|error| crate::pass::problem(error.reason(), &error))

@@ -14,7 +14,10 @@ use hw_profiles::facts::Nic;
 use hw_profiles::{Role, resolve_nics};
 use ipnet::IpNet;
 use netd::model::MAIN_TABLE;
-use netd::{Address, BondMode, Family, Link, LinkKind, LinkName, LinkSysctl, Network, Peer, Route, RouteTarget};
+use netd::{
+    Address, BondMode, Family, Link, LinkKind, LinkName, LinkSysctl, Network, Peer, Route,
+    RouteTarget,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The bridge towards the site's machines.
@@ -44,7 +47,8 @@ pub fn wanted(inputs: &Inputs) -> Wanted {
         }
     };
     let desired = inputs.desired.as_deref();
-    let intent = layered(&inputs.settings.network, desired.and_then(|spec| spec.network.as_ref()), &roles);
+    let intent =
+        layered(&inputs.settings.network, desired.and_then(|spec| spec.network.as_ref()), &roles);
     let intent = with_defaults(intent, &roles, site_prefixes(inputs));
     for link in &intent.links {
         add_link(&mut wanted, link, &roles);
@@ -74,7 +78,10 @@ fn layered(local: &NetworkIntent, global: Option<&NetworkIntent>, roles: &Roles)
     let kept = local.links.iter().filter(|link| {
         !global.links.iter().any(|other| names(other).iter().any(|name| names(link).contains(name)))
     });
-    let routes = local.routes.iter().filter(|route| !global.routes.iter().any(|other| other.prefix == route.prefix));
+    let routes = local
+        .routes
+        .iter()
+        .filter(|route| !global.routes.iter().any(|other| other.prefix == route.prefix));
     NetworkIntent {
         links: kept.chain(&global.links).cloned().collect(),
         routes: routes.chain(&global.routes).cloned().collect(),
@@ -82,14 +89,22 @@ fn layered(local: &NetworkIntent, global: Option<&NetworkIntent>, roles: &Roles)
 }
 
 fn with_defaults(mut intent: NetworkIntent, roles: &Roles, prefixes: Vec<IpNet>) -> NetworkIntent {
-    let spoken_of: BTreeSet<String> = intent.links.iter().flat_map(|link| link_names(link, roles)).collect();
+    let spoken_of: BTreeSet<String> =
+        intent.links.iter().flat_map(|link| link_names(link, roles)).collect();
     let silent = |role: Role| {
         let ports = roles.get(&role).into_iter().flatten();
-        ports.map(|nic| nic.name.clone()).filter(|name| !spoken_of.contains(name)).collect::<Vec<_>>()
+        ports
+            .map(|nic| nic.name.clone())
+            .filter(|name| !spoken_of.contains(name))
+            .collect::<Vec<_>>()
     };
     let outside = silent(Role::Outside);
     let inside = silent(Role::Inside);
-    intent.links.extend(outside.into_iter().map(|name| LinkIntent { name, dhcp: true, ..LinkIntent::default() }));
+    intent.links.extend(outside.into_iter().map(|name| LinkIntent {
+        name,
+        dhcp: true,
+        ..LinkIntent::default()
+    }));
     if !prefixes.is_empty() && !spoken_of.contains(LAN) {
         intent.links.push(LinkIntent {
             name: LAN.into(),
@@ -128,7 +143,9 @@ fn add_link(wanted: &mut Wanted, intent: &LinkIntent, roles: &Roles) {
     let names = link_names(intent, roles);
     if names.is_empty() {
         let role = intent.role.as_deref().unwrap_or_default();
-        wanted.problems.push(Problem::new(Reason::NetLinkMissing, format!("no port has the role {role}")));
+        wanted
+            .problems
+            .push(Problem::new(Reason::NetLinkMissing, format!("no port has the role {role}")));
     }
     for name in names {
         if let Err(problem) = add_named(wanted, intent, &name, roles) {
@@ -137,7 +154,12 @@ fn add_link(wanted: &mut Wanted, intent: &LinkIntent, roles: &Roles) {
     }
 }
 
-fn add_named(wanted: &mut Wanted, intent: &LinkIntent, name: &str, roles: &Roles) -> Result<(), Problem> {
+fn add_named(
+    wanted: &mut Wanted,
+    intent: &LinkIntent,
+    name: &str,
+    roles: &Roles,
+) -> Result<(), Problem> {
     let name = link_name(name)?;
     let mut link = Link::new(name.clone(), kind(intent.make.as_ref(), roles)?);
     link.mtu = intent.mtu;
@@ -146,7 +168,10 @@ fn add_named(wanted: &mut Wanted, intent: &LinkIntent, name: &str, roles: &Roles
         link.sysctls.insert(sysctl(key)?, value.clone());
     }
     wanted.network.links.insert(link);
-    wanted.network.addresses.extend(intent.addresses.iter().map(|net| Address::new(name.clone(), *net)));
+    wanted
+        .network
+        .addresses
+        .extend(intent.addresses.iter().map(|net| Address::new(name.clone(), *net)));
     if intent.dhcp {
         wanted.dhcp.insert(name);
     }
@@ -157,7 +182,9 @@ fn kind(make: Option<&LinkMake>, roles: &Roles) -> Result<LinkKind, Problem> {
     Ok(match make {
         None => LinkKind::Physical,
         Some(LinkMake::Bridge) => LinkKind::Bridge,
-        Some(LinkMake::Vlan { parent, id }) => LinkKind::Vlan { parent: one_link(parent, roles)?, id: *id },
+        Some(LinkMake::Vlan { parent, id }) => {
+            LinkKind::Vlan { parent: one_link(parent, roles)?, id: *id }
+        }
         Some(LinkMake::Bond { mode }) => LinkKind::Bond { mode: bond_mode(mode)?, miimon_ms: 100 },
         Some(LinkMake::Veth { peer }) => LinkKind::Veth { peer: Peer::Here(link_name(peer)?) },
     })
@@ -167,12 +194,20 @@ fn bond_mode(name: &str) -> Result<BondMode, Problem> {
     match name {
         "active-backup" => Ok(BondMode::ActiveBackup),
         "802.3ad" => Ok(BondMode::Lacp),
-        other => Err(Problem::new(Reason::ConfigInvalid, format!("{other} is no mode of a bond; active-backup and 802.3ad are"))),
+        other => Err(Problem::new(
+            Reason::ConfigInvalid,
+            format!("{other} is no mode of a bond; active-backup and 802.3ad are"),
+        )),
     }
 }
 
 fn sysctl(key: &str) -> Result<LinkSysctl, Problem> {
-    let invalid = || Problem::new(Reason::ConfigInvalid, format!("{key} is no setting of a link; ipv4.NAME and ipv6.NAME are"));
+    let invalid = || {
+        Problem::new(
+            Reason::ConfigInvalid,
+            format!("{key} is no setting of a link; ipv4.NAME and ipv6.NAME are"),
+        )
+    };
     let (family, name) = key.split_once('.').ok_or_else(invalid)?;
     let family = match family {
         "ipv4" => Family::V4,
@@ -185,13 +220,22 @@ fn sysctl(key: &str) -> Result<LinkSysctl, Problem> {
 fn static_route(intent: &RouteIntent, roles: &Roles, network: &Network) -> Result<Route, Problem> {
     let link = intent.link.as_deref().map(|link| one_link(link, roles)).transpose()?;
     let nowhere = || {
-        let text = format!("the route to {} names no link, and no static address covers its gateway", intent.prefix);
+        let text = format!(
+            "the route to {} names no link, and no static address covers its gateway",
+            intent.prefix
+        );
         Problem::new(Reason::ConfigInvalid, text)
     };
     let target = match intent.via {
         Some(gateway) => {
-            let covering = || network.addresses.iter().find(|a| a.net.contains(&gateway)).map(|a| a.link.clone());
-            RouteTarget::Via { gateway, link: link.or_else(covering).ok_or_else(nowhere)?, onlink: false }
+            let covering = || {
+                network.addresses.iter().find(|a| a.net.contains(&gateway)).map(|a| a.link.clone())
+            };
+            RouteTarget::Via {
+                gateway,
+                link: link.or_else(covering).ok_or_else(nowhere)?,
+                onlink: false,
+            }
         }
         None => RouteTarget::Dev(link.ok_or_else(nowhere)?),
     };
@@ -206,7 +250,9 @@ fn one_link(name_or_role: &str, roles: &Roles) -> Result<LinkName, Problem> {
 }
 
 fn link_name(name: &str) -> Result<LinkName, Problem> {
-    name.parse().map_err(|error: netd::model::LinkNameError| Problem::new(Reason::ConfigInvalid, error.to_string()))
+    name.parse().map_err(|error: netd::model::LinkNameError| {
+        Problem::new(Reason::ConfigInvalid, error.to_string())
+    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use super::*;
-use hw_profiles::facts::NicKind;
 use holdfast_api::resources::NodeConfigSpec;
 use holdfast_api::tunnel::{BfdTimers, TunnelIntent};
+use hw_profiles::facts::NicKind;
 use netd::Ownership;
 use std::sync::Arc;
 
@@ -18,7 +18,8 @@ fn nic(name: &str, pci: &str) -> Nic {
 
 fn with_ports(names: &[&str]) -> Inputs {
     let mut inputs = Inputs::for_tests();
-    let nics = names.iter().enumerate().map(|(at, name)| nic(name, &format!("0000:0{}:00.0", at + 1)));
+    let nics =
+        names.iter().enumerate().map(|(at, name)| nic(name, &format!("0000:0{}:00.0", at + 1)));
     let mut facts = (*inputs.facts).clone();
     facts.nics = nics.collect();
     inputs.facts = Arc::new(facts);
@@ -47,7 +48,11 @@ fn local(inputs: &mut Inputs, network: NetworkIntent) {
 }
 
 fn port(name: &str, address: &str) -> LinkIntent {
-    LinkIntent { name: name.into(), addresses: vec![address.parse().unwrap()], ..LinkIntent::default() }
+    LinkIntent {
+        name: name.into(),
+        addresses: vec![address.parse().unwrap()],
+        ..LinkIntent::default()
+    }
 }
 
 #[test]
@@ -61,7 +66,10 @@ fn a_box_that_is_plugged_in_asks_a_dhcp_server_outside() {
 #[test]
 fn a_static_port_does_not_ask() {
     let mut inputs = with_ports(&["eth0"]);
-    local(&mut inputs, NetworkIntent { links: vec![port("eth0", "192.0.2.10/24")], routes: Vec::new() });
+    local(
+        &mut inputs,
+        NetworkIntent { links: vec![port("eth0", "192.0.2.10/24")], routes: Vec::new() },
+    );
     let wanted = wanted(&inputs);
     assert!(wanted.dhcp.is_empty());
     assert_eq!(wanted.network.addresses.len(), 1);
@@ -94,18 +102,28 @@ fn the_controller_speaks_of_one_port_and_the_other_stays() {
     local(&mut inputs, NetworkIntent { links, routes: Vec::new() });
     let network = NetworkIntent { links: vec![port("eth1", "203.0.113.1/24")], routes: Vec::new() };
     desired(&mut inputs, NodeConfigSpec { network: Some(network), ..NodeConfigSpec::default() });
-    let addresses: Vec<String> = wanted(&inputs).network.addresses.iter().map(|a| a.net.to_string()).collect();
+    let addresses: Vec<String> =
+        wanted(&inputs).network.addresses.iter().map(|a| a.net.to_string()).collect();
     assert_eq!(addresses, ["192.0.2.10/24", "203.0.113.1/24"]);
 }
 
 #[test]
 fn a_site_prefix_gets_its_first_address_on_the_lan_bridge() {
     let mut inputs = with_ports(&["eth0"]);
-    desired(&mut inputs, NodeConfigSpec { tunnels: Some(tunnels("10.128.7.0/24")), ..NodeConfigSpec::default() });
+    desired(
+        &mut inputs,
+        NodeConfigSpec { tunnels: Some(tunnels("10.128.7.0/24")), ..NodeConfigSpec::default() },
+    );
     let wanted = wanted(&inputs);
     let lan = wanted.network.links.get(&LAN.parse().unwrap()).unwrap();
     assert_eq!(lan.kind, LinkKind::Bridge);
-    assert!(wanted.network.addresses.iter().any(|a| a.link.as_str() == LAN && a.net.to_string() == "10.128.7.1/24"));
+    assert!(
+        wanted
+            .network
+            .addresses
+            .iter()
+            .any(|a| a.link.as_str() == LAN && a.net.to_string() == "10.128.7.1/24")
+    );
     assert!(Ownership::host().owns_link(&lan.name), "it must be ours to make");
 }
 
@@ -114,9 +132,13 @@ fn bad_names_are_reported_and_the_rest_is_wanted() {
     let mut inputs = with_ports(&["eth0"]);
     let mut bond = LinkIntent { name: "hf-bond".into(), ..LinkIntent::default() };
     bond.make = Some(LinkMake::Bond { mode: "sometimes".into() });
-    let links = vec![port("a name with spaces", "192.0.2.1/24"), bond, port("eth0", "192.0.2.10/24")];
+    let links =
+        vec![port("a name with spaces", "192.0.2.1/24"), bond, port("eth0", "192.0.2.10/24")];
     local(&mut inputs, NetworkIntent { links, routes: Vec::new() });
     let wanted = wanted(&inputs);
-    assert_eq!(wanted.problems.iter().map(|p| p.reason).collect::<Vec<_>>(), [Reason::ConfigInvalid; 2]);
+    assert_eq!(
+        wanted.problems.iter().map(|p| p.reason).collect::<Vec<_>>(),
+        [Reason::ConfigInvalid; 2]
+    );
     assert_eq!(wanted.network.addresses.len(), 1);
 }

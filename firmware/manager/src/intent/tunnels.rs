@@ -8,7 +8,13 @@ use std::path::PathBuf;
 pub fn config(inputs: &Inputs, private_key: PathBuf) -> Option<TunnelsConfig> {
     let desired = inputs.desired.as_ref()?;
     let intent = desired.tunnels.clone()?;
-    Some(TunnelsConfig { generation: desired.generation, private_key, listen_port: 0, kinds: kinds(inputs), intent })
+    Some(TunnelsConfig {
+        generation: desired.generation,
+        private_key,
+        listen_port: 0,
+        kinds: kinds(inputs),
+        intent,
+    })
 }
 
 /// The profile's kinds, as far as they are built; both kinds of WireGuard when it names none of
@@ -20,7 +26,9 @@ fn kinds(inputs: &Inputs) -> Vec<TunnelKind> {
         .iter()
         .filter_map(|kind| match kind {
             hw_profiles::profile::TunnelKind::WireguardKernel => Some(TunnelKind::WireguardKernel),
-            hw_profiles::profile::TunnelKind::WireguardUserspace => Some(TunnelKind::WireguardUserspace),
+            hw_profiles::profile::TunnelKind::WireguardUserspace => {
+                Some(TunnelKind::WireguardUserspace)
+            }
             hw_profiles::profile::TunnelKind::Ipsec | hw_profiles::profile::TunnelKind::Tls => None,
         })
         .collect();

@@ -17,14 +17,19 @@ impl Domain for Hosts {
 
     fn plan<'a>(&'a mut self, inputs: &'a Inputs) -> Result<DomainPlan<'a>, Problem> {
         let (want, problems) = intent::hosts(inputs);
-        let have = etc_hosts::observe(&inputs.root).map_err(|error| problem(error.reason(), &error))?;
+        let have =
+            etc_hosts::observe(&inputs.root).map_err(|error| problem(error.reason(), &error))?;
         let steps = etc_hosts::plan(&want, &have);
         Ok(DomainPlan {
-            steps: steps.iter().map(|step| live("hosts", step.to_string(), TrafficImpact::None)).collect(),
+            steps: steps
+                .iter()
+                .map(|step| live("hosts", step.to_string(), TrafficImpact::None))
+                .collect(),
             problems,
             apply: Box::new(move || {
                 let mut each = steps.iter().map(|step| etc_hosts::apply(&inputs.root, step));
-                each.try_for_each(|done| done.map(drop)).map_err(|error| problem(error.reason(), &error))
+                each.try_for_each(|done| done.map(drop))
+                    .map_err(|error| problem(error.reason(), &error))
             }),
         })
     }
@@ -43,11 +48,17 @@ impl Domain for Sysctls {
         let (want, problems) = intent::sysctls(inputs);
         let steps = sysctl::plan(&want, &sysctl::observe(&inputs.root, &want));
         Ok(DomainPlan {
-            steps: steps.iter().map(|step| live("sysctl", step.to_string(), TrafficImpact::None)).collect(),
+            steps: steps
+                .iter()
+                .map(|step| live("sysctl", step.to_string(), TrafficImpact::None))
+                .collect(),
             problems,
             // One setting that this kernel lacks must not keep the others from being made.
             apply: Box::new(move || {
-                let failed = steps.iter().filter_map(|step| sysctl::apply(&inputs.root, step).err()).reduce(|first, _| first);
+                let failed = steps
+                    .iter()
+                    .filter_map(|step| sysctl::apply(&inputs.root, step).err())
+                    .reduce(|first, _| first);
                 failed.map_or(Ok(()), |error| Err(problem(error.reason(), &error)))
             }),
         })
@@ -68,9 +79,14 @@ impl Domain for Ssh {
     fn plan<'a>(&'a mut self, inputs: &'a Inputs) -> Result<DomainPlan<'a>, Problem> {
         let Some(want) = intent::ssh(inputs)? else { return Ok(DomainPlan::nothing(Vec::new())) };
         let sshd = self.sshd.get_or_insert_with(|| ssh_ca::OpenSsh::find(&inputs.root));
-        let have = ssh_ca::observe(&inputs.root, sshd).map_err(|error| problem(error.reason(), &error))?;
+        let have =
+            ssh_ca::observe(&inputs.root, sshd).map_err(|error| problem(error.reason(), &error))?;
         let steps = ssh_ca::plan(&want, &have);
-        let notes = have.reason().map(|reason| Problem::new(reason, reason.sentence())).into_iter().collect();
+        let notes = have
+            .reason()
+            .map(|reason| Problem::new(reason, reason.sentence()))
+            .into_iter()
+            .collect();
         let step = |step: &ssh_ca::Step| PlannedStep {
             domain: "ssh".into(),
             text: step.to_string(),
@@ -83,7 +99,8 @@ impl Domain for Ssh {
             problems: notes,
             apply: Box::new(move || {
                 let mut each = steps.iter().map(|step| ssh_ca::apply(&inputs.root, step, sshd));
-                each.try_for_each(|done| done.map(drop)).map_err(|error| problem(error.reason(), &error))
+                each.try_for_each(|done| done.map(drop))
+                    .map_err(|error| problem(error.reason(), &error))
             }),
         })
     }

@@ -28,12 +28,19 @@ impl Domain for Pools {
 
     fn plan<'a>(&'a mut self, inputs: &'a Inputs) -> Result<DomainPlan<'a>, Problem> {
         let have = observe(&inputs.root).map_err(|error| problem(error.reason(), &error))?;
-        let want = demand(&request(&inputs.profile), &have).map_err(|error| problem(error.reason(), &error))?;
+        let want = demand(&request(&inputs.profile), &have)
+            .map_err(|error| problem(error.reason(), &error))?;
         let plan = plan(&want, &have);
-        let mut steps: Vec<PlannedStep> =
-            plan.steps.iter().map(|step| live("hugepages", step.to_string(), TrafficImpact::None)).collect();
-        let mut problems: Vec<Problem> =
-            plan.refused.iter().map(|refusal| Problem::new(refusal.reason(), refusal.to_string())).collect();
+        let mut steps: Vec<PlannedStep> = plan
+            .steps
+            .iter()
+            .map(|step| live("hugepages", step.to_string(), TrafficImpact::None))
+            .collect();
+        let mut problems: Vec<Problem> = plan
+            .refused
+            .iter()
+            .map(|refusal| Problem::new(refusal.reason(), refusal.to_string()))
+            .collect();
         match &plan.reboot {
             Reboot::No | Reboot::Perhaps(_) => {}
             Reboot::Needed(arguments) => {
@@ -56,8 +63,9 @@ impl Domain for Pools {
             }
             self.gave_up = None;
             let mut kernel = Sysfs::new(inputs.root.clone());
-            let report = drive(&mut kernel, &want, Patience::default(), &inputs.root, &mut SystemClock)
-                .map_err(|error| problem(error.reason(), &error))?;
+            let report =
+                drive(&mut kernel, &want, Patience::default(), &inputs.root, &mut SystemClock)
+                    .map_err(|error| problem(error.reason(), &error))?;
             match report.findings().into_iter().next() {
                 None => Ok(()),
                 Some(finding) => {

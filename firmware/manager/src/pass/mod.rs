@@ -13,9 +13,11 @@ mod network;
 mod tunnels;
 
 use crate::inputs::Inputs;
-pub(crate) use holdfast_api::chain;
 use holdfast_api::Reason;
-use holdfast_api::local::{Effect, ItemReport, ItemState, PlanReport, PlannedStep, Problem, TrafficImpact};
+pub(crate) use holdfast_api::chain;
+use holdfast_api::local::{
+    Effect, ItemReport, ItemState, PlanReport, PlannedStep, Problem, TrafficImpact,
+};
 use std::error::Error;
 use tracing::{debug, info, warn};
 
@@ -119,18 +121,24 @@ fn run_one(domain: &mut dyn Domain, inputs: &Inputs) -> ItemReport {
     // Success is what the kernel says, not what we asked.
     match domain.plan(inputs) {
         Err(problem) => report(ItemState::Failed, Some(problem)),
-        Ok(DomainPlan { steps, problems, .. }) => match (steps.first(), problems.into_iter().next()) {
-            (Some(left), problem) => {
-                let text = format!("{} of {planned} steps are still to be done: {}", steps.len(), left.text);
-                let problem = problem.unwrap_or_else(|| Problem::new(Reason::Internal, text));
-                report(ItemState::Waiting, Some(problem))
+        Ok(DomainPlan { steps, problems, .. }) => {
+            match (steps.first(), problems.into_iter().next()) {
+                (Some(left), problem) => {
+                    let text = format!(
+                        "{} of {planned} steps are still to be done: {}",
+                        steps.len(),
+                        left.text
+                    );
+                    let problem = problem.unwrap_or_else(|| Problem::new(Reason::Internal, text));
+                    report(ItemState::Waiting, Some(problem))
+                }
+                (None, Some(problem)) => report(state_of(problem.reason), Some(problem)),
+                (None, None) => {
+                    debug!(domain = name, steps = planned, "verified");
+                    report(ItemState::Changed, None)
+                }
             }
-            (None, Some(problem)) => report(state_of(problem.reason), Some(problem)),
-            (None, None) => {
-                debug!(domain = name, steps = planned, "verified");
-                report(ItemState::Changed, None)
-            }
-        },
+        }
     }
 }
 
@@ -176,7 +184,11 @@ mod tests {
                 return Ok(DomainPlan::nothing(Vec::new()));
             }
             Ok(DomainPlan {
-                steps: vec![live("fake", format!("change {have} to {}", self.want), TrafficImpact::None)],
+                steps: vec![live(
+                    "fake",
+                    format!("change {have} to {}", self.want),
+                    TrafficImpact::None,
+                )],
                 problems: Vec::new(),
                 apply: Box::new(|| {
                     if self.fails {

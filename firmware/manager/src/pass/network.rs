@@ -4,7 +4,8 @@ use super::{Domain, DomainPlan, live, problem};
 use crate::inputs::Inputs;
 use crate::intent::network::wanted;
 use holdfast_api::local::{Problem, TrafficImpact};
-use netd::{Kernel, Ownership, Step};
+use netd::model::MAIN_TABLE;
+use netd::{Kernel, LinkName, Ownership, Step};
 
 /// Links, addresses, routes and rules of the host.
 #[derive(Debug, Default)]
@@ -24,17 +25,36 @@ impl Domain for Network {
             Some(kernel) => kernel,
             none => none.insert(Kernel::open().map_err(|error| problem(error.reason(), &error))?),
         };
-        let wanted = wanted(inputs);
-        let have = kernel.observe(&owner, &wanted.network).map_err(|error| problem(error.reason(), &error))?;
-        let steps = netd::plan(&wanted.network, &have, &owner).map_err(|error| problem(error.reason(), &error))?;
+        let mut wanted = wanted(inputs);
+        let have = kernel
+            .observe(&owner, &wanted.network)
+            .map_err(|error| problem(error.reason(), &error))?;
+        let waiting = wanted.dhcp.iter().filter(|link| !inputs.leases.contains_key(*link));
+        for link in waiting {
+            keep_last_lease(link, &have.ours, &mut wanted.network);
+        }
+        let steps = netd::plan(&wanted.network, &have, &owner)
+            .map_err(|error| problem(error.reason(), &error))?;
         Ok(DomainPlan {
-            steps: steps.iter().map(|step| live("network", step.to_string(), impact(step))).collect(),
+            steps: steps
+                .iter()
+                .map(|step| live("network", step.to_string(), impact(step)))
+                .collect(),
             problems: wanted.problems,
             apply: Box::new(move || {
                 kernel.apply_all(&steps).map(drop).map_err(|error| problem(error.reason(), &error))
             }),
         })
     }
+}
+
+/// A manager that was restarted knows no lease; what the last one set stays until the server
+/// answers, so that a restart does not interrupt traffic.
+fn keep_last_lease(link: &LinkName, have: &netd::Network, wanted: &mut netd::Network) {
+    wanted.addresses.extend(have.addresses.iter().filter(|address| address.link == *link).cloned());
+    let routes =
+        have.routes.iter().filter(|route| route.table == MAIN_TABLE && route.link() == Some(link));
+    wanted.routes.extend(routes.cloned());
 }
 
 /// Taking something away can cost traffic that used it; the plan makes before it breaks.

@@ -57,7 +57,8 @@ fn describe(have: Option<&TunnelsConfig>, want: &TunnelsConfig) -> String {
 fn impact(have: Option<&TunnelsConfig>, want: &TunnelsConfig) -> TrafficImpact {
     let Some(have) = have else { return TrafficImpact::None };
     let kept = |name: &str| want.intent.candidates.iter().any(|edge| edge.name == name);
-    let moved = have.intent.overlay_address != want.intent.overlay_address || have.private_key != want.private_key;
+    let moved = have.intent.overlay_address != want.intent.overlay_address
+        || have.private_key != want.private_key;
     match () {
         () if moved => TrafficImpact::Interrupted,
         () if have.intent.candidates.iter().all(|edge| kept(&edge.name)) => TrafficImpact::None,

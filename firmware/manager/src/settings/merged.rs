@@ -81,7 +81,10 @@ fn same_link(a: &LinkIntent, b: &LinkIntent) -> bool {
 /// # Errors
 /// The first value that is impossible, with its key.
 pub fn validate(Merged(all): Merged) -> Result<Settings, SettingsError> {
-    let bad = |key: &str, message: &str| SettingsError::Value { key: key.into(), message: message.into() };
+    let bad = |key: &str, message: &str| SettingsError::Value {
+        key: key.into(),
+        message: message.into(),
+    };
     if all.controller.as_deref().is_some_and(|url| !url.starts_with("https://") || url.len() < 9) {
         return Err(bad("controller", "must be https://host:port"));
     }

@@ -120,7 +120,11 @@ mod tests {
     fn stronger_directories_replace_files_and_later_names_win() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
-        put(&root, "usr/lib/holdfast/config.d/10-a.toml", "poll_secs = 10\ncontroller = 'https://vendor:1'\n");
+        put(
+            &root,
+            "usr/lib/holdfast/config.d/10-a.toml",
+            "poll_secs = 10\ncontroller = 'https://vendor:1'\n",
+        );
         put(&root, "etc/holdfast/config.d/10-a.toml", "poll_secs = 20\n");
         put(&root, "run/holdfast/config.d/20-b.toml", "poll_secs = 30\n");
         put(&root, "run/holdfast/config.d/README", "not a fragment");

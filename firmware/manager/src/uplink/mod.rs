@@ -156,7 +156,15 @@ impl Uplink {
     ) -> (Self, mpsc::Receiver<UplinkEvent>) {
         let (events, receiver) = mpsc::channel(EVENTS);
         let token_changed = Arc::new(Notify::new());
-        let talk = Talk { root: root.clone(), settings, facts, generation, events, report, token_changed: token_changed.clone() };
+        let talk = Talk {
+            root: root.clone(),
+            settings,
+            facts,
+            generation,
+            events,
+            report,
+            token_changed: token_changed.clone(),
+        };
         let task = tokio::spawn(talk.run());
         (Uplink { root, token_changed, task }, receiver)
     }
@@ -166,9 +174,12 @@ impl Uplink {
     /// # Errors
     /// It is no token, the address is none, or the disk refuses.
     pub fn set_token(&self, input: &TokenInput) -> Result<(), Problem> {
-        let envelope = Envelope::parse(&input.token).map_err(|error| Problem::new(error.reason(), error.to_string()))?;
-        let controller = input.controller.as_deref().map(token_sources::check_controller).transpose();
-        let controller = controller.map_err(|error| Problem::new(error.reason(), holdfast_api::chain(&error)))?;
+        let envelope = Envelope::parse(&input.token)
+            .map_err(|error| Problem::new(error.reason(), error.to_string()))?;
+        let controller =
+            input.controller.as_deref().map(token_sources::check_controller).transpose();
+        let controller = controller
+            .map_err(|error| Problem::new(error.reason(), holdfast_api::chain(&error)))?;
         token_sources::store_typed(&self.root, &envelope, controller.as_deref())
             .map_err(|error| Problem::new(error.reason(), holdfast_api::chain(&error)))?;
         info!(tenant = envelope.tenant, "a token was typed");

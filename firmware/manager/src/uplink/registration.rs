@@ -13,7 +13,9 @@ use holdfast_api::resources::{
     IdentityClass, Registration, RegistrationPhase, RegistrationSpec, RegistrationStatus, Role,
 };
 use holdfast_client::{Backoff, Client, Endpoint, Event, Identity, Options, Selector, Trust};
-use holdfast_identity::{CertificateStore, DeviceKey, FoundToken, NodeCertificate, Search, WireguardKey, token_sources};
+use holdfast_identity::{
+    CertificateStore, DeviceKey, FoundToken, NodeCertificate, Search, WireguardKey, token_sources,
+};
 use std::sync::Arc;
 use tracing::info;
 
@@ -28,12 +30,19 @@ impl Talk {
             self.wait(TOKEN_LOOK).await;
             return Ok(());
         };
-        let controller = found.controller.clone().or_else(|| self.settings.controller.clone()).ok_or_else(|| {
-            let text = format!("{} has a token and names no controller, nor does the configuration", found.source);
-            UplinkError::Settings(Reason::ConfigMissing, text)
-        })?;
+        let controller =
+            found.controller.clone().or_else(|| self.settings.controller.clone()).ok_or_else(
+                || {
+                    let text = format!(
+                        "{} has a token and names no controller, nor does the configuration",
+                        found.source
+                    );
+                    UplinkError::Settings(Reason::ConfigMissing, text)
+                },
+            )?;
         let tenant = found.envelope.tenant.clone();
-        self.tell(UplinkEvent::Target { tenant: tenant.clone(), controller: controller.clone() }).await;
+        self.tell(UplinkEvent::Target { tenant: tenant.clone(), controller: controller.clone() })
+            .await;
         let client = self.device_client(&controller, Trust::Pinned(found.envelope.ca), key)?;
         let wanted = self.registration(key, &tenant)?;
         let made = client.create(&wanted, Some(&found.envelope.credential())).await?;
@@ -65,12 +74,21 @@ impl Talk {
         }
     }
 
-    pub(super) fn device_client(&self, controller: &str, trust: Trust, key: &DeviceKey) -> Result<Client, UplinkError> {
-        let endpoint: Endpoint = controller
-            .parse()
-            .map_err(|_| UplinkError::Settings(Reason::ConfigInvalid, format!("{controller} is no address of a controller")))?;
+    pub(super) fn device_client(
+        &self,
+        controller: &str,
+        trust: Trust,
+        key: &DeviceKey,
+    ) -> Result<Client, UplinkError> {
+        let endpoint: Endpoint = controller.parse().map_err(|_| {
+            UplinkError::Settings(
+                Reason::ConfigInvalid,
+                format!("{controller} is no address of a controller"),
+            )
+        })?;
         let identity = Identity::Certificate { chain: key.self_signed_pem()?, key: key.key_pem() };
-        let options = Options { time: Arc::new(CheckedClock::new(&self.root)), ..Options::default() };
+        let options =
+            Options { time: Arc::new(CheckedClock::new(&self.root)), ..Options::default() };
         Ok(Client::with_options(endpoint, trust, identity, options)?)
     }
 
@@ -89,7 +107,11 @@ impl Talk {
         Ok(Registration::new(Some(tenant), &name, spec))
     }
 
-    async fn await_admission(&self, client: &Client, made: Registration) -> Result<RegistrationStatus, UplinkError> {
+    async fn await_admission(
+        &self,
+        client: &Client,
+        made: Registration,
+    ) -> Result<RegistrationStatus, UplinkError> {
         let namespace = made.metadata.namespace.clone();
         let selector = Selector::name(made.metadata.name.clone());
         let mut version = made.metadata.resource_version.clone();
@@ -103,7 +125,9 @@ impl Talk {
                 self.tell(UplinkEvent::Pending).await;
                 told = true;
             }
-            let mut watch = client.watch::<Registration>(namespace.as_deref(), &selector, Some(&version)).await?;
+            let mut watch = client
+                .watch::<Registration>(namespace.as_deref(), &selector, Some(&version))
+                .await?;
             while let Some(event) = watch.next().await {
                 match event? {
                     Event::Added(seen) | Event::Modified(seen) => {
@@ -126,13 +150,18 @@ impl Talk {
 fn verdict(status: &RegistrationStatus) -> Result<Option<RegistrationStatus>, UplinkError> {
     let why = |fallback: Reason| {
         let reason = Reason::from_code(&status.reason).unwrap_or(fallback);
-        let text = if status.message.is_empty() { reason.sentence().into() } else { status.message.clone() };
+        let text = if status.message.is_empty() {
+            reason.sentence().into()
+        } else {
+            status.message.clone()
+        };
         UplinkError::Refused(reason, text)
     };
     match status.phase {
         RegistrationPhase::Pending | RegistrationPhase::Approved => Ok(None),
         RegistrationPhase::Admitted | RegistrationPhase::Online => {
-            Ok((status.certificate.is_some() && status.ca.is_some() && status.node.is_some()).then(|| status.clone()))
+            Ok((status.certificate.is_some() && status.ca.is_some() && status.node.is_some())
+                .then(|| status.clone()))
         }
         RegistrationPhase::Rejected => Err(why(Reason::RegistrationRejected)),
         RegistrationPhase::Retired => Err(why(Reason::RegistrationRetired)),

@@ -11,7 +11,8 @@ use holdfast_api::Reason;
 use holdfast_api::local::NodeReport;
 use holdfast_api::resources::{NodeConfig, NodeStatus, NodeStatusSpec, Registration};
 use holdfast_client::{
-    Backoff, Client, Conditional, Endpoint, Identity, Options, Replica, Selector, Subresource, Trust, backoff, follow,
+    Backoff, Client, Conditional, Endpoint, Identity, Options, Replica, Selector, Subresource,
+    Trust, backoff, follow,
 };
 use holdfast_identity::{CertificateFacts, CertificateStore, DeviceKey, NodeCertificate};
 use jiff::Timestamp;
@@ -38,14 +39,23 @@ impl Talk {
         backoff: &mut Backoff,
     ) -> Result<(), UplinkError> {
         let Membership { controller, tenant, site, node } = member.clone();
-        self.tell(UplinkEvent::Target { tenant: tenant.clone(), controller: controller.clone() }).await;
+        self.tell(UplinkEvent::Target { tenant: tenant.clone(), controller: controller.clone() })
+            .await;
         self.tell(UplinkEvent::Admitted { tenant: tenant.clone(), site, node: node.clone() }).await;
         let client = self.node_client(&controller, key, &certificate)?;
         let (into, mut configs) = watch::channel(Replica::<NodeConfig>::default());
         // Aborted when this talk ends: a new certificate needs a new connection.
         let mut tasks = JoinSet::new();
-        tasks.spawn(follow(client.clone(), Some(tenant.clone()), Selector::name(node.clone()), into));
-        let mut poll = tokio::time::interval_at(tokio::time::Instant::now() + self.jittered_poll(), self.settings.poll);
+        tasks.spawn(follow(
+            client.clone(),
+            Some(tenant.clone()),
+            Selector::name(node.clone()),
+            into,
+        ));
+        let mut poll = tokio::time::interval_at(
+            tokio::time::Instant::now() + self.jittered_poll(),
+            self.settings.poll,
+        );
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         let mut renewal = tokio::time::interval(RENEWAL_LOOK);
         let mut told: Option<NodeReport> = None;
@@ -83,21 +93,37 @@ impl Talk {
         }
     }
 
-    fn node_client(&self, controller: &str, key: &DeviceKey, certificate: &NodeCertificate) -> Result<Client, UplinkError> {
-        let endpoint: Endpoint = controller
-            .parse()
-            .map_err(|_| UplinkError::Settings(Reason::ConfigInvalid, format!("{controller} is no address of a controller")))?;
-        let identity = Identity::Certificate { chain: certificate.chain_pem.clone(), key: key.key_pem() };
-        let options = Options { time: Arc::new(CheckedClock::new(&self.root)), ..Options::default() };
+    fn node_client(
+        &self,
+        controller: &str,
+        key: &DeviceKey,
+        certificate: &NodeCertificate,
+    ) -> Result<Client, UplinkError> {
+        let endpoint: Endpoint = controller.parse().map_err(|_| {
+            UplinkError::Settings(
+                Reason::ConfigInvalid,
+                format!("{controller} is no address of a controller"),
+            )
+        })?;
+        let identity =
+            Identity::Certificate { chain: certificate.chain_pem.clone(), key: key.key_pem() };
+        let options =
+            Options { time: Arc::new(CheckedClock::new(&self.root)), ..Options::default() };
         Ok(Client::with_options(endpoint, Trust::pem(&certificate.ca_pem)?, identity, options)?)
     }
 
-    async fn take_configs(&mut self, copy: &Replica<NodeConfig>, backoff: &mut Backoff) -> Result<(), UplinkError> {
+    async fn take_configs(
+        &mut self,
+        copy: &Replica<NodeConfig>,
+        backoff: &mut Backoff,
+    ) -> Result<(), UplinkError> {
         if let Some((reason, message)) = &copy.trouble {
             let problem = holdfast_api::local::Problem::new(*reason, message.clone());
             match reason {
                 // Deleted on the controller: the certificate is worth nothing any more.
-                Reason::RegistrationRetired => return Err(UplinkError::Refused(*reason, message.clone())),
+                Reason::RegistrationRetired => {
+                    return Err(UplinkError::Refused(*reason, message.clone()));
+                }
                 _ => self.tell(UplinkEvent::Trouble(problem)).await,
             }
             return Ok(());
@@ -118,7 +144,13 @@ impl Talk {
         }
     }
 
-    async fn poll_config(&mut self, client: &Client, tenant: &str, node: &str, etag: &mut Option<String>) -> Result<(), UplinkError> {
+    async fn poll_config(
+        &mut self,
+        client: &Client,
+        tenant: &str,
+        node: &str,
+        etag: &mut Option<String>,
+    ) -> Result<(), UplinkError> {
         match client.get_if_changed::<NodeConfig>(Some(tenant), node, etag.as_deref()).await {
             Ok(Conditional::Unchanged { .. }) => {}
             Ok(Conditional::Changed { value, etag: new, .. }) => {
@@ -126,18 +158,32 @@ impl Talk {
                 self.take(&value).await;
             }
             // The watch tells what is wrong, and tries again.
-            Err(error) => warn!(reason = %error.reason(), error = holdfast_api::chain(&error), "poll"),
+            Err(error) => {
+                warn!(reason = %error.reason(), error = holdfast_api::chain(&error), "poll")
+            }
         }
         Ok(())
     }
 
-    async fn push(&self, client: &Client, tenant: &str, node: &str, report: &NodeReport, told: &mut Option<NodeReport>) {
+    async fn push(
+        &self,
+        client: &Client,
+        tenant: &str,
+        node: &str,
+        report: &NodeReport,
+        told: &mut Option<NodeReport>,
+    ) {
         let mut status = NodeStatus::new(Some(tenant), node, NodeStatusSpec {});
         status.status = Some(node_status(report, Timestamp::now()));
         let patch = serde_json::json!({ "status": status.status });
-        match client.merge_patch::<NodeStatus>(Some(tenant), node, &patch, Some(Subresource::Status)).await {
+        match client
+            .merge_patch::<NodeStatus>(Some(tenant), node, &patch, Some(Subresource::Status))
+            .await
+        {
             Ok(_) => *told = Some(report.clone()),
-            Err(error) => warn!(reason = %error.reason(), error = holdfast_api::chain(&error), "status not told"),
+            Err(error) => {
+                warn!(reason = %error.reason(), error = holdfast_api::chain(&error), "status not told")
+            }
         }
     }
 
@@ -152,16 +198,21 @@ impl Talk {
         if Timestamp::now() < facts.renew_at || CheckedClock::new(&self.root).is_implausible() {
             return Ok(false);
         }
-        let client = self.device_client(&member.controller, Trust::pem(&certificate.ca_pem)?, key)?;
+        let client =
+            self.device_client(&member.controller, Trust::pem(&certificate.ca_pem)?, key)?;
         let name = key.registration_name();
         let patch = serde_json::json!({ "spec": { "csr": key.csr_pem(&name)? } });
-        if let Err(error) = client.merge_patch::<Registration>(Some(&member.tenant), &name, &patch, None).await {
+        if let Err(error) =
+            client.merge_patch::<Registration>(Some(&member.tenant), &name, &patch, None).await
+        {
             warn!(reason = %error.reason(), error = holdfast_api::chain(&error), "certificate not renewed, trying again");
             return Ok(false);
         }
         let seen: Registration = client.get(Some(&member.tenant), &name).await?;
         let status = seen.status.unwrap_or_default();
-        let (Some(chain_pem), Some(ca_pem)) = (status.certificate, status.ca) else { return Ok(false) };
+        let (Some(chain_pem), Some(ca_pem)) = (status.certificate, status.ca) else {
+            return Ok(false);
+        };
         let renewed = NodeCertificate { chain_pem, ca_pem };
         if renewed == *certificate {
             return Ok(false);

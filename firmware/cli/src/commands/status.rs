@@ -1,0 +1,265 @@
+//! `holdfast status`: the node at a glance, and waiting for a stage.
+
+use super::tunnels;
+use crate::failure::{Failure, stage_name};
+use crate::manager::Answer;
+use crate::output::{Context, Paint, Table};
+use crate::units::{clean, since_start};
+use holdfast_api::local::{ItemReport, ItemState, NodeReport, Stage};
+use holdfast_api::{Reason, Severity};
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+/// Between two looks while waiting: short beside what a person notices, long beside what a look
+/// costs the manager.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Wait until the node is in this stage or further: `no-token`, `registering`,
+    /// `awaiting-approval`, `bootstrapping`, `online`; or in just this one: `degraded`, `refused`.
+    #[arg(long, value_name = "STAGE", value_parser = parse_stage)]
+    wait: Option<Stage>,
+    /// How long to wait: `90`, `90s`, `5m` or `1h`.
+    #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = "60s", requires = "wait")]
+    timeout: Duration,
+}
+
+pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
+    let answer = match args.wait {
+        None => context.manager().get::<NodeReport>("/v1/status").await?,
+        Some(wanted) => wait(context, wanted, args.timeout).await?,
+    };
+    context.show(&answer.raw, |paint| render(&answer.known, paint))?;
+    Ok(0)
+}
+
+/// Looks until `wanted` is reached and tells every change on standard error.
+async fn wait(
+    context: &Context,
+    wanted: Stage,
+    timeout: Duration,
+) -> Result<Answer<NodeReport>, Failure> {
+    let manager = context.manager();
+    let begun = Instant::now();
+    let mut told = String::new();
+    loop {
+        let look = manager.get::<NodeReport>("/v1/status").await;
+        let news = match &look {
+            Ok(answer) => progress(&answer.known),
+            Err(failure) => clean(&failure.problem().message),
+        };
+        let elapsed = begun.elapsed();
+        if news != told {
+            eprintln!(
+                "{:>8}  {news}",
+                since_start(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+            );
+            told = news;
+        }
+        let over = elapsed >= timeout;
+        match look {
+            Ok(answer) if reached(answer.known.stage, wanted) => return Ok(answer),
+            // Only a person can change this, so waiting cannot help.
+            Ok(answer) if over || answer.known.stage == Stage::Refused => {
+                let NodeReport { stage: is, reason, .. } = answer.known;
+                return Err(Failure::Waited { wanted, is, after: elapsed, reason });
+            }
+            Err(failure) if over || failure.reason() != Some(Reason::ManagerUnreachable) => {
+                return Err(failure);
+            }
+            Ok(_) | Err(_) => {}
+        }
+        tokio::time::sleep(LOOK_EVERY.min(timeout.saturating_sub(elapsed))).await;
+    }
+}
+
+fn progress(report: &NodeReport) -> String {
+    let mut text = stage_name(report.stage).to_owned();
+    if let Some(reason) = report.reason {
+        let _ = write!(text, " [{reason}]");
+    }
+    if !report.message.is_empty() {
+        let _ = write!(text, "  {}", clean(&report.message));
+    }
+    text
+}
+
+/// Whether a node that is in stage `is` has come as far as `wanted`.
+fn reached(is: Stage, wanted: Stage) -> bool {
+    match (is, wanted) {
+        (_, Stage::Degraded | Stage::Refused) | (Stage::Refused, _) => is == wanted,
+        (Stage::Degraded, _) => wanted != Stage::Online,
+        (_, _) => is >= wanted,
+    }
+}
+
+pub(super) fn render(report: &NodeReport, paint: Paint) -> String {
+    // Writing to a String cannot fail.
+    let mut text = headline(report, paint);
+    let mut table = Table::bare();
+    for (name, value) in facts(report, paint) {
+        table.row([paint.dim(name), value]);
+    }
+    text.push('\n');
+    text += &table.render();
+    text.push('\n');
+    match &report.tunnels {
+        Some(state) => text += &tunnels::table(state, paint),
+        None => text += "No word from tunneld.\n",
+    }
+    if !report.items.is_empty() {
+        let _ = writeln!(text, "\n{}", paint.bold("Items"));
+        let widest = report.items.iter().map(|item| item.domain.chars().count()).max();
+        for item in &report.items {
+            text += &line(item, widest.unwrap_or(0), paint);
+        }
+    }
+    text
+}
+
+/// Who the node is, how it is, and what can be done about it.
+fn headline(report: &NodeReport, paint: Paint) -> String {
+    let mut text = match (report.node.as_str(), report.site.as_str()) {
+        ("", _) => paint.bold("A node without a name yet"),
+        (node, "") => paint.bold(&clean(node)),
+        (node, site) => format!("{}, site {}", paint.bold(&clean(node)), clean(site)),
+    };
+    if !report.tenant.is_empty() {
+        let _ = write!(text, ", tenant {}", clean(&report.tenant));
+    }
+    let _ = write!(text, "\n{}", paint.stage(report.stage, stage_name(report.stage)));
+    if let Some(reason) = report.reason {
+        let _ = write!(text, "  {}", paint.severity(reason.severity(), reason.code()));
+    }
+    let said = match (report.message.as_str(), report.reason) {
+        ("", Some(reason)) => reason.sentence(),
+        (message, _) => message,
+    };
+    if !said.is_empty() {
+        let _ = write!(text, "  {}", clean(said));
+    }
+    text.push('\n');
+    if !report.next_step.is_empty() {
+        let _ = writeln!(text, "  Next: {}", clean(&report.next_step));
+    }
+    text
+}
+
+fn facts(report: &NodeReport, paint: Paint) -> Vec<(&'static str, String)> {
+    let mut profile = clean(&report.profile);
+    if !report.profile_explanation.is_empty() {
+        let why: Vec<String> = report.profile_explanation.iter().map(|why| clean(why)).collect();
+        let _ = write!(profile, "  {}", paint.dim(&format!("({})", why.join("; "))));
+    }
+    let controller = match (report.controller.as_str(), report.controller_reachable) {
+        ("", _) => "not known yet".into(),
+        (address, true) => format!("{}  {}", clean(address), paint.good("answers")),
+        (address, false) => format!("{}  {}", clean(address), paint.warn("does not answer")),
+    };
+    let generation = match report.generation {
+        0 => "none yet".into(),
+        number => format!("generation {number}"),
+    };
+    let stages: Vec<String> = report
+        .stages
+        .iter()
+        .map(|at| format!("{} {}", stage_name(at.stage), since_start(at.at_ms)))
+        .collect();
+    let mut facts = vec![
+        ("Hardware", clean(&report.hardware)),
+        ("Profile", profile),
+        ("Controller", controller),
+        ("Configuration", generation),
+        ("Firmware", clean(&report.version)),
+    ];
+    if !stages.is_empty() {
+        facts.push(("Since start", stages.join(", ")));
+    }
+    facts
+}
+
+fn line(item: &ItemReport, widest: usize, paint: Paint) -> String {
+    let state = match item.state {
+        ItemState::Ok => paint.good("ok     "),
+        ItemState::Changed => paint.good("changed"),
+        ItemState::Waiting => paint.warn("waiting"),
+        ItemState::Failed => paint.bad("failed "),
+    };
+    let mut text = format!("  {:widest$}  {state}", clean(&item.domain));
+    if let Some(reason) = item.reason {
+        let _ = write!(text, "  {}", paint.severity(reason.severity(), reason.code()));
+    }
+    if !item.message.is_empty() {
+        let _ = write!(text, "  {}", clean(&item.message));
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    if let Some(reason) = item.reason.filter(|reason| reason.severity() > Severity::Info) {
+        let _ = writeln!(text, "  {:widest$}  Next: {}", "", reason.next_step());
+    }
+    text
+}
+
+/// A stage in any of the spellings `AwaitingApproval`, `awaiting-approval`, `awaitingapproval`.
+fn parse_stage(typed: &str) -> Result<Stage, String> {
+    const ALL: [Stage; 7] = [
+        Stage::NoToken,
+        Stage::Registering,
+        Stage::AwaitingApproval,
+        Stage::Bootstrapping,
+        Stage::Online,
+        Stage::Degraded,
+        Stage::Refused,
+    ];
+    let plain = typed.replace('-', "").to_ascii_lowercase();
+    ALL.into_iter()
+        .find(|stage| stage_name(*stage).to_ascii_lowercase() == plain)
+        .ok_or_else(|| "one of no-token, registering, awaiting-approval, bootstrapping, online, degraded, refused".into())
+}
+
+/// Seconds, or a number with `s`, `m` or `h`; at most 30 days.
+fn parse_span(typed: &str) -> Result<Duration, String> {
+    let digits = typed.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &typed[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err("a number of seconds, or one with s, m or h behind it".into()),
+    };
+    let number: u32 = digits.parse().map_err(|_| "it does not begin with a whole number")?;
+    let seconds = u64::from(number) * unit;
+    if seconds > 30 * 86400 {
+        return Err("at most 30 days".into());
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_and_times_read_in_every_spelling() {
+        for typed in ["AwaitingApproval", "awaiting-approval", "awaitingapproval"] {
+            assert_eq!(parse_stage(typed), Ok(Stage::AwaitingApproval));
+        }
+        assert!(parse_stage("up").is_err());
+        for (typed, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("1h", 3600), ("0", 0)] {
+            assert_eq!(parse_span(typed), Ok(Duration::from_secs(seconds)));
+        }
+        for typed in ["", "s", "-1s", "1.5s", "1d", "99999999h", "4294967296", "5\u{fc}"] {
+            assert!(parse_span(typed).is_err(), "{typed}");
+        }
+    }
+
+    #[test]
+    fn a_stage_is_reached_when_the_node_is_there_or_further() {
+        use Stage::{AwaitingApproval, Degraded, NoToken, Online, Refused, Registering};
+        assert!(reached(Online, Registering) && reached(Online, Online));
+        assert!(!reached(Registering, AwaitingApproval));
+        assert!(reached(Degraded, AwaitingApproval) && !reached(Degraded, Online));
+        assert!(!reached(Refused, Registering) && reached(Refused, Refused));
+        assert!(!reached(Online, Degraded) && !reached(NoToken, Refused));
+    }
+}

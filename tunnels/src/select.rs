@@ -152,6 +152,8 @@ impl Selector {
 struct Swap {
     out: String,
     into: String,
+    /// One that is known to live instead of one of which nothing is known.
+    healthier: bool,
     /// Two failure domains instead of one.
     spreads: bool,
     /// Nanoseconds by which it is nearer, negative when it is farther.
@@ -159,8 +161,8 @@ struct Swap {
 }
 
 impl Swap {
-    fn rank(&self) -> (bool, i128, Reverse<(&str, &str)>) {
-        (self.spreads, self.gain, Reverse((&self.out, &self.into)))
+    fn rank(&self) -> (bool, bool, i128, Reverse<(&str, &str)>) {
+        (self.healthier, self.spreads, self.gain, Reverse((&self.out, &self.into)))
     }
 }
 
@@ -211,7 +213,7 @@ impl<'a> Pool<'a> {
     }
 
     /// Exchanges of a held edge for a living one that spread the domains, or that bring one
-    /// nearer by the margin without crowding a domain.
+    /// that is surer, or nearer by the margin, without crowding a domain.
     fn better_swaps(&self, held: &[String]) -> Vec<Swap> {
         let mut swaps = Vec::new();
         for out in held.iter().filter_map(|name| self.get(name)) {
@@ -225,9 +227,10 @@ impl<'a> Pool<'a> {
                 let fits = !domains.contains(into.domain.as_str());
                 let spreads = crowded && fits;
                 let nearer = into.rtt.is_some() && gain(out, into) > margin(out);
-                if spreads || ((fits || crowded) && nearer) {
+                let healthier = into.health < out.health;
+                if spreads || ((fits || crowded) && (nearer || healthier)) {
                     let (out, into, gain) = (out.name.clone(), into.name.clone(), gain(out, into));
-                    swaps.push(Swap { out, into, spreads, gain });
+                    swaps.push(Swap { out, into, healthier, spreads, gain });
                 }
             }
         }

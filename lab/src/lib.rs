@@ -11,10 +11,15 @@
 
 pub mod emulator;
 pub mod exec;
+pub mod faults;
+pub mod fleet;
+pub mod forward;
 pub mod measure;
 pub mod netns;
 pub mod node_root;
 pub mod packages;
 pub mod pools;
 pub mod process;
+pub mod programs;
+pub mod status;
 pub mod world;

@@ -1,7 +1,19 @@
 //! `lab`: worlds of Holdfast on this machine. Run it as `cargo lab`.
 
+mod commands;
+
+use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let arguments = commands::Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_new(&arguments.log).unwrap_or_default();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match commands::run(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

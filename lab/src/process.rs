@@ -42,6 +42,11 @@ impl ProcessId {
         observe(self.pid).is_some_and(|stat| stat.id == self && !matches!(stat.state, 'Z' | 'X'))
     }
 
+    /// Whether it is stopped by a signal.
+    pub fn stopped(self) -> bool {
+        observe(self.pid).is_some_and(|stat| stat.id == self && stat.state == 'T')
+    }
+
     /// Sends a signal, when this very process still runs.
     ///
     /// # Errors
@@ -57,8 +62,8 @@ impl ProcessId {
     }
 }
 
-/// Ends processes: SIGTERM to all, SIGKILL to those that still run after `grace`, and waits until
-/// every one is gone. Gives those that outlived even that.
+/// Ends processes: SIGTERM to all (SIGCONT to those that are stopped), SIGKILL to those that still
+/// run after `grace`, and waits until every one is gone. Gives those that outlived even that.
 pub fn end(processes: &[ProcessId], grace: Duration) -> Vec<ProcessId> {
     /// The kernel needs a moment to tear a killed process down.
     const AFTER_KILL: Duration = Duration::from_secs(5);
@@ -66,6 +71,10 @@ pub fn end(processes: &[ProcessId], grace: Duration) -> Vec<ProcessId> {
         for process in processes {
             if let Err(error) = process.signal(signal) {
                 tracing::warn!(pid = process.pid, %error, "cannot end a process");
+            }
+            if process.stopped() {
+                // Else it would not hear of the other signal before the grace is over.
+                let _ = process.signal(Signal::SIGCONT);
             }
         }
         let deadline = Instant::now() + patience;

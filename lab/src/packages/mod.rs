@@ -9,6 +9,7 @@ mod apt;
 mod cargo_tools;
 
 pub use apt::{AptError, install};
+pub(crate) use cargo_tools::cargo;
 pub use cargo_tools::{CARGO_DENY_VERSION, ToolError, ensure_cargo_deny, has_nextest};
 
 use std::path::{Path, PathBuf};

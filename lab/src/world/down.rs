@@ -82,6 +82,7 @@ pub fn down(home: &Home) -> Result<DownReport, WorldError> {
     }
     if home.siblings().is_empty() {
         restore_pools(home, &mut report);
+        remove_torn_notes(home);
         // Not empty when somebody else keeps something there.
         let _ = std::fs::remove_dir(home.base());
     }
@@ -168,6 +169,16 @@ fn restore_pools(home: &Home, report: &mut DownReport) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(source) => report.problems.push(DownError::File { path: file, source }),
         Ok(()) => {}
+    }
+}
+
+/// A note whose writing was cut off lies beside it under a name of its own.
+fn remove_torn_notes(home: &Home) {
+    let entries = std::fs::read_dir(home.base()).into_iter().flatten().flatten();
+    for entry in
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(".pools.json."))
+    {
+        let _ = std::fs::remove_file(entry.path());
     }
 }
 

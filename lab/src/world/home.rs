@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /run/holdfast-lab/             the base; HOLDFAST_LAB_DIR moves it
-//!   pools.json                   huge page pools as they were before the first world
+//!   pools.json                   huge page pools as they were before the first node
 //!   <world>/
 //!     world.json                 the world's spec and stages, written before anything is made
 //!     services/<name>.json       how to start a daemon, written before it is started

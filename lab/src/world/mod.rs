@@ -72,13 +72,9 @@ impl World {
         if home.exists() || !netns::with_prefix(&topology::netns_prefix(home.world())).is_empty() {
             return Err(WorldError::Exists(home.world().clone()));
         }
-        make_dir(home.base())?;
-        if !home.pools_file().exists() {
-            home::write_json(&home.pools_file(), &pools::observe(Path::new("/sys")))?;
-        }
-        for dir in
-            [home.dir(), home.records_dir(), home.dir().join("logs"), home.dir().join("roots")]
-        {
+        make_dir(&home.dir())?;
+        let _lock = home.lock()?;
+        for dir in [home.records_dir(), home.dir().join("logs"), home.dir().join("roots")] {
             make_dir(&dir)?;
         }
         let spec = WorldSpec { name: home.world().clone(), ..spec.clone() };
@@ -147,6 +143,18 @@ impl World {
     /// It does not run.
     pub fn links(&self) -> Result<Control, WorldError> {
         Control::connect(&self.home.emulator_socket()).map_err(WorldError::Control)
+    }
+
+    /// Notes the machine's huge page pools before something changes them, unless a world has
+    /// done so already; they are put back when the last world goes.
+    ///
+    /// # Errors
+    /// The note cannot be written.
+    pub fn remember_pools(&self) -> Result<(), WorldError> {
+        match self.home.pools_file().exists() {
+            true => Ok(()),
+            false => home::write_json(&self.home.pools_file(), &pools::observe(Path::new("/sys"))),
+        }
     }
 
     /// Starts a daemon, on a host or on the machine itself, and remembers how. Its log and record

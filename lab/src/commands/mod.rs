@@ -1,0 +1,192 @@
+//! The subcommands, one file each: what was typed, what it means, what is printed.
+//!
+//! Exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrongly typed. `exec`,
+//! `kubectl` and `test` hand on the code of what they ran.
+
+mod add_site;
+mod breaking;
+mod build;
+mod doctor;
+mod down;
+mod inside;
+mod show;
+mod table;
+mod test;
+mod up;
+mod workers;
+
+use anyhow::Context;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use lab::world::{Home, World, WorldName};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The laboratory: the whole of Holdfast on this machine, in namespaces joined by emulated links.
+#[derive(Debug, Parser)]
+#[command(name = "lab", bin_name = "cargo lab", version, propagate_version = true, after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    /// What to log, such as `info` or `lab=debug`.
+    #[arg(
+        long,
+        global = true,
+        env = "HOLDFAST_LOG",
+        default_value = "warn",
+        value_name = "FILTER"
+    )]
+    pub(crate) log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo lab up                    a controller, three edges, a node that goes online
+  cargo lab status                what runs, which tunnels are up, what it costs
+  cargo lab break active          cut the link of the edge that carries the traffic
+  cargo lab heal                  mend everything
+  cargo lab kubectl -- get sites  look at the fleet as an operator
+  cargo lab shell node-1          look around inside a node
+  cargo lab down                  remove everything
+
+See docs/reference/lab.md.";
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Which world: one to eight lower-case letters and digits.
+    #[arg(
+        long,
+        short = 'w',
+        global = true,
+        env = "HOLDFAST_WORLD",
+        default_value = "default",
+        value_name = "NAME"
+    )]
+    world: WorldName,
+    /// Where worlds keep their state.
+    #[arg(long, global = true, env = "HOLDFAST_LAB_DIR", default_value = lab::world::home::BASE, value_name = "DIR")]
+    dir: PathBuf,
+    /// How to print.
+    #[arg(long, short = 'o', global = true, default_value = "text", value_name = "FORMAT")]
+    output: Output,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring a world up: controller, edges, nodes; it stays up.
+    Up(up::Up),
+    /// Show stages, tunnels, links, and what the processes cost.
+    Status,
+    /// Break a link or a process.
+    Break(breaking::Break),
+    /// Mend what was broken; everything when nothing is named.
+    Heal(breaking::Heal),
+    /// Add a site with one node to a running world.
+    AddSite(add_site::AddSite),
+    /// Open a shell on a host.
+    Shell(inside::Shell),
+    /// Run a command on a host.
+    Exec(inside::Exec),
+    /// Show the logs of processes.
+    Logs(inside::Logs),
+    /// Run kubectl as an operator of the world.
+    Kubectl(inside::Kubectl),
+    /// Take the world down; nothing is left behind.
+    Down(down::Down),
+    /// Run everything that CI runs.
+    Test(test::Test),
+    /// Say what this machine can and cannot do.
+    Doctor,
+    /// Print a completion script for a shell.
+    Completion {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Emulate links; started by `up`.
+    #[command(hide = true)]
+    Emulate(workers::Emulate),
+    /// Forward a port to a host; started by `up`.
+    #[command(hide = true)]
+    Forward(workers::Forward),
+}
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let global = arguments.global;
+    let done = |()| ExitCode::SUCCESS;
+    match arguments.command {
+        Command::Up(up) => up.run(&global).map(done),
+        Command::Status => show::run(&global).map(done),
+        Command::Break(command) => command.run(&global).map(done),
+        Command::Heal(command) => command.run(&global).map(done),
+        Command::AddSite(command) => command.run(&global).map(done),
+        Command::Shell(command) => command.run(&global),
+        Command::Exec(command) => command.run(&global),
+        Command::Logs(command) => command.run(&global),
+        Command::Kubectl(command) => command.run(&global),
+        Command::Down(command) => command.run(&global).map(done),
+        Command::Test(command) => command.run(&global),
+        Command::Doctor => doctor::run(&global),
+        Command::Completion { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Arguments::command(),
+                "lab",
+                &mut std::io::stdout(),
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Emulate(command) => command.run().map(done),
+        Command::Forward(command) => command.run().map(done),
+    }
+}
+
+impl Global {
+    fn home(&self) -> Home {
+        Home::new(&self.dir, self.world.clone())
+    }
+
+    fn open(&self) -> anyhow::Result<World> {
+        Ok(World::open(&self.home())?)
+    }
+}
+
+/// Prints a value as JSON.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// Only root makes namespaces and devices.
+fn need_root() -> anyhow::Result<()> {
+    anyhow::ensure!(
+        nix::unistd::geteuid().is_root(),
+        "the laboratory makes network namespaces and needs root; run it as root"
+    );
+    Ok(())
+}
+
+/// The program that runs, to be started again for workers.
+fn own_program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("cannot find this program")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,199 @@
+//! `lab test`: everything that CI runs, with a summary at the end.
+
+use super::up;
+use super::{Global, Output, print_json, table};
+use anyhow::Context;
+use clap::Args;
+use lab::packages::{self, Purpose};
+use serde::Serialize;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+#[derive(Debug, Args)]
+pub(super) struct Test {
+    /// Only these steps: fmt, clippy, deny, doc, unit, worlds.
+    #[arg(value_name = "STEP")]
+    steps: Vec<String>,
+    /// Go on after a step that failed.
+    #[arg(long)]
+    keep_going: bool,
+}
+
+/// One step: a command of cargo.
+struct Step {
+    name: &'static str,
+    what: &'static str,
+    arguments: Vec<&'static str>,
+    env: Vec<(&'static str, &'static str)>,
+}
+
+/// How a step ended.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    step: &'static str,
+    what: &'static str,
+    result: &'static str,
+    seconds: f64,
+}
+
+impl Test {
+    pub(super) fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
+        let steps = steps(packages::has_nextest());
+        if let Some(unknown) =
+            self.steps.iter().find(|name| steps.iter().all(|step| step.name != *name))
+        {
+            let known: Vec<&str> = steps.iter().map(|step| step.name).collect();
+            anyhow::bail!("there is no step {unknown}; there are {}", known.join(", "));
+        }
+        let chosen =
+            |step: &Step| self.steps.is_empty() || self.steps.iter().any(|name| name == step.name);
+        let wanted: Vec<Step> = steps.into_iter().filter(chosen).collect();
+        prepare(&wanted)?;
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        let mut failed = false;
+        for (index, step) in wanted.iter().enumerate() {
+            if failed && !self.keep_going {
+                outcomes.push(Outcome {
+                    step: step.name,
+                    what: step.what,
+                    result: "not run",
+                    seconds: 0.0,
+                });
+                continue;
+            }
+            eprintln!("\n[{}/{}] {}: {}", index + 1, wanted.len(), step.name, step.what);
+            let began = Instant::now();
+            let passed = run(step)?;
+            failed |= !passed;
+            let result = if passed { "passed" } else { "FAILED" };
+            outcomes.push(Outcome {
+                step: step.name,
+                what: step.what,
+                result,
+                seconds: began.elapsed().as_secs_f64(),
+            });
+        }
+        match global.output {
+            Output::Json => print_json(&outcomes)?,
+            Output::Text => {
+                let row = |outcome: &Outcome| {
+                    vec![
+                        outcome.step.into(),
+                        outcome.what.into(),
+                        outcome.result.into(),
+                        format!("{:.1} s", outcome.seconds),
+                    ]
+                };
+                let rows: Vec<Vec<String>> = outcomes.iter().map(row).collect();
+                print!("\n{}", table::render(&["STEP", "WHAT", "RESULT", "TOOK"], &rows));
+            }
+        }
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+fn steps(nextest: bool) -> Vec<Step> {
+    let step = |name, what, arguments: &[&'static str]| Step {
+        name,
+        what,
+        arguments: arguments.to_vec(),
+        env: vec![],
+    };
+    // The worlds are marked as ignored: they want the machine for themselves, one after the other.
+    let (unit, worlds): (&[&str], &[&str]) = match nextest {
+        true => (
+            &["nextest", "run", "--workspace", "--no-fail-fast"],
+            &[
+                "nextest",
+                "run",
+                "-p",
+                "lab",
+                "--run-ignored",
+                "only",
+                "--test-threads",
+                "1",
+                "--no-fail-fast",
+                "--no-capture",
+            ],
+        ),
+        false => (
+            &["test", "--workspace", "--no-fail-fast"],
+            &[
+                "test",
+                "-p",
+                "lab",
+                "--no-fail-fast",
+                "--",
+                "--ignored",
+                "--test-threads",
+                "1",
+                "--nocapture",
+            ],
+        ),
+    };
+    let doc = Step {
+        name: "doc",
+        what: "documentation without warnings",
+        arguments: vec!["doc", "--workspace", "--no-deps", "--quiet"],
+        env: vec![("RUSTDOCFLAGS", "-D warnings")],
+    };
+    vec![
+        step("fmt", "formatting", &["fmt", "--all", "--check"]),
+        step(
+            "deny",
+            "licences, sources and doors of dependencies",
+            &["deny", "check", "bans", "licenses", "sources"],
+        ),
+        step(
+            "clippy",
+            "lints",
+            &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"],
+        ),
+        doc,
+        step("unit", "tests of every crate", unit),
+        step("build", "programs for the worlds", &["build", "--workspace", "--bins", "--quiet"]),
+        step("worlds", "whole worlds, end to end", worlds),
+    ]
+}
+
+/// Installs what the steps need.
+fn prepare(steps: &[Step]) -> anyhow::Result<()> {
+    let any = |names: &[&str]| steps.iter().any(|step| names.contains(&step.name));
+    if any(&["unit", "worlds"]) {
+        up::install(Purpose::Tests)?;
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("not root: tests that need the kernel are skipped, and say so");
+        }
+    }
+    if any(&["deny"]) {
+        packages::ensure_cargo_deny(&mut |line| eprintln!("{line}"))?;
+    }
+    Ok(())
+}
+
+fn run(step: &Step) -> anyhow::Result<bool> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    command.args(&step.arguments).envs(step.env.iter().copied());
+    // `cargo lab` sets it for us, and it would make cargo build everything anew.
+    command.env_remove("CARGO_MANIFEST_DIR");
+    command.status().map(|status| status.success()).context("cannot run cargo")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn worlds_are_run_one_at_a_time_either_way() {
+        for nextest in [true, false] {
+            let steps = steps(nextest);
+            let worlds = steps.iter().find(|step| step.name == "worlds").unwrap();
+            let threads = worlds.arguments.windows(2).any(|pair| pair == ["--test-threads", "1"]);
+            assert!(
+                threads && worlds.arguments.iter().any(|argument| argument.contains("ignored"))
+            );
+        }
+    }
+}

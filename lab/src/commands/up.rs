@@ -1,0 +1,177 @@
+//! `lab up`: from nothing to nodes that are online.
+
+use super::build::Source;
+use super::{Global, Output, need_root, own_program, print_json, show};
+use clap::Args;
+use lab::fleet::{self, FleetError, Stages};
+use lab::node_root::Hardware;
+use lab::packages::{self, Purpose};
+use lab::programs::Programs;
+use lab::world::home::StageTime;
+use lab::world::topology::CONTROLLER_PORT;
+use lab::world::{EmulatorMode, Host, Observed, Topology, World, WorldSpec, plan};
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Args)]
+pub(super) struct Up {
+    /// Regional edges.
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    edges: u8,
+    /// Nodes, each a site of its own.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    nodes: u8,
+    /// What the nodes believe to be: kvm, intel-nuc-11 or stranger.
+    #[arg(long = "box", default_value = "kvm", value_name = "BOX")]
+    hardware: Hardware,
+    /// Name of the tenant, the namespace of its objects.
+    #[arg(long, default_value = "acme", value_name = "NAME")]
+    tenant: String,
+    /// Interval of BFD in milliseconds; three of them without a packet make a tunnel down.
+    #[arg(long, value_name = "MS")]
+    bfd_ms: Option<u32>,
+    /// Only say what would be made.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    source: Source,
+}
+
+impl Up {
+    pub(super) fn run(&self, global: &Global) -> anyhow::Result<()> {
+        let spec = self.spec(global);
+        spec.validate()?;
+        if self.dry_run {
+            plan(&Topology::of(&spec), &Observed::default())
+                .iter()
+                .for_each(|step| println!("{step}"));
+            return Ok(());
+        }
+        need_root()?;
+        install(Purpose::World)?;
+        let programs = self.source.programs()?;
+        let began = Instant::now();
+        eprintln!("bringing world {} up", spec.name);
+        let mode = EmulatorMode::Process(own_program()?);
+        let mut world = World::create(&global.home(), &spec, programs.dir(), &mode, &mut |step| {
+            tracing::info!(%step, "making");
+        })?;
+        let _lock = world.home().lock()?;
+        if let Err(error) = bring_up(&mut world, &programs, began) {
+            eprintln!(
+                "the world stays as far as it came: look at `cargo lab logs`, end it with `cargo lab down`"
+            );
+            return Err(error.into());
+        }
+        eprintln!("{} is up after {:.1} s\n", spec.name, began.elapsed().as_secs_f64());
+        match global.output {
+            Output::Json => print_json(&lab::status::observe(&world)?),
+            Output::Text => {
+                show::print(&world)?;
+                print_hints(&world);
+                Ok(())
+            }
+        }
+    }
+
+    fn spec(&self, global: &Global) -> WorldSpec {
+        WorldSpec {
+            name: global.world.clone(),
+            tenant: self.tenant.clone(),
+            edges: self.edges,
+            nodes: self.nodes,
+            hardware: self.hardware,
+            bfd_interval_ms: self.bfd_ms,
+        }
+    }
+}
+
+fn bring_up(world: &mut World, programs: &Programs, began: Instant) -> Result<(), FleetError> {
+    let mut tell = |stage: &StageTime| tell_stage(began, stage);
+    Stages::begun(began, &mut tell).reached(world, "hosts and links")?;
+    fleet::start(world, programs, &mut tell)?;
+    let mut last = Stages::new(&mut tell);
+    expose_controller(world, programs)?;
+    last.reached(world, "controller reachable from this machine")
+}
+
+pub(super) fn tell_stage(began: Instant, stage: &StageTime) {
+    let passed = began.elapsed().as_secs_f64();
+    let took = Duration::from_millis(stage.took_ms).as_secs_f64();
+    eprintln!("{passed:7.2} s  {} (took {took:.2} s)", stage.stage);
+}
+
+/// Installs what is missing, saying what and why.
+pub(super) fn install(purpose: Purpose) -> anyhow::Result<()> {
+    let ensured = packages::ensure(purpose, &mut |line| eprintln!("{line}"))?;
+    for (need, why) in ensured.without {
+        eprintln!("going on without {}, which {}: {why}", need.program, need.why);
+    }
+    Ok(())
+}
+
+/// Name of the service that forwards a port of the machine to the controller.
+const FORWARD: &str = "forward";
+
+fn expose_controller(world: &mut World, programs: &Programs) -> Result<(), FleetError> {
+    let stage = "make the controller reachable from this machine";
+    let failed = |source| FleetError::World { stage, source: Box::new(source) };
+    let address_file = world.home().dir().join("controller.address");
+    let to = Host::Controller
+        .address()
+        .map(|address| format!("{address}:{CONTROLLER_PORT}"))
+        .unwrap_or_default();
+    let netns = world.netns(Host::Controller);
+    let file = address_file.display().to_string();
+    let arguments = [
+        "forward",
+        "--listen",
+        "127.0.0.1:0",
+        "--netns",
+        &netns,
+        "--to",
+        &to,
+        "--address-file",
+        &file,
+    ];
+    let program = std::env::current_exe().map_err(|source| {
+        failed(lab::world::WorldError::State {
+            attempt: "find",
+            path: "this program".into(),
+            source,
+        })
+    })?;
+    world.start(FORWARD, None, &program, &arguments, &[]).map_err(failed)?;
+    let address = world
+        .wait_for(FORWARD, "a port for the controller", Duration::from_secs(5), || {
+            std::fs::read_to_string(&address_file).ok().filter(|text| text.ends_with('\n'))
+        })
+        .map_err(failed)?;
+    let kubeconfig = fleet::kubeconfig(world, programs, &format!("https://{}", address.trim()))?;
+    holdfast_durable::write(&world.home().dir().join("kubeconfig"), kubeconfig.as_bytes(), 0o600)
+        .map_err(|source| FleetError::File { host: "this machine".into(), source })
+}
+
+fn print_hints(world: &World) {
+    let name = world.home().world();
+    let option = if name.as_str() == "default" { String::new() } else { format!(" -w {name}") };
+    let kubeconfig = world.home().dir().join("kubeconfig");
+    println!("\nLook around:");
+    for (what, why) in [
+        (format!("cargo lab{option} status"), "stages, tunnels, links, processes"),
+        (
+            format!("cargo lab{option} break active"),
+            "cut the link that carries the traffic; `heal` mends it",
+        ),
+        (
+            format!("cargo lab{option} exec node-1 -- holdfast status"),
+            "what the node says of itself",
+        ),
+        (format!("cargo lab{option} shell node-1"), "a shell inside the node"),
+        (format!("cargo lab{option} logs -f"), "what everybody says"),
+        (format!("cargo lab{option} down"), "remove everything"),
+    ] {
+        println!("  {what:46}  {why}");
+    }
+    let get = format!("kubectl --kubeconfig {} -n {}", kubeconfig.display(), world.spec().tenant);
+    println!("  {get} get sites,registrations,regionaledges");
+}

@@ -1,0 +1,71 @@
+//! The files that a world's daemons find: pure text.
+
+use crate::world::Host;
+use crate::world::topology::{CONTROLLER_PORT, SERVICE_NET};
+
+/// UDP port where an edge ends WireGuard.
+pub const WIREGUARD_PORT: u16 = 51820;
+/// UDP port where an edge answers probes.
+pub const PROBE_PORT: u16 = 51821;
+/// UDP port of an edge on the backbone.
+pub const BACKBONE_PORT: u16 = 51822;
+
+/// Address of the controller as everybody in the world knows it.
+pub fn controller_url() -> String {
+    let address = Host::Controller.address().map(|address| address.to_string()).unwrap_or_default();
+    format!("https://{address}:{CONTROLLER_PORT}")
+}
+
+/// Place of an edge's settings below its root.
+pub const EDGE_SETTINGS: &str = "etc/holdfast/edge.toml";
+/// Place of an edge's token below its root.
+pub const EDGE_TOKEN: &str = "etc/holdfast/token";
+
+/// Settings of the edge `host`.
+pub fn edge(host: Host) -> String {
+    let address = host.address().map(|address| address.to_string()).unwrap_or_default();
+    let backbone = host.backbone_address().map(|address| address.to_string()).unwrap_or_default();
+    // Every edge is a failure domain of its own: they fail one by one.
+    format!(
+        "name = \"{host}\"\n\
+         controller = \"{}\"\n\
+         token_file = \"/{EDGE_TOKEN}\"\n\
+         region = \"lab-{host}\"\n\
+         failure_domain = \"{host}\"\n\
+         endpoint = \"{address}:{WIREGUARD_PORT}\"\n\
+         probe = \"{address}:{PROBE_PORT}\"\n\
+         backbone = \"{backbone}:{BACKBONE_PORT}\"\n\
+         routes = [\"{SERVICE_NET}\"]\n",
+        controller_url()
+    )
+}
+
+/// Place of the laboratory's fragment of a node's configuration below its root.
+pub const NODE_SETTINGS: &str = "etc/holdfast/config.d/50-lab.toml";
+
+/// A node's fragment. The laboratory starts `tunneld` itself, as systemd would.
+pub fn node(host: Host) -> String {
+    format!("hostname = \"{host}\"\n\n[tunneld]\nstart = \"external\"\n")
+}
+
+/// The site of a node.
+pub fn site(node: u8) -> String {
+    format!("site-{node}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edges_tell_where_they_are_on_both_sides() {
+        let text = edge(Host::Edge(2));
+        for line in [
+            "endpoint = \"198.18.2.2:51820\"",
+            "backbone = \"10.255.0.2:51822\"",
+            "controller = \"https://198.18.0.2:6443\"",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+}

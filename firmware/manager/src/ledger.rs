@@ -128,6 +128,9 @@ mod tests {
     }
 
     proptest! {
+        // Each case syncs files a dozen times.
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
         /// Whatever is offered in whatever order: the generation never falls, and a restart
         /// finds what was last accepted.
         #[test]

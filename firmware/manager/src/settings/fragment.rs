@@ -1,7 +1,10 @@
 //! What one configuration file may say.
 
-use holdfast_api::resources::{LinkIntent, RouteIntent};
+use holdfast_api::resources::{LinkIntent, LinkMake, RouteIntent};
+use ipnet::IpNet;
 use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// One file. Every key is optional; an unknown one is an error.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -27,12 +30,63 @@ pub struct Fragment {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkFragment {
-    /// Links, in the form of [`LinkIntent`].
+    /// Links.
     #[serde(default)]
-    pub links: Vec<LinkIntent>,
+    pub links: Vec<LinkFragment>,
     /// Static routes.
     #[serde(default)]
-    pub routes: Vec<RouteIntent>,
+    pub routes: Vec<RouteFragment>,
+}
+
+/// A [`LinkIntent`] as people write it: what the controller sends may have fields that we do not
+/// know, what a person writes may not.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LinkFragment {
+    /// Interface name, or empty with a `role`.
+    pub name: String,
+    /// Role of the port in the hardware profile.
+    pub role: Option<String>,
+    /// What to make.
+    pub make: Option<LinkMake>,
+    /// Static addresses.
+    pub addresses: Vec<IpNet>,
+    /// Ask a DHCP server.
+    pub dhcp: bool,
+    /// Bytes.
+    pub mtu: Option<u32>,
+    /// Bridge or bond that it belongs to.
+    pub master: Option<String>,
+    /// Settings of the link.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+impl From<LinkFragment> for LinkIntent {
+    fn from(link: LinkFragment) -> Self {
+        let LinkFragment { name, role, make, addresses, dhcp, mtu, master, sysctls } = link;
+        LinkIntent { name, role, make, addresses, dhcp, mtu, master, sysctls }
+    }
+}
+
+/// A [`RouteIntent`] as people write it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteFragment {
+    /// Where to.
+    pub prefix: IpNet,
+    /// Gateway.
+    pub via: Option<IpAddr>,
+    /// Interface name or role.
+    pub link: Option<String>,
+    /// Priority; lower wins.
+    pub metric: Option<u32>,
+}
+
+impl From<RouteFragment> for RouteIntent {
+    fn from(route: RouteFragment) -> Self {
+        let RouteFragment { prefix, via, link, metric } = route;
+        RouteIntent { prefix, via, link, metric }
+    }
 }
 
 /// How the tunnel daemon is started.

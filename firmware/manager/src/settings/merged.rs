@@ -1,7 +1,8 @@
 //! What all files say together, and what the program may rely on.
 
+use super::fragment::LinkFragment;
 use super::{Fragment, SettingsError};
-use holdfast_api::resources::{LinkIntent, NetworkIntent};
+use holdfast_api::resources::NetworkIntent;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -72,7 +73,7 @@ pub fn merge(fragments: impl IntoIterator<Item = Fragment>) -> Merged {
     }))
 }
 
-fn same_link(a: &LinkIntent, b: &LinkIntent) -> bool {
+fn same_link(a: &LinkFragment, b: &LinkFragment) -> bool {
     a.name == b.name && a.role == b.role
 }
 
@@ -111,7 +112,10 @@ pub fn validate(Merged(all): Merged) -> Result<Settings, SettingsError> {
         hostname: all.hostname,
         poll: seconds("poll_secs", all.poll_secs, POLL, 86_400)?,
         pass: seconds("pass_secs", all.pass_secs, PASS, 3_600)?,
-        network: NetworkIntent { links: network.links, routes: network.routes },
+        network: NetworkIntent {
+            links: network.links.into_iter().map(Into::into).collect(),
+            routes: network.routes.into_iter().map(Into::into).collect(),
+        },
         tunneld,
     })
 }

@@ -137,6 +137,9 @@ mod tests {
     fn a_misspelt_key_names_file_and_line() {
         let error = parse(Path::new("50-x.toml"), "poll_secs = 10\npol_secs = 3\n").unwrap_err();
         assert!(matches!(&error, SettingsError::Parse { line: 2, .. }), "{error}");
+        let text = "[[network.links]]\nname = 'eth0'\nadresses = ['192.0.2.1/24']\n";
+        let inner = parse(Path::new("50-x.toml"), text).unwrap_err();
+        assert!(matches!(&inner, SettingsError::Parse { line: 1..=3, .. }), "{inner}");
         assert_eq!(error.reason(), Reason::ConfigInvalid);
     }
 

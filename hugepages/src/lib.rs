@@ -11,7 +11,7 @@
 //! * a pool never shrinks below the pages that are in use;
 //! * pools of a size that nobody asked for, and mounts elsewhere, are left alone.
 //!
-//! Pure but for [`observe`], [`apply`], [`baseline`] and [`drive()`]. What it leaves out: writing the
+//! Pure but for [`mod@observe`], [`mod@apply`], [`baseline`] and [`mod@drive`]. What it leaves out: writing the
 //! kernel command line (the boot loader's owner does that, with the argument from the report),
 //! transparent huge pages, and overcommit (surplus) pages, which only the kernel makes.
 #![warn(missing_docs)]

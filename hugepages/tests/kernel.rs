@@ -2,6 +2,7 @@
 //!
 //! The pools are the machine's own, so every test holds a lock among processes and puts back what
 //! it found, also when it fails.
+#![allow(clippy::unwrap_used, reason = "a test stops where something is wrong")]
 
 use holdfast_api::Reason;
 use holdfast_api::paths::Root;

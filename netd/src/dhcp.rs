@@ -158,7 +158,7 @@ async fn run(link: LinkName, host_name: Option<String>, state: watch::Sender<Sta
         state.send_if_modified(|state| {
             let next = State {
                 lease: state.lease.clone().filter(|_| last.is_some()),
-                trouble: Some(error.to_string()),
+                trouble: Some(format!("DHCP on {link}: {error}")),
             };
             std::mem::replace(state, next.clone()) != next
         });

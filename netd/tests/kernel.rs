@@ -10,6 +10,7 @@ use netd::{
     Ownership, Peer, Route, RouteTarget, Rule, Step, WireguardDevice, plan,
 };
 use serde_json::{Value, json};
+use std::io::Write;
 
 const A: u32 = 0x4846_8001;
 const B: u32 = 0x4846_8002;
@@ -214,6 +215,8 @@ fn routes_and_rules_in_our_tables() {
     let rules = world.ask("rule show");
     assert!(rules.iter().any(|r| r["priority"] == 7250 && r["src"] == "10.9.0.0" && r["table"] == "7250"));
     assert!(rules.iter().any(|r| r["priority"] == 7251 && r["fwmark"] == "0x72" && r["fwmask"] == "0xff"));
+    let forward = || std::fs::File::options().write(true).open("/proc/sys/net/ipv4/ip_forward").and_then(|mut f| f.write_all(b"1"));
+    world.namespace.enter(forward).unwrap().unwrap();
     let reached = &world.ask("route get 10.9.1.1 from 10.9.0.1 iif hf-b");
     assert_eq!(reached[0]["gateway"], "10.1.0.2", "the rule leads into the table");
 

@@ -7,7 +7,7 @@ use super::address::{RTM_DELADDR, RTM_NEWADDR};
 use super::socket::Batch;
 use super::{Kernel, Outcome, address, route, rule};
 use crate::error::{ApplyError, TalkError};
-use crate::model::{Item, Link, LinkName};
+use crate::model::{Item, Link, LinkName, Route, RouteTarget};
 use crate::step::Step;
 use crate::wire::nexthop::{NexthopMessage, RTM_DELNEXTHOP, RTM_NEWNEXTHOP};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -125,6 +125,14 @@ impl Kernel {
             }
             Some(Errno::ENOENT | Errno::ESRCH | Errno::EADDRNOTAVAIL) => removes(step),
             Some(Errno::EEXIST) => self.is_there(step).unwrap_or(false),
+            // A route falls with its nexthop; asked to delete it then, the kernel complains of
+            // the nexthop.
+            Some(Errno::EINVAL) => match step {
+                Step::DeleteRoute(Route { target: RouteTarget::Nexthop(id), .. }) => {
+                    self.get_nexthop(*id).is_err_and(|error| error.errno() == Some(Errno::ENOENT))
+                }
+                _ => false,
+            },
             _ => false,
         };
         if unchanged { Ok(Outcome::Unchanged) } else { Err(explain(step, error)) }

@@ -104,7 +104,7 @@ impl Kernel {
 
     /// Points the nexthop object `nexthop.id` at its new target, making it when it is not there:
     /// one message, no look around. Every route over it moves at once. This is the step that
-    /// failover takes.
+    /// failover takes; [`Kernel::disable_nexthop_compat`] makes it quick with many routes.
     ///
     /// # Errors
     /// The kernel refuses: a member is missing (`ENOENT`/`EINVAL`), the link is down

@@ -10,6 +10,20 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 impl Kernel {
+    /// Tells the kernel of this namespace not to describe nexthop objects to programs that do
+    /// not know them (`net.ipv4.nexthop_compat_mode`, which is 1 at first).
+    ///
+    /// With it the replacement of a nexthop announces every route that uses it: with a hundred
+    /// thousand routes a switch takes some 70 ms instead of some microseconds. Without it
+    /// routes over nexthop objects show only the object's number. Whoever relies on
+    /// [`Kernel::replace_nexthop`] being quick calls this once.
+    ///
+    /// # Errors
+    /// No rights, or a kernel before 5.8, which knows the announcements only.
+    pub fn disable_nexthop_compat(&self) -> io::Result<()> {
+        self.write_sysctl(&self.proc_root.join("sys/net/ipv4/nexthop_compat_mode"), "0")
+    }
+
     pub(super) fn sysctl_path(&self, link: &LinkName, sysctl: &LinkSysctl) -> PathBuf {
         self.proc_root.join(sysctl.path(link))
     }

@@ -183,6 +183,7 @@ fn parse_device(
     let unreadable = |error: netlink_packet_core::DecodeError| TalkError::Unreadable(error.to_string());
     let header = GenlHeader::parse(body).map_err(unreadable)?;
     let attributes = &body[GENERIC_HEADER_BYTES..];
+    check_lengths(attributes, &DEVICE)?;
     let message = WireguardMessage::parse_with_param(attributes, header).map_err(unreadable)?;
     for attribute in message.attributes {
         match attribute {
@@ -197,6 +198,37 @@ fn parse_device(
                 }
             }
             _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Attributes whose length `netlink-packet-wireguard` takes for granted, and those that hold
+/// others: (type, least length, inside).
+struct Shape(&'static [(u16, usize, Option<&'static Shape>)]);
+
+/// Elements of a list have the type 0, or a number that does not matter.
+const ELEMENT: u16 = u16::MAX;
+/// `WGALLOWEDIP_A_CIDR_MASK`.
+const ALLOWED_IP: Shape = Shape(&[(3, 1, None)]);
+const ALLOWED_IP_LIST: Shape = Shape(&[(ELEMENT, 0, Some(&ALLOWED_IP))]);
+/// `WGPEER_A_ENDPOINT`, `WGPEER_A_ALLOWEDIPS`.
+const PEER: Shape = Shape(&[(4, 16, None), (9, 0, Some(&ALLOWED_IP_LIST))]);
+const PEER_LIST: Shape = Shape(&[(ELEMENT, 0, Some(&PEER))]);
+/// `WGDEVICE_A_PEERS`.
+const DEVICE: Shape = Shape(&[(8, 0, Some(&PEER_LIST))]);
+
+/// Refuses what would make the crate panic. The kernel never sends it; a law is a law.
+fn check_lengths(attributes: &[u8], shape: &Shape) -> Result<(), TalkError> {
+    for nla in NlasIterator::new(attributes) {
+        let nla = nla.map_err(|error| TalkError::Unreadable(error.to_string()))?;
+        let known = |(kind, _, _): &&(u16, usize, Option<&Shape>)| *kind == nla.kind() || *kind == ELEMENT;
+        let Some((_, least, inside)) = shape.0.iter().find(known) else { continue };
+        if nla.value().len() < *least {
+            return Err(TalkError::Unreadable("an attribute of WireGuard is too short".into()));
+        }
+        if let Some(inside) = inside {
+            check_lengths(nla.value(), inside)?;
         }
     }
     Ok(())
@@ -284,6 +316,24 @@ mod tests {
                 parse_device(&body, &mut device, &mut states).unwrap();
             }
             prop_assert_eq!(device.peers.get(&WgKey(key)), Some(&peer));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn damaged_messages_do_not_panic(at: prop::sample::Index, value: u8, cut: prop::sample::Index) {
+            let peer = WireguardPeer {
+                endpoint: Some(([192, 0, 2, 1], 51820).into()),
+                allowed_ips: ["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()].into(),
+                ..WireguardPeer::default()
+            };
+            let pieces = describe_peer(&WgKey([1; 32]), &peer);
+            let mut body = bytes(&message(WireguardCmd::SetDevice, vec![WireguardAttribute::Peers(pieces)]));
+            *at.get_mut(&mut body) = value;
+            body.truncate(cut.index(body.len() * 4).min(body.len()));
+            let _ = parse_device(&body, &mut WireguardDevice::default(), &mut BTreeMap::new());
         }
     }
 

@@ -28,7 +28,8 @@ pub(super) fn plan(
     for old in last {
         // With the first IPv4 address of a subnet the kernel removes the others of it, also
         // those just added, unless it is told to promote one (`promote_secondaries`).
-        let has_heirs = want.iter().chain(others).any(|new| new.link == old.link && same_subnet(new, old));
+        let mut around = want.iter().chain(have).chain(others).filter(|other| *other != old);
+        let has_heirs = around.any(|other| other.link == old.link && same_subnet(other, old));
         if has_heirs && promoted.insert(&old.link) {
             let (link, sysctl) = (old.link.clone(), LinkSysctl::promote_secondaries());
             halves.remove.push(Step::SetSysctl { link, sysctl, from: None, to: "1".into() });

@@ -20,12 +20,16 @@ pub(super) struct Links {
 
 pub(super) fn plan(want: &Network, have: &Observed, owner: &Ownership) -> Result<Links, PlanError> {
     let mut links = Links { lost: lost(want, have), ..Links::default() };
-    links.make = deletions(have, |link| links.lost.contains(&link.name));
+    links.make = deletions(have, |link| links.lost.contains(&link.name), |_| true);
 
     let mut made: BTreeSet<LinkName> = BTreeSet::new();
     for link in in_order(want)? {
         let seen = match have.link(&link.name) {
-            Some(seen) if !links.lost.contains(&link.name) => seen.clone(),
+            Some(seen) if !links.lost.contains(&link.name) => {
+                let mut seen = seen.clone();
+                seen.controller = seen.controller.filter(|name| !links.lost.contains(name));
+                seen
+            }
             _ if made.contains(&link.name) => fresh(link, peer_mtu(want, link)),
             _ => {
                 links.make.push(Step::CreateLink(link.clone()));
@@ -44,7 +48,9 @@ pub(super) fn plan(want: &Network, have: &Observed, owner: &Ownership) -> Result
             // The other end of a wanted pair is part of it, declared or not.
             || want.links.iter().any(|w| matches!(&w.kind, LinkKind::Veth { peer: Peer::Here(p) } if *p == link.name))
     };
-    links.remove = deletions(have, |link| owner.owns_link(&link.name) && !stays(link));
+    // Declared ports have been taken out, or moved, by then.
+    let left_in = |port: &Link| !want.links.contains(&port.name);
+    links.remove = deletions(have, |link| owner.owns_link(&link.name) && !stays(link), left_in);
     Ok(links)
 }
 
@@ -79,14 +85,22 @@ fn lost(want: &Network, have: &Observed) -> BTreeSet<LinkName> {
     lost
 }
 
-/// Removes those of ours that `which` says, children before parents, each pair once.
-fn deletions(have: &Observed, which: impl Fn(&Link) -> bool) -> Vec<Step> {
+/// Removes those of ours that `which` says, children before parents, ports before their
+/// controllers, each pair once.
+fn deletions(
+    have: &Observed,
+    which: impl Fn(&Link) -> bool,
+    left_in: impl Fn(&Link) -> bool,
+) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut gone: BTreeSet<&LinkName> = BTreeSet::new();
     let mut rest: Vec<&Link> = have.ours.links.iter().filter(|link| which(link)).collect();
     while !rest.is_empty() {
         // The kernel has no circles of parents; should it ever show one, order does not matter.
-        let free = |link: &&Link| !rest.iter().any(|other| other.parent() == Some(&link.name));
+        let rests_on = |other: &Link, link: &Link| {
+            other.parent() == Some(&link.name) || other.controller.as_ref() == Some(&link.name)
+        };
+        let free = |link: &&Link| !rest.iter().any(|other| rests_on(other, link));
         let (mut now, later): (Vec<&Link>, Vec<&Link>) = rest.iter().partition(|l| free(l));
         if now.is_empty() {
             now = later.clone();
@@ -97,12 +111,42 @@ fn deletions(have: &Observed, which: impl Fn(&Link) -> bool) -> Vec<Step> {
         for link in now {
             let by_peer = matches!(&link.kind, LinkKind::Veth { peer: Peer::Here(p) } if gone.contains(p));
             gone.insert(&link.name);
-            if !by_peer {
-                steps.push(Step::DeleteLink(link.clone()));
+            if by_peer {
+                continue;
             }
+            if let LinkKind::Veth { peer: Peer::Here(peer) } = &link.kind
+                && let Some(peer) = have.ours.links.get(peer)
+            {
+                strip(peer, link, &mut steps);
+            }
+            // It is said, not left to the kernel, so that taking the plan back puts them in again.
+            let all = have.ours.links.iter().chain(&have.others.links);
+            let is_port = |port: &&Link| port.controller.as_ref() == Some(&link.name);
+            for port in all.filter(is_port).filter(|port| !which(port) && left_in(port)) {
+                let (from, to) = (port.controller.clone(), None);
+                steps.push(Step::SetController { link: port.name.clone(), from, to });
+            }
+            steps.push(Step::DeleteLink(link.clone()));
         }
     }
     steps
+}
+
+/// Takes from `peer`, which falls with `link`, what it would not have when the pair is made
+/// again, so that taking the plan back brings it back as it was.
+fn strip(peer: &Link, link: &Link, steps: &mut Vec<Step>) {
+    let name = || peer.name.clone();
+    if let Some(from) = peer.controller.clone() {
+        steps.push(Step::SetController { link: name(), from: Some(from), to: None });
+    }
+    if peer.up {
+        steps.push(Step::SetUp { link: name(), up: false });
+    }
+    if let (Some(from), Some(to)) = (peer.mtu, link.mtu)
+        && from != to
+    {
+        steps.push(Step::SetMtu { link: name(), from, to });
+    }
 }
 
 /// The wanted links, each after its parent and its controller.

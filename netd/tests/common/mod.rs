@@ -9,13 +9,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// A network namespace that vanishes with the test.
-pub struct World {
-    pub name: String,
-    pub namespace: NetNs,
+pub(crate) struct World {
+    pub(crate) name: String,
+    pub(crate) namespace: NetNs,
 }
 
 /// A fresh world, or `None` after saying why there is none.
-pub fn world() -> Option<World> {
+pub(crate) fn world() -> Option<World> {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: network namespaces need root");
         return None;
@@ -35,18 +35,18 @@ pub fn world() -> Option<World> {
 }
 
 impl World {
-    pub fn kernel(&self) -> Kernel {
+    pub(crate) fn kernel(&self) -> Kernel {
         Kernel::open_in(self.namespace.path()).unwrap()
     }
 
     /// Runs `ip` in this world; it must succeed.
-    pub fn ip(&self, args: &str) {
+    pub(crate) fn ip(&self, args: &str) {
         let output = self.run(args);
         assert!(output.status.success(), "ip {args}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// What `ip -j -d` says.
-    pub fn ask(&self, args: &str) -> Vec<Value> {
+    pub(crate) fn ask(&self, args: &str) -> Vec<Value> {
         let output = self.run(&format!("-j -d {args}"));
         assert!(output.status.success(), "ip {args}: {}", String::from_utf8_lossy(&output.stderr));
         if output.stdout.trim_ascii().is_empty() {
@@ -56,7 +56,7 @@ impl World {
     }
 
     /// The link of this name as `ip` sees it.
-    pub fn link(&self, name: &str) -> Option<Value> {
+    pub(crate) fn link(&self, name: &str) -> Option<Value> {
         self.ask("link").into_iter().find(|link| link["ifname"] == name)
     }
 
@@ -65,12 +65,12 @@ impl World {
     }
 }
 
-pub fn name(text: &str) -> LinkName {
+pub(crate) fn name(text: &str) -> LinkName {
     text.parse().unwrap()
 }
 
 /// Asks until it is so.
-pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !is_so() {
         assert!(Instant::now() < deadline, "never came: {what}");

@@ -125,6 +125,20 @@ fn a_link_of_another_kind_is_made_anew_with_all_that_rests_on_it() {
 }
 
 #[test]
+fn the_ports_of_a_controller_that_is_made_anew_are_put_back() {
+    let mut kernel = FakeKernel::with_ports(&["eth0"]);
+    let mut want = with_link(bridge("hf-x"));
+    want.links.insert(Link::new(name("eth0"), LinkKind::Physical).in_controller(name("hf-x")));
+    let steps = host_plan(&want, &kernel).unwrap();
+    apply(&mut kernel, &steps);
+    let bond = LinkKind::Bond { mode: BondMode::Lacp, miimon_ms: 100 };
+    want.links.insert(Link::new(name("hf-x"), bond));
+    let steps = host_plan(&want, &kernel).unwrap();
+    apply(&mut kernel, &steps);
+    assert_eq!(host_plan(&want, &kernel), Ok(vec![]), "after\n{}", listing(&steps));
+}
+
+#[test]
 fn a_group_that_becomes_single_is_made_anew_with_its_routes() {
     let mut kernel = FakeKernel::with_ports(&["eth0"]);
     let mut want = Network::default();

@@ -11,6 +11,8 @@ const OURS: Mark = 72;
 pub(super) struct FakeKernel {
     links: BTreeMap<LinkName, Link>,
     addresses: BTreeMap<Address, Mark>,
+    /// In the order in which they came: the first of a subnet takes the later ones with it.
+    seniority: Vec<Address>,
     nexthops: BTreeMap<u32, (Nexthop, Mark)>,
     routes: BTreeMap<RouteKey, (Route, Mark)>,
     rules: BTreeSet<Rule>,
@@ -29,9 +31,11 @@ impl FakeKernel {
     /// Things of others in every place where ours could be.
     pub(super) fn foreign(&mut self) {
         let eth0: LinkName = "eth0".parse().unwrap();
-        self.addresses.insert(Address::new(eth0.clone(), "198.51.100.7/24".parse().unwrap()), 0);
-        self.addresses.insert(Address::new(eth0.clone(), "10.0.0.200/24".parse().unwrap()), 0);
-        self.addresses.insert(Address::new(eth0.clone(), "fe80::7/64".parse().unwrap()), 3);
+        for (net, mark) in [("198.51.100.7/24", 0), ("10.0.0.200/24", 0), ("fe80::7/64", 3)] {
+            let address = Address::new(eth0.clone(), net.parse().unwrap());
+            self.seniority.push(address.clone());
+            self.addresses.insert(address, mark);
+        }
         self.nexthops.insert(5, (Nexthop::dev(5, Family::V4, eth0.clone()), 4));
         let routes = [("0.0.0.0/0", 0), ("172.16.1.0/24", 0), ("172.16.1.0/24", 800), ("2001:db8::/32", 1024)];
         for (prefix, metric) in routes {
@@ -67,11 +71,18 @@ impl FakeKernel {
     }
 
     /// Everything that `owner` must not touch: all that is not its own, but for the settings of
-    /// links that the wish declares.
+    /// links that the wish declares, and but for the one setting that keeps the addresses of
+    /// others in place when one of ours is removed from beside them.
     pub(super) fn of_others(&self, owner: &Ownership, declared: &BTreeSet<LinkName>) -> FakeKernel {
         let mut others = self.clone();
         others.links.retain(|name, _| !owner.owns_link(name) && !declared.contains(name));
+        for link in others.links.values_mut() {
+            link.sysctls.remove(&LinkSysctl::promote_secondaries());
+            // Being a port of a controller of ours is our doing.
+            link.controller = link.controller.take().filter(|name| !owner.owns_link(name));
+        }
         others.addresses.retain(|address, mark| !owner.owns_address(address, *mark));
+        others.seniority.clear();
         others.nexthops.retain(|id, _| !owner.owns_nexthop(*id));
         others.routes.retain(|key, (_, mark)| !owner.owns_route(key.table, *mark));
         others.rules.retain(|rule| !owner.owns_rule(rule.priority));
@@ -124,15 +135,18 @@ impl FakeKernel {
                 let taken = |a: &Address| a == address || (v6 && a.link == address.link && a.net.addr() == address.net.addr());
                 need(!self.addresses.keys().any(taken), "EEXIST")?;
                 self.addresses.insert(address.clone(), OURS);
+                self.seniority.push(address.clone());
                 Ok(())
             }
             Step::DeleteAddress(address) => {
                 need(self.addresses.remove(address).is_some(), "EADDRNOTAVAIL")?;
                 let promote = self.link(&address.link)?.sysctls.get(&LinkSysctl::promote_secondaries()).is_some_and(|v| v == "1");
-                if !promote && address.net.addr().is_ipv4() {
-                    // The worst that the kernel may do: which one is primary depends on history.
-                    self.addresses.retain(|a, _| a.link != address.link || a.net.trunc() != address.net.trunc());
+                let beside = |a: &Address| a.link == address.link && a.net.trunc() == address.net.trunc();
+                let primary = self.seniority.iter().find(|a| beside(a)) == Some(address);
+                if primary && !promote && address.net.addr().is_ipv4() {
+                    self.addresses.retain(|a, _| !beside(a));
                 }
+                self.tidy();
                 Ok(())
             }
             Step::CreateNexthop(nexthop) => {
@@ -218,6 +232,7 @@ impl FakeKernel {
     fn drop_link(&mut self, name: &LinkName) {
         let Some(gone) = self.links.remove(name) else { return };
         self.addresses.retain(|address, _| address.link != *name);
+        self.tidy();
         self.drop_paths(name);
         for port in self.links.values_mut().filter(|link| link.controller.as_ref() == Some(name)) {
             port.controller = None;
@@ -230,6 +245,10 @@ impl FakeKernel {
         if let LinkKind::Veth { peer: Peer::Here(peer) } = &gone.kind {
             self.drop_link(peer);
         }
+    }
+
+    fn tidy(&mut self) {
+        self.seniority.retain(|address| self.addresses.contains_key(address));
     }
 
     fn drop_paths(&mut self, link: &LinkName) {

@@ -1,10 +1,12 @@
 //! The root directory that a node's daemons work below (`--root`).
 //!
-//! What a box is (its DMI strings) comes from fixture files, so that a machine can believe to be
-//! any of the boxes that Holdfast knows. What it has (ports, memory, huge pages, processors) is
-//! real: symbolic links lead to the machine's `/sys` and `/proc`, as seen from the node's namespaces.
+//! What a box is (its DMI strings, the device behind its network port) comes from fixture files, so
+//! that a machine can believe to be any of the boxes that Holdfast knows. What it has (addresses,
+//! memory, huge pages, processors) is real: symbolic links lead to the machine's `/sys` and `/proc`, as
+//! seen from the node's namespaces.
 //! A new kind of box is one more [`Hardware`] with its strings in [`Hardware::dmi`].
 
+use crate::world::topology::WAN;
 use holdfast_durable::WriteError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -115,33 +117,76 @@ pub enum RootError {
     },
 }
 
+/// The network port that a node finds: the emulated link in the guise of a port of the box.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Port {
+    /// Devices from the PCI function to the one that carries the interface.
+    device: &'static str,
+    /// Kernel driver of the last of them.
+    driver: &'static str,
+}
+
+impl Hardware {
+    fn port(self) -> Port {
+        match self {
+            Hardware::Kvm => Port { device: "0000:01:00.0/virtio0", driver: "virtio_net" },
+            Hardware::IntelNuc11 => Port { device: "0000:58:00.0", driver: "igc" },
+            Hardware::Stranger => Port { device: "0000:02:00.0", driver: "r8169" },
+        }
+    }
+}
+
+/// Where the devices that the box does not really have are, below the root.
+const FIXTURE: &str = "sys/fixture";
+
 /// What the root of a node holds before its first boot: paths below the root, and what is there.
 pub fn entries(hardware: Hardware, hostname: &str) -> Vec<(PathBuf, Entry)> {
     let file = |path: &str, content: String| (PathBuf::from(path), Entry::File(content, 0o644));
-    let link = |path: &str| (PathBuf::from(path), Entry::Link(Path::new("/").join(path)));
-    let dmi = hardware
-        .dmi()
-        .iter()
-        .map(|(name, value)| file(&format!("sys/class/dmi/id/{name}"), format!("{value}\n")));
+    let real = |path: &str| (PathBuf::from(path), Entry::Link(Path::new("/").join(path)));
+    let dmi = hardware.dmi().iter();
+    let dmi =
+        dmi.map(|(name, value)| file(&format!("sys/class/dmi/id/{name}"), format!("{value}\n")));
     let links = [
         "proc",
         "sys/block",
         "sys/bus",
-        "sys/class/net",
+        "sys/class/net/lo",
         "sys/devices",
         "sys/firmware",
-        "sys/kernel",
         "sys/fs",
+        "sys/kernel",
     ];
     let places =
         ["etc/holdfast/config.d", "run/holdfast", "tmp", "usr/lib/holdfast", "var/lib/holdfast"];
-    dmi.chain(links.iter().map(|path| link(path)))
+    dmi.chain(links.iter().map(|path| real(path)))
+        .chain(port_entries(hardware.port()))
         .chain(places.iter().map(|path| (PathBuf::from(path), Entry::Directory)))
         .chain([
             file("etc/hostname", format!("{hostname}\n")),
             file("etc/hosts", format!("127.0.0.1\tlocalhost\n127.0.1.1\t{hostname}\n")),
         ])
         .collect()
+}
+
+/// The interface with its real properties, and a device behind it that the box would have.
+fn port_entries(port: Port) -> Vec<(PathBuf, Entry)> {
+    let interface = format!("sys/class/net/{WAN}");
+    let properties = ["address", "mtu", "speed", "type", "uevent"].map(|name| {
+        let path = format!("{interface}/{name}");
+        let real = Path::new("/").join(&path);
+        (PathBuf::from(path), Entry::Link(real))
+    });
+    let depth = port.device.split('/').count();
+    let to_driver = format!("{}drivers/{}", "../".repeat(depth), port.driver);
+    let device = [
+        (format!("{FIXTURE}/drivers/{}", port.driver), Entry::Directory),
+        (format!("{FIXTURE}/{}/driver", port.device), Entry::Link(to_driver.into())),
+        (
+            format!("{interface}/device"),
+            Entry::Link(format!("../../../fixture/{}", port.device).into()),
+        ),
+    ];
+    properties.into_iter().chain(device.map(|(path, entry)| (path.into(), entry))).collect()
 }
 
 /// Makes the entries below `root`. What is there already stays, files get the new content.
@@ -198,6 +243,10 @@ mod tests {
             let own = std::fs::read_to_string("/proc/version").unwrap();
             assert_eq!(std::fs::read_to_string(root.join("proc/version")).unwrap(), own);
             assert_eq!(hardware.to_string().parse(), Ok(hardware));
+            let device = root.join("sys/class/net/wan0/device");
+            let driver = std::fs::canonicalize(device.join("driver")).unwrap();
+            assert!(driver.ends_with(hardware.port().driver), "{}", driver.display());
+            assert!(std::fs::canonicalize(device).unwrap().ends_with(hardware.port().device));
         }
     }
 

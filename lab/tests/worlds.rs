@@ -86,11 +86,15 @@ fn a_host_sees_its_own_interfaces_in_sys() {
     }
     let place = Place::new();
     let world = make(&place, &WorldSpec { edges: 0, ..WorldSpec::default() });
+    let read = |command: &mut Command| {
+        let output = exec::output(&world.netns(Host::Node(1)), command).unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert_eq!(read(Command::new("ls").arg("/sys/class/net")), "lo\nwan0\n");
     let root = world.home().root(Host::Node(1));
-    let mut list = Command::new("ls");
-    list.arg(root.join("sys/class/net"));
-    let seen = exec::output(&world.netns(Host::Node(1)), &mut list).unwrap();
-    assert_eq!(String::from_utf8_lossy(&seen.stdout), "lo\nwan0\n");
+    let address = read(Command::new("cat").arg(root.join("sys/class/net/wan0/address")));
+    assert!(!address.is_empty());
+    assert!(read(Command::new("ip").args(["link", "show", "wan0"])).contains(address.trim()));
 }
 
 #[test]

@@ -328,7 +328,7 @@ impl Engine {
                     |wire: &&Wire| names.as_ref().is_none_or(|name| *name == wire.link.name);
                 Reply::Links(self.wires.iter().filter(asked).map(Wire::state).collect())
             }
-            Err(error) => Reply::Error(chain(&error)),
+            Err(error) => Reply::Error(holdfast_api::chain(&error)),
         }
     }
 
@@ -399,15 +399,4 @@ impl Wire {
             b_to_a: self.b_to_a.counters(),
         }
     }
-}
-
-/// The error with its causes, for the other end of the socket.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }

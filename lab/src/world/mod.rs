@@ -191,10 +191,28 @@ impl World {
     /// There is none of this name, or it cannot be started.
     pub fn restart(&mut self, name: &str) -> Result<ProcessId, WorldError> {
         let mut services = self.home.services()?;
-        match services.remove(name).ok_or_else(|| WorldError::NoSuchService(name.into()))? {
-            (_, Some(process)) if process.alive() => Ok(process),
-            (service, _) => self.run(&service),
+        let (service, process) =
+            services.remove(name).ok_or_else(|| WorldError::NoSuchService(name.into()))?;
+        match process.filter(|process| process.alive()) {
+            Some(process) => Ok(process),
+            None if name == EMULATOR => self.emulate_again(&service),
+            None => self.run(&service),
         }
+    }
+
+    /// The links went with the emulator, and with them the addresses of their ends.
+    fn emulate_again(&mut self, service: &Service) -> Result<ProcessId, WorldError> {
+        let topology = self.topology();
+        home::write_json(&self.home.links_file(), &topology.links)?;
+        let process = self.run(service)?;
+        let socket = self.home.emulator_socket();
+        self.wait_for(EMULATOR, "the link emulator's answer", START_WITHIN, || {
+            Control::connect(&socket).ok()?.list().ok().map(|_| ())
+        })?;
+        for (host, setup) in topology.setup(&[], &topology.links) {
+            self.apply(&Step::SetUp(host, setup), &EmulatorMode::Thread)?;
+        }
+        Ok(process)
     }
 
     /// The process of a daemon, when it runs.

@@ -1,0 +1,273 @@
+//! Whole worlds with the real programs, end to end. They want the machine for themselves and take
+//! a while, so they run with `cargo lab test` only (or `--run-ignored only`, one at a time).
+
+mod common;
+
+use common::{Place, cannot, rtts, until};
+use holdfast_api::local::Stage;
+use holdfast_api::tunnel::{BfdState, TunnelsState};
+use lab::faults::{self, Fault, Target};
+use lab::netns;
+use lab::programs::Programs;
+use lab::status::{self, WorldStatus};
+use lab::world::topology::{SERVICE, netns_prefix};
+use lab::world::{EmulatorMode, Home, Host, World, WorldSpec, down};
+use lab::{exec, fleet};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const LAB: &str = env!("CARGO_BIN_EXE_lab");
+
+/// The programs beside `lab`; none when they are not built, after saying so.
+fn programs(test: &str) -> Option<Programs> {
+    if cannot(test) {
+        return None;
+    }
+    let beside = Path::new(LAB).parent().unwrap().to_path_buf();
+    let dir = std::env::var_os("HOLDFAST_BIN_DIR").map_or(beside, Into::into);
+    match Programs::in_dir(&dir) {
+        Ok(programs) => Some(programs),
+        Err(error) => {
+            eprintln!("skipped: {test}: {error}; `cargo build --workspace --bins` makes it");
+            None
+        }
+    }
+}
+
+fn up(place: &Place, programs: &Programs, spec: &WorldSpec) -> World {
+    let mode = EmulatorMode::Process(LAB.into());
+    let mut world = World::create(&place.home, spec, programs.dir(), &mode, &mut |_| {}).unwrap();
+    if let Err(error) = fleet::start(&mut world, programs, &mut |stage| eprintln!("{stage:?}")) {
+        for name in world.home().services().unwrap().keys() {
+            let log = std::fs::read_to_string(world.home().log(name)).unwrap_or_default();
+            eprintln!("--- {name}\n{log}");
+        }
+        panic!("{}", holdfast_api::chain(&error));
+    }
+    world
+}
+
+fn tunnels(world: &World, node: u8) -> Option<TunnelsState> {
+    fleet::ask(&fleet::tunneld_socket(world, Host::Node(node)), "/v1/state").ok()
+}
+
+fn state(world: &World) -> WorldStatus {
+    status::observe(world).unwrap()
+}
+
+fn break_it(world: &World, what: &str) {
+    let target: Target = what.parse().unwrap();
+    faults::inject(world, &target, &faults::usual(&target)).unwrap();
+}
+
+fn heal(world: &mut World, what: &str) {
+    faults::heal(world, Some(&what.parse().unwrap())).unwrap();
+}
+
+/// Steady traffic from a node through its tunnels to what stands behind the edges.
+struct Traffic {
+    ping: Child,
+}
+
+impl Traffic {
+    fn start(world: &World, node: u8) -> Self {
+        let mut ping = Command::new("ping");
+        ping.args(["-n", "-i", "0.01", &SERVICE.to_string()]).stdout(Stdio::piped());
+        Traffic { ping: exec::spawn(&world.netns(Host::Node(node)), &mut ping).unwrap() }
+    }
+
+    /// Packets sent and answered.
+    fn stop(self) -> (usize, usize) {
+        kill(Pid::from_raw(i32::try_from(self.ping.id()).unwrap()), Signal::SIGINT).unwrap();
+        let output = self.ping.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let sent =
+            text.lines().find_map(|line| line.split_once(" packets transmitted")?.0.parse().ok());
+        (sent.unwrap_or_else(|| panic!("ping says {text}")), rtts(&output.stdout).len())
+    }
+}
+
+/// Whether a packet goes through the tunnels and comes back.
+fn passes(world: &World, node: u8) -> bool {
+    let mut ping = Command::new("ping");
+    ping.args(["-n", "-c", "1", "-W", "1", &SERVICE.to_string()]);
+    exec::output(&world.netns(Host::Node(node)), &mut ping).unwrap().status.success()
+}
+
+fn assert_nothing_is_left(home: &Home) {
+    assert_eq!(netns::with_prefix(&netns_prefix(home.world())), [] as [String; 0]);
+    assert!(!home.base().exists(), "{} is left", home.base().display());
+    let dir = home.dir().display().to_string();
+    let names_it = |entry: std::fs::DirEntry| {
+        std::fs::read(entry.path().join("cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&dir))
+    };
+    until("every process ended", Duration::from_secs(5), || {
+        !std::fs::read_dir("/proc").unwrap().flatten().any(names_it)
+    });
+}
+
+#[test]
+#[ignore = "a whole world; run by `cargo lab test`"]
+fn traffic_survives_what_can_break() {
+    let Some(programs) = programs("traffic_survives_what_can_break") else { return };
+    let place = Place::new();
+    let mut world = up(&place, &programs, &WorldSpec::default());
+
+    let now = tunnels(&world, 1).unwrap();
+    let edges: Vec<&str> = now.tunnels.iter().map(|tunnel| tunnel.edge.as_str()).collect();
+    assert_eq!(edges, ["re-1", "re-2"], "not the two nearest, the active one first");
+    assert!(now.tunnels.iter().all(|tunnel| tunnel.state == BfdState::Up));
+    until("traffic passes", Duration::from_secs(5), || passes(&world, 1));
+
+    break_it(&world, "active");
+    until("traffic moves to the second", Duration::from_secs(10), || {
+        faults::active_edge(&world, 1).as_deref() == Some("re-2")
+    });
+    until("traffic passes over the second", Duration::from_secs(5), || passes(&world, 1));
+
+    heal(&mut world, "re-1");
+    until("traffic comes back when the first has proved itself", Duration::from_secs(120), || {
+        faults::active_edge(&world, 1).as_deref() == Some("re-1")
+    });
+    until("traffic passes over the first again", Duration::from_secs(5), || passes(&world, 1));
+
+    break_it(&world, "controller");
+    let traffic = Traffic::start(&world, 1);
+    std::thread::sleep(Duration::from_secs(3));
+    let (sent, answered) = traffic.stop();
+    assert!(
+        sent > 100 && answered + 5 >= sent,
+        "without the controller {answered} of {sent} were answered"
+    );
+    heal(&mut world, "controller");
+
+    let traffic = Traffic::start(&world, 1);
+    until("traffic flows", Duration::from_secs(5), || passes(&world, 1));
+    break_it(&world, "node-1.holdfastd");
+    std::thread::sleep(Duration::from_secs(2));
+    heal(&mut world, "node-1.holdfastd");
+    until("the manager is back", Duration::from_secs(20), || {
+        matches!(state(&world).nodes[0].stage, Some(Stage::Online | Stage::Degraded))
+    });
+    let (sent, answered) = traffic.stop();
+    // The last packets may still be under way.
+    assert!(
+        sent > 200 && answered + 5 >= sent,
+        "without the manager {answered} of {sent} were answered"
+    );
+
+    assert!(down(&place.home).unwrap().problems.is_empty());
+    assert_nothing_is_left(&place.home);
+}
+
+#[test]
+#[ignore = "a whole world; run by `cargo lab test`"]
+fn a_third_edge_is_found_when_one_dies_for_good() {
+    let Some(programs) = programs("a_third_edge_is_found_when_one_dies_for_good") else { return };
+    let place = Place::new();
+    let world = up(&place, &programs, &WorldSpec::default());
+    // The node has to do it alone.
+    break_it(&world, "controller");
+    break_it(&world, "process:re-1");
+    until("the third edge takes its place", Duration::from_secs(120), || {
+        tunnels(&world, 1).is_some_and(|now| {
+            now.up() == 2 && now.tunnels.iter().any(|tunnel| tunnel.edge == "re-3")
+        })
+    });
+    until("traffic passes", Duration::from_secs(5), || passes(&world, 1));
+}
+
+#[test]
+#[ignore = "a whole world; run by `cargo lab test`"]
+fn sites_join_a_running_world_and_operators_see_them() {
+    let Some(programs) = programs("sites_join_a_running_world_and_operators_see_them") else {
+        return;
+    };
+    let place = Place::new();
+    let lab = |arguments: &[&str]| {
+        let mut lab = Command::new(LAB);
+        lab.args(["-w", place.home.world().as_str(), "--dir"])
+            .arg(place.home.base())
+            .args(arguments);
+        lab.env("HOLDFAST_BIN_DIR", programs.dir()).output().unwrap()
+    };
+    let ok = |output: std::process::Output| {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    };
+    ok(lab(&["up", "--edges", "2"]));
+    ok(lab(&["add-site"]));
+    let status: serde_json::Value =
+        serde_json::from_str(&ok(lab(&["status", "-o", "json"]))).unwrap();
+    for node in status["nodes"].as_array().unwrap() {
+        let tunnels = node["tunnels"]["tunnels"].as_array().unwrap();
+        assert_eq!(tunnels.iter().filter(|tunnel| tunnel["state"] == "up").count(), 2, "{node}");
+    }
+    assert_eq!(status["nodes"].as_array().unwrap().len(), 2);
+    assert!(ok(lab(&["exec", "node-2", "--", "holdfast", "status"])).contains("re-1"));
+    if lab::packages::find("kubectl").is_none() {
+        eprintln!("skipped: kubectl is not there");
+        return;
+    }
+    let sites = ok(lab(&["kubectl", "--", "get", "sites,registrations,regionaledges"]));
+    for name in ["site-1", "site-2", "re-1", "re-2"] {
+        assert!(sites.contains(name), "{name} is not in\n{sites}");
+    }
+    ok(lab(&["down"]));
+    assert_nothing_is_left(&place.home);
+}
+
+#[test]
+#[ignore = "a whole world; run by `cargo lab test`"]
+fn a_world_whose_making_was_killed_goes_without_a_trace() {
+    let Some(programs) = programs("a_world_whose_making_was_killed_goes_without_a_trace") else {
+        return;
+    };
+    // After the controller is there, while edges register, while the node registers.
+    for service in ["controller", "re-1", "node-1.tunneld", "node-1.holdfastd"] {
+        let place = Place::new();
+        let mut up = Command::new(LAB)
+            .args(["up", "-w", place.home.world().as_str(), "--dir"])
+            .arg(place.home.base())
+            .env("HOLDFAST_BIN_DIR", programs.dir())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        until(service, Duration::from_secs(60), || {
+            exec::recorded(&place.home.record(service)).is_some()
+        });
+        up.kill().unwrap();
+        up.wait().unwrap();
+        assert!(down(&place.home).unwrap().problems.is_empty());
+        assert_nothing_is_left(&place.home);
+    }
+}
+
+#[test]
+#[ignore = "a whole world; run by `cargo lab test`"]
+fn a_node_comes_online_when_the_controller_does() {
+    let Some(programs) = programs("a_node_comes_online_when_the_controller_does") else { return };
+    let place = Place::new();
+    let mut world = up(&place, &programs, &WorldSpec { nodes: 0, ..WorldSpec::default() });
+    let operator = fleet::operator(&world, &programs).unwrap();
+    let grown = WorldSpec { nodes: 1, ..world.spec().clone() };
+    world.grow(&grown, &EmulatorMode::Thread, &mut |_| {}).unwrap();
+    faults::inject(
+        &world,
+        &"link:controller".parse().unwrap(),
+        &Fault::Cut(lab::emulator::Cut::Both),
+    )
+    .unwrap();
+    fleet::start_nodes(&mut world, &programs, &operator, &[1]).unwrap();
+    until("the node says that the controller is away", Duration::from_secs(30), || {
+        state(&world).nodes[0].reason == Some(holdfast_api::Reason::ControllerUnreachable)
+    });
+    heal(&mut world, "link:controller");
+    fleet::wait_online(&mut world, &[1]).unwrap();
+}

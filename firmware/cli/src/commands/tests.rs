@@ -1,1 +1,82 @@
+//! Output for people, compared with files. `HOLDFAST_BLESS=1` writes them anew; read the
+//! difference before it is committed.
 
+use super::{health, plan, status, tunnels};
+use crate::output::Paint;
+use holdfast_api::local::{HealthReport, NodeReport, PlanReport};
+use serde::de::DeserializeOwned;
+use std::io::Write;
+use std::path::PathBuf;
+
+const PLAIN: Paint = Paint(false);
+
+fn data(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
+
+fn read<T: DeserializeOwned>(name: &str) -> T {
+    let text = std::fs::read_to_string(data(name)).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn golden(name: &str, have: &str) {
+    let path = data(name);
+    if std::env::var_os("HOLDFAST_BLESS").is_some() {
+        let mut file = std::fs::File::create(&path).unwrap();
+        file.write_all(have.as_bytes()).unwrap();
+    }
+    let want = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(have == want, "{name} differs; it is now:\n{have}");
+}
+
+#[test]
+fn status_reads_well() {
+    for name in ["status-online", "status-degraded", "status-no-token"] {
+        let report: NodeReport = read(&format!("{name}.json"));
+        golden(&format!("{name}.txt"), &status::render(&report, PLAIN));
+    }
+}
+
+#[test]
+fn tunnels_read_well() {
+    for name in ["online", "degraded"] {
+        let report: NodeReport = read(&format!("status-{name}.json"));
+        golden(&format!("tunnels-{name}.txt"), &tunnels::render(&report.tunnels.unwrap(), PLAIN));
+    }
+}
+
+#[test]
+fn plans_read_well() {
+    let plan: PlanReport = read("plan-steps.json");
+    golden("plan-steps.txt", &plan::render(&plan, PLAIN));
+    assert_eq!(plan::render(&PlanReport::default(), PLAIN), "Nothing to do.\n");
+    let problems = PlanReport { steps: Vec::new(), ..plan };
+    assert!(plan::render(&problems, PLAIN).starts_with("Cannot be planned\n"));
+}
+
+#[test]
+fn health_reads_well() {
+    let report: HealthReport = read("health-bad.json");
+    golden("health-bad.txt", &health::render(&report, PLAIN));
+}
+
+/// Names of hardware and messages from other machines must not steer the terminal.
+#[test]
+fn output_has_no_control_characters_but_our_colours() {
+    let report: NodeReport = read("status-degraded.json");
+    assert!(report.hardware.contains('\x1b'));
+    let plain = status::render(&report, PLAIN);
+    assert!(plain.chars().all(|c| c == '\n' || !c.is_control()));
+    let coloured = status::render(&report, Paint(true));
+    let mut stripped = String::new();
+    let mut inside = false;
+    for c in coloured.chars() {
+        match c {
+            '\x1b' => inside = true,
+            'm' if inside => inside = false,
+            c if !inside => stripped.push(c),
+            _ => {}
+        }
+    }
+    assert_eq!(stripped, plain, "colours change nothing but colours");
+}

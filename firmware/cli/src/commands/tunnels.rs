@@ -104,7 +104,7 @@ pub(crate) fn failover(last: &LastFailover, count: u64) -> String {
         (None, None) => "to no tunnel".into(),
     };
     format!(
-        "Last failover {} ago: {way}, switched in {}.{:03} ms ({count} since tunneld started).",
+        "Last failover {} ago: {way}, in {}.{:03} ms ({count} so far).",
         span(last.age_secs),
         last.switch_us / 1000,
         last.switch_us % 1000,

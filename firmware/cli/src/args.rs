@@ -56,3 +56,37 @@ pub(crate) enum Command {
     /// Print the completion script of a shell.
     Completion(commands::completion::Args),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_reference_page_names_every_command_and_option() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/cli.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let named = |text: &str| assert!(page.contains(text), "{text} is missing in {path}");
+        let cli = Cli::command();
+        for command in cli.get_subcommands() {
+            let name = command.get_name();
+            let inner: Vec<_> = command.get_subcommands().collect();
+            match inner.as_slice() {
+                [] => named(&format!("## `holdfast {name}")),
+                some => some
+                    .iter()
+                    .for_each(|inner| named(&format!("## `holdfast {name} {}", inner.get_name()))),
+            }
+            for command in std::iter::once(&cli).chain([command]).chain(inner) {
+                command.get_arguments().filter_map(|a| a.get_long()).for_each(|long| {
+                    named(&format!("--{long}"));
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Sites: prefix, membership, and what is rendered for their nodes.
+
+use super::object::{save, to_value, write};
+use super::render::{self, NodeInput};
+use super::{Fleet, SITE_LABEL};
+use crate::store::{Index, Key, OVERLAY_ANNOTATION, Tx};
+use holdfast_api::Reason;
+use holdfast_api::resources::{
+    Kind, NodeConfig, NodeConfigSpec, NodeConfigStatus, RegionalEdge, RegistrationPhase, Site,
+    SiteSpec,
+};
+use std::collections::BTreeSet;
+
+impl Fleet {
+    pub(super) fn site(&self, tx: &mut Tx<'_>, key: &Key) -> Vec<Key> {
+        let site = tx.get(key).and_then(|entry| entry.decode::<Site>());
+        let members: BTreeSet<String> = site
+            .iter()
+            .flat_map(|site| site.spec.nodes.iter().map(|node| node.registration.clone()))
+            .collect();
+        let term = format!("{}/{}", key.namespace, key.name);
+        let registered = tx.find(Index::SiteRegistrations, &term);
+        // Registrations of the site that it does not have (any more).
+        for entry in registered.iter().filter(|entry| !members.contains(&entry.key.name)) {
+            let reason = Reason::RegistrationRetired;
+            self.withdraw(tx, entry, RegistrationPhase::Retired, reason);
+        }
+        let Some(mut site) = site else { return Vec::new() };
+        // Members whose registration is gone.
+        let known: BTreeSet<&str> = registered.iter().map(|entry| entry.key.name.as_str()).collect();
+        let complete = site.spec.nodes.len();
+        site.spec.nodes.retain(|node| known.contains(node.registration.as_str()));
+        let prefix = site.spec.prefix.or_else(|| self.prefixes.next(tx.state()));
+        if site.spec.nodes.len() != complete || site.spec.prefix != prefix {
+            site.spec.prefix = prefix;
+            let mut value = tx.get(key).map_or_else(|| serde_json::json!({}), |e| e.value.clone());
+            value["spec"] = to_value(&site.spec);
+            save(tx, key.clone(), value, None);
+        }
+        self.render_site(tx, key, &site.spec);
+        Vec::new()
+    }
+
+    /// Writes `NodeConfig` and `TunnelPeer` of every node of a site, where they differ.
+    fn render_site(&self, tx: &mut Tx<'_>, key: &Key, spec: &SiteSpec) {
+        if spec.nodes.is_empty() {
+            return;
+        }
+        let edges: Vec<RegionalEdge> = tx
+            .list(Kind::RegionalEdge, None)
+            .iter()
+            .filter_map(|entry| entry.decode::<RegionalEdge>())
+            .collect();
+        for node in &spec.nodes {
+            let at = |kind| Key::new(kind, &key.namespace, &node.name);
+            let registration =
+                tx.get(&Key::new(Kind::Registration, &key.namespace, &node.registration));
+            let input = NodeInput {
+                site: &key.name,
+                spec,
+                node,
+                overlay: registration
+                    .as_ref()
+                    .and_then(|entry| entry.annotation(OVERLAY_ANNOTATION).parse().ok()),
+                public_key: registration
+                    .as_ref()
+                    .and_then(|entry| entry.text("/spec/wireguardPublicKey").parse().ok()),
+            };
+            let labels = [(SITE_LABEL, key.name.as_str())];
+            let have = tx.get(&at(Kind::NodeConfig)).and_then(|entry| entry.decode::<NodeConfig>());
+            let want = render::node_config(input, &edges);
+            let want = render::number(have.as_ref().map(|c| &c.spec), want, tx.next_version());
+            let status = NodeConfigStatus { content_hash: content_hash(&want) };
+            let (want, status) = (to_value(&want), to_value(&status));
+            write(tx, at(Kind::NodeConfig), &labels, want, Some(status));
+            match render::tunnel_peer(input, &edges) {
+                Some(peer) => {
+                    write(tx, at(Kind::TunnelPeer), &labels, to_value(&peer), None);
+                }
+                None => {
+                    tx.delete(&at(Kind::TunnelPeer));
+                }
+            }
+        }
+    }
+
+    /// Renders a site anew without anything of it having been written: its surroundings changed.
+    pub(super) fn refresh_site(&self, tx: &mut Tx<'_>, key: &Key) {
+        if let Some(site) = tx.get(key).and_then(|entry| entry.decode::<Site>()) {
+            self.render_site(tx, key, &site.spec);
+        }
+    }
+}
+
+/// SHA-256 of a configuration's JSON, hex.
+fn content_hash(spec: &NodeConfigSpec) -> String {
+    crate::hex(&crate::sha256(&serde_json::to_vec(spec).unwrap_or_default()))
+}

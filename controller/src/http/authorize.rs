@@ -1,0 +1,150 @@
+//! Who may do what to which objects: one pure function and its table.
+//!
+//! | who | may |
+//! |---|---|
+//! | operator of all tenants | read everything; write tokens, sites, edges; decide on registrations; delete node statuses |
+//! | operator of a tenant | the same in its namespace; read edges |
+//! | node | read its `NodeConfig`; write its `NodeStatus` |
+//! | regional edge | read edges; write its own and its status; read the tunnel peers that name it |
+//! | holder of a device key (nodes and edges too) | read and renew its own registration |
+//! | holder of a registration token | make a registration |
+//!
+//! `NodeConfig` and `TunnelPeer` are written by the controller alone, and so is the status of
+//! every kind but `NodeStatus` and `RegionalEdge`.
+
+use super::{Caller, Identity, Target};
+use holdfast_api::resources::Kind;
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// Read one object.
+    Get,
+    /// Read a collection.
+    List,
+    /// Follow a collection.
+    Watch,
+    /// Make an object.
+    Create,
+    /// Replace an object.
+    Update,
+    /// Change parts of an object.
+    Patch,
+    /// Remove an object.
+    Delete,
+    /// Remove a collection.
+    DeleteCollection,
+}
+
+impl Verb {
+    /// Kubernetes' word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Verb::Get => "get",
+            Verb::List => "list",
+            Verb::Watch => "watch",
+            Verb::Create => "create",
+            Verb::Update => "update",
+            Verb::Patch => "patch",
+            Verb::Delete => "delete",
+            Verb::DeleteCollection => "deletecollection",
+        }
+    }
+
+    fn reads(self) -> bool {
+        matches!(self, Verb::Get | Verb::List | Verb::Watch)
+    }
+}
+
+/// Which of the objects of the target the caller sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sight {
+    /// All.
+    All,
+    /// Those with this name (and, when given, in this namespace).
+    Named(Option<String>, String),
+    /// Tunnel peers that name this edge.
+    PeersOf(String),
+}
+
+/// The caller may not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Denied;
+
+/// Whether `caller` may do `verb` to `target`, and what of it he sees.
+///
+/// # Errors
+/// He may not.
+pub fn authorize(caller: &Caller, verb: Verb, target: &Target) -> Result<Sight, Denied> {
+    let own = || own_registration(caller, verb, target);
+    match &caller.identity {
+        Identity::Operator(operator) => operator_may(operator.tenant.as_deref(), verb, target),
+        Identity::Node { tenant, node, .. } => node_may(tenant, node, verb, target).or_else(|_| own()),
+        Identity::Edge { name, .. } => edge_may(name, verb, target).or_else(|_| own()),
+        Identity::Device(_) | Identity::Anonymous => own(),
+    }
+}
+
+fn operator_may(tenant: Option<&str>, verb: Verb, target: &Target) -> Result<Sight, Denied> {
+    let at_home = match (tenant, target.kind.namespaced()) {
+        (None, _) => true,
+        (Some(tenant), true) => target.namespace.as_deref() == Some(tenant),
+        (Some(_), false) => verb.reads(),
+    };
+    let writes = |verb: Verb| match target.kind {
+        Kind::Token | Kind::Site | Kind::RegionalEdge => !target.status,
+        Kind::Registration => !target.status && verb != Verb::Create,
+        Kind::NodeStatus => matches!(verb, Verb::Delete | Verb::DeleteCollection),
+        Kind::NodeConfig | Kind::TunnelPeer => false,
+    };
+    (at_home && (verb.reads() || writes(verb))).then_some(Sight::All).ok_or(Denied)
+}
+
+fn node_may(tenant: &str, node: &str, verb: Verb, target: &Target) -> Result<Sight, Denied> {
+    let home = target.namespace.as_deref() == Some(tenant);
+    let named = target.name.as_deref().is_none_or(|name| name == node);
+    let writes = matches!(verb, Verb::Create | Verb::Update | Verb::Patch);
+    let may = match target.kind {
+        Kind::NodeConfig => verb.reads(),
+        Kind::NodeStatus => verb.reads() || writes,
+        Kind::Token | Kind::Registration | Kind::Site | Kind::RegionalEdge | Kind::TunnelPeer => {
+            false
+        }
+    };
+    let sight = Sight::Named(Some(tenant.into()), node.into());
+    (home && named && may).then_some(sight).ok_or(Denied)
+}
+
+fn edge_may(edge: &str, verb: Verb, target: &Target) -> Result<Sight, Denied> {
+    match target.kind {
+        Kind::RegionalEdge if verb.reads() => Ok(Sight::All),
+        Kind::RegionalEdge
+            if matches!(verb, Verb::Update | Verb::Patch)
+                && target.name.as_deref() == Some(edge) =>
+        {
+            Ok(Sight::Named(None, edge.into()))
+        }
+        Kind::TunnelPeer if verb.reads() => Ok(Sight::PeersOf(edge.into())),
+        Kind::Token
+        | Kind::Registration
+        | Kind::Site
+        | Kind::NodeConfig
+        | Kind::NodeStatus
+        | Kind::RegionalEdge
+        | Kind::TunnelPeer => Err(Denied),
+    }
+}
+
+fn own_registration(caller: &Caller, verb: Verb, target: &Target) -> Result<Sight, Denied> {
+    if target.kind != Kind::Registration || target.status {
+        return Err(Denied);
+    }
+    if verb == Verb::Create {
+        // Whether the token is good is for the transaction to say that uses it.
+        return caller.credential.as_ref().map(|_| Sight::All).ok_or(Denied);
+    }
+    let name = caller.identity.device().ok_or(Denied)?.registration();
+    let named = target.name.as_ref().is_none_or(|asked| *asked == name);
+    let may = verb.reads() || matches!(verb, Verb::Update | Verb::Patch);
+    (named && may).then_some(Sight::Named(target.namespace.clone(), name)).ok_or(Denied)
+}

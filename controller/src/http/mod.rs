@@ -1,0 +1,23 @@
+//! The API server: TLS, routes and the conventions of the Kubernetes API.
+
+mod apply;
+mod authorize;
+mod body;
+mod caller;
+mod discovery;
+mod error;
+mod negotiate;
+mod openapi;
+mod patch;
+mod read;
+mod route;
+mod server;
+mod table;
+mod watch;
+mod write;
+
+pub use authorize::{Denied, Sight, Verb, authorize};
+pub use caller::{Caller, Identity};
+pub use error::ApiError;
+pub use route::{Route, Target};
+pub use server::{Server, ServerError, Settings};

@@ -1,0 +1,517 @@
+//! The server: sockets, TLS, connections, and the way from a request to its answer.
+
+use super::authorize::{Verb, authorize};
+use super::body::{self, Answer};
+use super::caller::{Caller, Identity};
+use super::negotiate::{self, Query, View};
+use super::read::Selection;
+use super::watch::Guard;
+use super::write::{Strictness, Writing, Written};
+use super::{ApiError, Route, Target, discovery, openapi, read, watch};
+use crate::Clock;
+use crate::fleet::{self, Fleet, FleetSettings, Presence};
+use crate::store::{Embedded, Key, Store, StoreError};
+use crate::trust::server::tls_config;
+use crate::trust::{Authority, Operators, PeerVerifier, TlsIdentity, TrustError, peer};
+use crate::trust::server::ServerCertificate;
+use holdfast_api::Reason;
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, IF_NONE_MATCH, WARNING};
+use hyper::service::service_fn;
+use hyper::{Method, Request};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch as signal;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+/// A handshake that takes longer is a client that does not mean it.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Time that open requests have to end at shutdown.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// A client that is silent for so long on HTTP/2 is asked whether it is there, and has as long to
+/// answer.
+const ARE_YOU_THERE: Duration = Duration::from_secs(20);
+/// Unacknowledged data for so long means that the client is gone (tcp(7), TCP_USER_TIMEOUT).
+const GONE: Duration = Duration::from_secs(60);
+/// Requests that one HTTP/2 connection may have open; kubectl and controllers hold many watches.
+const STREAMS: u32 = 1_000;
+/// How often the server certificate is looked at.
+const RENEW: Duration = Duration::from_secs(3_600);
+
+/// What a server needs.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where everything is kept.
+    pub data: PathBuf,
+    /// Where to listen; port 0 for any.
+    pub listen: SocketAddr,
+    /// DNS names and addresses of the server certificate, beside `localhost`.
+    pub names: Vec<String>,
+    /// Numbers of the fleet.
+    pub fleet: FleetSettings,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The store.
+    #[error("cannot open the store")]
+    Store(#[source] StoreError),
+    /// Keys and certificates.
+    #[error("cannot set up certificates")]
+    Trust(#[source] TrustError),
+    /// The socket.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file that tells the address.
+    #[error("cannot write the address")]
+    Address(#[source] holdfast_durable::WriteError),
+}
+
+impl ServerError {
+    /// The reason code to report.
+    pub fn reason(&self) -> Reason {
+        match self {
+            ServerError::Store(error) => error.reason(),
+            ServerError::Trust(error) => error.reason(),
+            ServerError::Listen { .. } => Reason::ConfigInvalid,
+            ServerError::Address(error) if error.disk_full() => Reason::StateDiskFull,
+            ServerError::Address(_) => Reason::StateUnwritable,
+        }
+    }
+}
+
+struct App {
+    store: Store,
+    fleet: Arc<Fleet>,
+    operators: Operators,
+    presence: Arc<Presence>,
+    clock: Clock,
+    shutdown: signal::Receiver<bool>,
+}
+
+/// A running server. Dropping it aborts it; [`Server::stop`] ends it in order.
+pub struct Server {
+    address: SocketAddr,
+    store: Store,
+    stop: signal::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Opens the store, makes or loads the CA, and listens.
+    ///
+    /// # Errors
+    /// Whatever is in the way; nothing runs then.
+    pub async fn start(settings: Settings) -> Result<Server, ServerError> {
+        let data = settings.data.clone();
+        let now = (settings.clock)();
+        let authority =
+            Authority::load_or_make(&data.join("ca"), now).map_err(ServerError::Trust)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = PeerVerifier::new(authority.der(), provider.clone())
+            .map_err(|error| ServerError::Trust(TrustError::Tls(error)))?;
+        let verifier = Arc::new(verifier);
+        let mut names = settings.names.clone();
+        names.extend(["localhost", "127.0.0.1", "::1"].map(String::from));
+        let certificate = ServerCertificate::load_or_make(
+            &data.join("server"),
+            &names,
+            &authority,
+            provider.clone(),
+            now,
+        )
+        .map_err(ServerError::Trust)?;
+        let tls = tls_config(certificate.clone(), verifier.clone(), provider)
+            .map_err(ServerError::Trust)?;
+        let fail = |source| ServerError::Listen { address: settings.listen, source };
+        let listener = TcpListener::bind(settings.listen).await.map_err(fail)?;
+        let address = listener.local_addr().map_err(fail)?;
+        let store = Store::open(Embedded::new(&data), settings.clock.clone())
+            .map_err(ServerError::Store)?;
+        holdfast_durable::write(&data.join("address"), format!("{address}\n").as_bytes(), 0o644)
+            .map_err(ServerError::Address)?;
+
+        let (stop, shutdown) = signal::channel(false);
+        let app = Arc::new(App {
+            store: store.clone(),
+            fleet: Arc::new(Fleet::new(authority, settings.fleet)),
+            operators: Operators::new(&data),
+            presence: Arc::new(Presence::default()),
+            clock: settings.clock,
+            shutdown: shutdown.clone(),
+        });
+        let controllers = fleet::task::run(
+            store.clone(),
+            app.fleet.clone(),
+            app.presence.clone(),
+            app.clock.clone(),
+            shutdown.clone(),
+        );
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        let renewal = renew(app.clone(), certificate, shutdown.clone());
+        let tasks = vec![
+            tokio::spawn(controllers),
+            tokio::spawn(renewal),
+            tokio::spawn(accept(app, listener, acceptor, verifier, shutdown)),
+        ];
+        tracing::info!(%address, data = %data.display(), "serving");
+        Ok(Server { address, store, stop, tasks })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more connections, lets open requests end, and closes the store.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        for task in self.tasks.drain(..) {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task ended badly");
+            }
+        }
+        let store = self.store.clone();
+        // Joins the writer's thread, which may have to sync.
+        if tokio::task::spawn_blocking(move || store.close()).await.is_err() {
+            tracing::error!("the store was not closed in order");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn renew(
+    app: Arc<App>,
+    certificate: Arc<ServerCertificate>,
+    mut shutdown: signal::Receiver<bool>,
+) {
+    while !*shutdown.borrow() {
+        if let Err(error) = certificate.renew(&app.fleet.authority, (app.clock)()) {
+            tracing::warn!(%error, "the server certificate was not renewed");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RENEW) => {}
+            _ = shutdown.changed() => {}
+        }
+    }
+}
+
+async fn accept(
+    app: Arc<App>,
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    verifier: Arc<PeerVerifier>,
+    mut shutdown: signal::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    while !*shutdown.borrow() {
+        // Accepting and reaping lose nothing when dropped.
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, from)) => {
+                    let (app, acceptor) = (app.clone(), acceptor.clone());
+                    connections.spawn(connection(app, stream, from, acceptor, verifier.clone()));
+                }
+                // Out of file descriptors, for one: others have to end first.
+                Err(error) => {
+                    tracing::warn!(%error, "a connection was not accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            _ = shutdown.changed() => {}
+        }
+    }
+    drop(listener);
+    let farewell = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
+        tracing::info!("requests were cut off");
+    }
+}
+
+async fn connection(
+    app: Arc<App>,
+    stream: TcpStream,
+    from: SocketAddr,
+    acceptor: TlsAcceptor,
+    verifier: Arc<PeerVerifier>,
+) {
+    // Both only make things better.
+    let _ = stream.set_nodelay(true);
+    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(GONE));
+    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%from, %error, "handshake failed"),
+        Err(_) => return tracing::debug!(%from, "handshake took too long"),
+    };
+    let certificates = stream.get_ref().1.peer_certificates();
+    let identity = Arc::new(peer::identify(&verifier, certificates, (app.clock)()));
+    let mut shutdown = app.shutdown.clone();
+    let service = service_fn(move |request| {
+        let (app, identity) = (app.clone(), identity.clone());
+        async move { Ok::<_, Infallible>(respond(&app, &identity, request).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(ARE_YOU_THERE)
+        .keep_alive_timeout(ARE_YOU_THERE)
+        .max_concurrent_streams(STREAMS);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let stopped = async {
+        let _ = shutdown.wait_for(|stop| *stop).await;
+    };
+    // Waiting for the signal loses nothing; the connection itself is never dropped here.
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stopped => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%from, %error, "connection ended");
+    }
+}
+
+async fn respond(app: &Arc<App>, tls: &TlsIdentity, request: Request<Incoming>) -> Answer {
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let answer = match handle(app, tls, request).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::debug!(%method, path, code = error.code(), %error, "refused");
+            body::failure(&error)
+        }
+    };
+    tracing::trace!(%method, path, code = answer.status().as_u16(), "answered");
+    answer
+}
+
+fn header(request: &Request<Incoming>, name: HeaderName) -> Option<String> {
+    request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+async fn handle(
+    app: &Arc<App>,
+    tls: &TlsIdentity,
+    request: Request<Incoming>,
+) -> Result<Answer, ApiError> {
+    let now = (app.clock)();
+    let authorization = header(&request, AUTHORIZATION);
+    let caller =
+        Caller::resolve(tls, authorization.as_deref(), &app.store, &app.operators, now)?;
+    let route = Route::parse(request.uri().path());
+    if let Route::Objects(target) = route {
+        return objects(app, tls, caller, target, request).await;
+    }
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return match route {
+            Route::Unknown => Err(ApiError::no_such_path()),
+            _ => Err(ApiError::method_not_allowed(request.method().as_str())),
+        };
+    }
+    let accept = header(&request, ACCEPT);
+    let document = match route {
+        Route::Health => return Ok(body::answer(200, "text/plain", "ok")),
+        Route::Version => discovery::version(),
+        Route::CoreVersions => discovery::core_versions(),
+        Route::CoreResources => discovery::core_resources(),
+        Route::Namespaces(name) => return namespaces(app, &caller, name, accept.as_deref()),
+        Route::Groups => discovery::groups(),
+        Route::Group => discovery::group(),
+        Route::Resources => discovery::resources(),
+        Route::OpenApiV2 => return Ok(openapi::v2_answer(accept.as_deref())),
+        Route::OpenApiV3Index => openapi::v3_index(),
+        Route::OpenApiV3 => openapi::v3(),
+        Route::Objects(_) | Route::Unknown => return Err(ApiError::no_such_path()),
+    };
+    Ok(body::json_value(200, &document))
+}
+
+fn namespaces(
+    app: &App,
+    caller: &Caller,
+    name: Option<String>,
+    accept: Option<&str>,
+) -> Result<Answer, ApiError> {
+    let Identity::Operator(operator) = &caller.identity else {
+        return Err(ApiError::forbidden(format!("{} may not see namespaces", caller.identity.name())));
+    };
+    if let Some(name) = name {
+        if operator.tenant.as_ref().is_some_and(|tenant| *tenant != name) {
+            return Err(ApiError::forbidden(format!("namespace {name:?} is not yours")));
+        }
+        return Ok(body::json_value(200, &discovery::namespace(&name)));
+    }
+    let (names, version) = app.store.read(|state, version| {
+        let names = match &operator.tenant {
+            Some(tenant) => vec![tenant.clone()],
+            None => state.namespaces().into_iter().map(str::to_owned).collect::<Vec<_>>(),
+        };
+        (names, version)
+    });
+    let table = negotiate::view(accept)? == View::Table;
+    Ok(body::json_value(200, &discovery::namespaces(&names, version, table)))
+}
+
+fn verb_of(method: &Method, target: &Target, query: &Query) -> Result<Verb, ApiError> {
+    Ok(match (method.as_str(), &target.name) {
+        ("GET" | "HEAD", None) if query.flag("watch") => Verb::Watch,
+        ("GET" | "HEAD", None) => Verb::List,
+        ("GET" | "HEAD", Some(_)) => Verb::Get,
+        ("POST", None) => Verb::Create,
+        ("PUT", Some(_)) => Verb::Update,
+        ("PATCH", Some(_)) => Verb::Patch,
+        ("DELETE", Some(_)) if !target.status => Verb::Delete,
+        ("DELETE", None) => Verb::DeleteCollection,
+        (other, _) => return Err(ApiError::method_not_allowed(other)),
+    })
+}
+
+async fn objects(
+    app: &Arc<App>,
+    tls: &TlsIdentity,
+    caller: Caller,
+    target: Target,
+    request: Request<Incoming>,
+) -> Result<Answer, ApiError> {
+    let query = Query::parse(request.uri().query());
+    let verb = verb_of(request.method(), &target, &query)?;
+    heard(app, &caller.identity);
+    let sight = authorize(&caller, verb, &target).map_err(|_| denied(&caller, verb, &target))?;
+    // Objects of a kind with namespaces are made in one.
+    if matches!(verb, Verb::Create) && target.kind.namespaced() && target.namespace.is_none() {
+        return Err(ApiError::bad_request("a namespace is required here"));
+    }
+    let accept = header(&request, ACCEPT);
+    let view = negotiate::view(accept.as_deref())?;
+    let namespace = target.namespace.clone().unwrap_or_default();
+    match verb {
+        Verb::Get => {
+            let key = Key::new(target.kind, &namespace, target.name.as_deref().unwrap_or_default());
+            let known = header(&request, IF_NONE_MATCH);
+            return read::get(&app.store, &key, &sight, view, known.as_deref());
+        }
+        Verb::List => {
+            let selection = Selection::new(&target, sight, &query)?;
+            return read::list(&app.store, &selection, &query, view);
+        }
+        Verb::Watch => {
+            let selection = Selection::new(&target, sight, &query)?;
+            let guard = WatchGuard { app: app.clone(), tls: tls.clone(), was: caller };
+            return watch::watch(&app.store, selection, &query, view, guard, app.shutdown.clone());
+        }
+        Verb::Create | Verb::Update | Verb::Patch | Verb::Delete | Verb::DeleteCollection => {}
+    }
+    let media = header(&request, CONTENT_TYPE).unwrap_or_default();
+    let media = media.split(';').next().unwrap_or_default().trim().to_owned();
+    let writing = Writing {
+        store: app.store.clone(),
+        fleet: app.fleet.clone(),
+        strictness: Strictness::of(&query, &caller)?,
+        dry_run: match query.text("dryRun") {
+            "" => false,
+            "All" => true,
+            other => return Err(ApiError::bad_request(format!("dryRun: {other:?} is not known"))),
+        },
+        manager: query.text("fieldManager").to_owned(),
+        force: query.flag("force"),
+        caller,
+        target,
+        sight,
+    };
+    let bytes = body::read(request.into_body()).await?;
+    let written = match verb {
+        Verb::Create => writing.create(&bytes, &media).await?,
+        Verb::Update => writing.update(&bytes, &media).await?,
+        Verb::Patch => writing.patch(&bytes, &media).await?,
+        Verb::Delete => writing.delete(&bytes).await?,
+        Verb::DeleteCollection => writing.delete_collection(&query).await?,
+        Verb::Get | Verb::List | Verb::Watch => return Err(ApiError::no_such_path()),
+    };
+    Ok(written_answer(&written))
+}
+
+fn written_answer(written: &Written) -> Answer {
+    let mut answer = body::json_value(written.code, &written.object);
+    for warning in &written.warnings {
+        let text: String = warning.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').collect();
+        let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+            answer.headers_mut().append(WARNING, value);
+        }
+    }
+    answer
+}
+
+fn denied(caller: &Caller, verb: Verb, target: &Target) -> ApiError {
+    if caller.identity == Identity::Anonymous && caller.credential.is_none() {
+        return ApiError::unauthorized();
+    }
+    let place = match (&target.namespace, target.kind.namespaced()) {
+        (Some(namespace), _) => format!("in the namespace {namespace:?}"),
+        (None, true) => "in all namespaces".into(),
+        (None, false) => "at the cluster scope".into(),
+    };
+    let name = target.name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
+    let error = ApiError::forbidden(format!(
+        "{}{name} is forbidden: {:?} cannot {} resource {:?} {place}",
+        target.kind.plural(),
+        caller.identity.name(),
+        verb.word(),
+        target.kind.plural(),
+    ));
+    if caller.retired { error.because(Reason::RegistrationRetired) } else { error }
+}
+
+fn heard(app: &App, identity: &Identity) {
+    if let Identity::Node { tenant, node, .. } = identity {
+        app.presence.heard(tenant, node, (app.clock)());
+    }
+}
+
+struct WatchGuard {
+    app: Arc<App>,
+    tls: TlsIdentity,
+    was: Caller,
+}
+
+impl Guard for WatchGuard {
+    fn goes_on(&mut self) -> bool {
+        heard(&self.app, &self.was.identity);
+        match &self.was.identity {
+            // A credential that ends does not end what it began; it was checked at the beginning.
+            Identity::Operator(_) | Identity::Anonymous | Identity::Device(_) => true,
+            Identity::Node { .. } | Identity::Edge { .. } => {
+                let now = (self.app.clock)();
+                let is = Caller::resolve(&self.tls, None, &self.app.store, &self.app.operators, now);
+                is.is_ok_and(|is| is.identity == self.was.identity)
+            }
+        }
+    }
+}

@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// How long to wait: `90`, `90s`, `5m` or `1h`.
     #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = "60s", requires = "wait")]
     timeout: Duration,
+    /// Also tell which hardware profiles were considered, and why not the others.
+    #[arg(long)]
+    why: bool,
 }
 
 pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
@@ -30,7 +33,13 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
         None => context.manager().get::<NodeReport>("/v1/status").await?,
         Some(wanted) => wait(context, wanted, args.timeout).await?,
     };
-    context.show(&answer.raw, |paint| render(&answer.known, paint))?;
+    context.show(&answer.raw, |paint| {
+        let mut text = render(&answer.known, paint);
+        if args.why {
+            text += &explanation(&answer.known, paint);
+        }
+        text
+    })?;
     Ok(0)
 }
 
@@ -147,10 +156,10 @@ fn headline(report: &NodeReport, paint: Paint) -> String {
 }
 
 fn facts(report: &NodeReport, paint: Paint) -> Vec<(&'static str, String)> {
+    // The last line is the conclusion; the ones before it are the candidates, many of them.
     let mut profile = clean(&report.profile);
-    if !report.profile_explanation.is_empty() {
-        let why: Vec<String> = report.profile_explanation.iter().map(|why| clean(why)).collect();
-        let _ = write!(profile, "  {}", paint.dim(&format!("({})", why.join("; "))));
+    if let Some(why) = report.profile_explanation.last() {
+        let _ = write!(profile, "  {}", paint.dim(&format!("({})", clean(why))));
     }
     let controller = match (report.controller.as_str(), report.controller_reachable) {
         ("", _) => "not known yet".into(),
@@ -177,6 +186,14 @@ fn facts(report: &NodeReport, paint: Paint) -> Vec<(&'static str, String)> {
         facts.push(("Since start", stages.join(", ")));
     }
     facts
+}
+
+pub(super) fn explanation(report: &NodeReport, paint: Paint) -> String {
+    let mut text = format!("\n{}\n", paint.bold("Why this hardware profile"));
+    for why in &report.profile_explanation {
+        let _ = writeln!(text, "  {}", clean(why));
+    }
+    text
 }
 
 fn line(item: &ItemReport, widest: usize, paint: Paint) -> String {

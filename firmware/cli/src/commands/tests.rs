@@ -38,6 +38,16 @@ fn status_reads_well() {
 }
 
 #[test]
+fn the_choice_of_the_profile_is_explained_on_demand() {
+    let report: NodeReport = read("status-online.json");
+    let text = status::explanation(&report, PLAIN);
+    assert_eq!(text.lines().count(), 2 + report.profile_explanation.len(), "{text}");
+    let brief = status::render(&report, PLAIN);
+    let [candidate, conclusion] = &report.profile_explanation[..] else { panic!() };
+    assert!(brief.contains(conclusion) && !brief.contains(candidate), "{brief}");
+}
+
+#[test]
 fn tunnels_read_well() {
     for name in ["online", "degraded"] {
         let report: NodeReport = read(&format!("status-{name}.json"));

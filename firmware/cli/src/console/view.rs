@@ -168,7 +168,7 @@ fn complaint(look: Look, reason: Reason, said: &str, next: &str) -> Vec<Line<'st
 }
 
 fn facts(look: Look, report: &NodeReport) -> Vec<Line<'static>> {
-    let why = report.profile_explanation.first().map(|why| format!("  ({})", clean(why)));
+    let why = report.profile_explanation.last().map(|why| format!("  ({})", clean(why)));
     let (controller, style) = match (report.controller.as_str(), report.controller_reachable) {
         ("", _) => ("not known yet".into(), Style::new()),
         (address, true) => (format!("{}  answers", clean(address)), good(look)),

@@ -23,6 +23,7 @@ pub struct MeasureError {
 
 /// What a process takes at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Usage {
     /// Proportional set size in bytes.
     pub pss_bytes: u64,

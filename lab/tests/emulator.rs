@@ -1,4 +1,5 @@
 //! Emulated links between real namespaces, looked at with ping(8) and ip(8).
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! Whole worlds with the real programs, end to end. They want the machine for themselves and take
 //! a while, so they run with `cargo lab test` only (or `--run-ignored only`, one at a time).
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! Worlds of hosts and links without the programs of Holdfast: made, grown, broken off at any
 //! moment, and removed without a trace.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

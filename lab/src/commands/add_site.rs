@@ -25,7 +25,7 @@ impl AddSite {
         let spec = WorldSpec { nodes: before.saturating_add(self.count), ..world.spec().clone() };
         spec.validate()?;
         if self.dry_run {
-            plan(&Topology::of(&spec), &world.observe()).iter().for_each(|step| println!("{step}"));
+            plan(&Topology::of(&spec), &world.observe()).iter().for_each(|step| say!("{step}"));
             return Ok(());
         }
         need_root()?;

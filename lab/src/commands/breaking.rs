@@ -109,7 +109,7 @@ fn tell(global: &Global, done: &[String]) -> anyhow::Result<()> {
     match global.output {
         Output::Json => print_json(&done),
         Output::Text => {
-            done.iter().for_each(|line| println!("{line}"));
+            done.iter().for_each(|line| say!("{line}"));
             Ok(())
         }
     }

@@ -32,7 +32,7 @@ pub(super) fn run(global: &Global) -> anyhow::Result<ExitCode> {
                 let note = if check.ok { "" } else { check.consequence };
                 vec![check.what.clone(), mark.into(), note.into()]
             };
-            print!(
+            say!(
                 "{}",
                 table::render(
                     &["WHAT", "THERE", "WITHOUT IT"],

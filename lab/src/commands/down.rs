@@ -41,10 +41,11 @@ impl Down {
             if global.output == Output::Text {
                 let name = home.world();
                 match report.state || report.namespaces > 0 {
-                    false => println!("there is no world {name}"),
-                    true => println!(
+                    false => say!("there is no world {name}"),
+                    true => say!(
                         "world {name} is down: {} processes ended, {} hosts removed",
-                        report.processes, report.namespaces
+                        report.processes,
+                        report.namespaces
                     ),
                 }
                 problems.iter().for_each(|problem| eprintln!("left behind: {problem}"));
@@ -69,13 +70,13 @@ fn tell(home: &Home) {
     let services = home.services().unwrap_or_default();
     for (name, (_, process)) in services {
         if let Some(process) = process.filter(|process| process.alive()) {
-            println!("end process {} ({name})", process.pid);
+            say!("end process {} ({name})", process.pid);
         }
     }
     for host in lab::netns::with_prefix(&netns_prefix(home.world())) {
-        println!("remove host {host}");
+        say!("remove host {host}");
     }
     if home.exists() {
-        println!("remove {}", home.dir().display());
+        say!("remove {}", home.dir().display());
     }
 }

@@ -3,6 +3,14 @@
 //! Exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrongly typed. `exec`,
 //! `kubectl` and `test` hand on the code of what they ran.
 
+/// Prints a line for people or programs; a reader that went away (`| head`) is no failure.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod add_site;
 mod breaking;
 mod build;
@@ -163,7 +171,7 @@ impl Global {
 
 /// Prints a value as JSON.
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    say!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 

@@ -18,7 +18,7 @@ pub(super) fn run(global: &Global) -> anyhow::Result<()> {
 pub(super) fn print(world: &World) -> anyhow::Result<()> {
     let status = status::observe(world)?;
     if !status.complete {
-        println!(
+        say!(
             "World {} is not complete: it is being brought up, or that was stopped.\n",
             status.world
         );
@@ -28,26 +28,26 @@ pub(super) fn print(world: &World) -> anyhow::Result<()> {
             .stages
             .iter()
             .map(|stage| vec![stage.stage.clone(), format!("{} ms", stage.took_ms)]);
-        println!("{}", table::render(&["STAGE", "TOOK"], &stages.collect::<Vec<_>>()));
+        say!("{}\n", table::render(&["STAGE", "TOOK"], &stages.collect::<Vec<_>>()));
     }
-    println!(
-        "{}",
+    say!(
+        "{}\n",
         table::render(
             &["PROCESS", "HOST", "ADDRESS", "PID", "STATE", "MEMORY", "CPU"],
             &processes(&status)
         )
     );
-    println!(
-        "{}",
+    say!(
+        "{}\n",
         table::render(
             &["NODE", "STAGE", "PROFILE", "TUNNEL", "STATE", "TRAFFIC", "RTT", "RECEIVED", "SENT"],
             &tunnels(&status)
         )
     );
-    print!("{}", table::render(&["LINK", "DELAY", "STATE", "PASSED", "DROPPED"], &links(&status)));
+    say!("{}", table::render(&["LINK", "DELAY", "STATE", "PASSED", "DROPPED"], &links(&status)));
     for node in status.nodes.iter().filter(|node| !node.message.is_empty()) {
         let code = node.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-        println!("\n{}: {}{code}", node.name, node.message);
+        say!("\n{}: {}{code}", node.name, node.message);
     }
     Ok(())
 }

@@ -17,7 +17,8 @@ pub(super) fn render(header: &[&str], rows: &[Vec<String>]) -> String {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
-    all.iter().map(line).collect()
+    let text: String = all.iter().map(line).collect();
+    text.trim_end().into()
 }
 
 /// Bytes with a binary unit.
@@ -47,7 +48,7 @@ mod tests {
     #[test]
     fn columns_line_up() {
         let text = render(&["A", "LONGER"], &[vec!["wide cell".into(), "x".into()]]);
-        assert_eq!(text, "A          LONGER\nwide cell  x\n");
+        assert_eq!(text, "A          LONGER\nwide cell  x");
         assert_eq!(
             (bytes(1023), bytes(1536), bytes(5 << 20)),
             ("1023 B".into(), "1.5 KiB".into(), "5.0 MiB".into())

@@ -86,7 +86,7 @@ impl Test {
                     ]
                 };
                 let rows: Vec<Vec<String>> = outcomes.iter().map(row).collect();
-                print!("\n{}", table::render(&["STEP", "WHAT", "RESULT", "TOOK"], &rows));
+                say!("\n{}", table::render(&["STEP", "WHAT", "RESULT", "TOOK"], &rows));
             }
         }
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -41,9 +41,7 @@ impl Up {
         let spec = self.spec(global);
         spec.validate()?;
         if self.dry_run {
-            plan(&Topology::of(&spec), &Observed::default())
-                .iter()
-                .for_each(|step| println!("{step}"));
+            plan(&Topology::of(&spec), &Observed::default()).iter().for_each(|step| say!("{step}"));
             return Ok(());
         }
         need_root()?;
@@ -155,7 +153,7 @@ fn print_hints(world: &World) {
     let name = world.home().world();
     let option = if name.as_str() == "default" { String::new() } else { format!(" -w {name}") };
     let kubeconfig = world.home().dir().join("kubeconfig");
-    println!("\nLook around:");
+    say!("\nLook around:");
     for (what, why) in [
         (format!("cargo lab{option} status"), "stages, tunnels, links, processes"),
         (
@@ -170,8 +168,8 @@ fn print_hints(world: &World) {
         (format!("cargo lab{option} logs -f"), "what everybody says"),
         (format!("cargo lab{option} down"), "remove everything"),
     ] {
-        println!("  {what:46}  {why}");
+        say!("  {what:46}  {why}");
     }
     let get = format!("kubectl --kubeconfig {} -n {}", kubeconfig.display(), world.spec().tenant);
-    println!("  {get} get sites,registrations,regionaledges");
+    say!("  {get} get sites,registrations,regionaledges");
 }

@@ -190,7 +190,8 @@ pub fn operator(world: &World, programs: &Programs) -> Result<Operator, FleetErr
 pub fn kubeconfig(world: &World, programs: &Programs, server: &str) -> Result<String, FleetError> {
     let mut command = Command::new(programs.path("holdfast-controller"));
     command.arg("kubeconfig").arg("--data").arg(controller_data(world));
-    command.args(["--namespace", &world.spec().tenant, "--server", server]);
+    // Edges belong to no tenant; the laboratory's operator looks after the whole fleet.
+    command.args(["--namespace", &world.spec().tenant, "--all-tenants", "--server", server]);
     let output = exec::output(&world.netns(Host::Controller), &mut command)
         .map_err(|source| at("ask for the kubeconfig")(WorldError::Exec(source)))?;
     if !output.status.success() {

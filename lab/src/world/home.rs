@@ -52,6 +52,7 @@ pub struct WorldFile {
 
 /// How long a stage took.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct StageTime {
     /// What was done.
     pub stage: String,

@@ -170,13 +170,19 @@ impl World {
         args: &[&str],
         env: &[(&str, &str)],
     ) -> Result<ProcessId, WorldError> {
+        // Logs are read in files.
+        let plain_logs = [("NO_COLOR", "1")];
         let service = Service {
             name: name.into(),
             host: host.map(|host| host.to_string()),
             daemon: Daemon {
                 program: program.into(),
                 args: args.iter().map(|arg| (*arg).into()).collect(),
-                env: env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+                env: plain_logs
+                    .iter()
+                    .chain(env)
+                    .map(|(name, value)| ((*name).into(), (*value).into()))
+                    .collect(),
                 log: self.home.log(name),
                 record: self.home.record(name),
                 nice: 0,

@@ -53,7 +53,11 @@ impl Lease {
             let target = match gateway {
                 Some(gateway) => {
                     // Clouds hand out single addresses whose gateway no subnet covers.
-                    let onlink = !self.address.net.trunc().contains(&IpNet::from(std::net::IpAddr::V4(*gateway)));
+                    let onlink = !self
+                        .address
+                        .net
+                        .trunc()
+                        .contains(&IpNet::from(std::net::IpAddr::V4(*gateway)));
                     RouteTarget::Via { gateway: (*gateway).into(), link: link.clone(), onlink }
                 }
                 None => RouteTarget::Dev(link.clone()),
@@ -66,14 +70,17 @@ impl Lease {
     }
 
     fn read(link: &LinkName, lease: &DhcpV4Lease) -> Lease {
-        let length = ipnet::ipv4_mask_to_prefix(lease.subnet_mask).ok().filter(|length| *length > 0);
+        let length =
+            ipnet::ipv4_mask_to_prefix(lease.subnet_mask).ok().filter(|length| *length > 0);
         let net = Ipv4Net::new_assert(lease.yiaddr, length.unwrap_or(32));
         let gateway = |router: Ipv4Addr| Some(router).filter(|router| !router.is_unspecified());
         let routes = match &lease.classless_routes {
             // RFC 3442: with this option the router option counts no more.
             Some(routes) => routes
                 .iter()
-                .filter_map(|r| Some((Ipv4Net::new(r.destination, r.prefix_length).ok()?, gateway(r.router))))
+                .filter_map(|r| {
+                    Some((Ipv4Net::new(r.destination, r.prefix_length).ok()?, gateway(r.router)))
+                })
                 .collect(),
             None => {
                 let first = lease.gateways.iter().flatten().next().copied().and_then(gateway);
@@ -182,7 +189,8 @@ async fn attempt(
         config.set_host_name(host_name);
     }
     // With the old lease the server is asked whether it still stands (RFC 2131 §4.3.2, INIT-REBOOT).
-    let mut client = DhcpV4Client::init(config, last.as_ref().map(|(lease, _)| lease.clone())).await?;
+    let mut client =
+        DhcpV4Client::init(config, last.as_ref().map(|(lease, _)| lease.clone())).await?;
     let started = Instant::now();
     loop {
         let progress = {
@@ -244,19 +252,26 @@ mod tests {
     fn classless_routes_replace_the_router() {
         let link: LinkName = "eth0".parse().unwrap();
         let mut wire = lease();
-        let route = |destination: [u8; 4], prefix_length, router: [u8; 4]| {
-            mozim::DhcpV4ClasslessRoute { destination: destination.into(), prefix_length, router: router.into() }
-        };
+        let route =
+            |destination: [u8; 4], prefix_length, router: [u8; 4]| mozim::DhcpV4ClasslessRoute {
+                destination: destination.into(),
+                prefix_length,
+                router: router.into(),
+            };
         wire.classless_routes = Some(vec![
             route([169, 254, 169, 254], 32, [0, 0, 0, 0]),
             route([0, 0, 0, 0], 0, [10, 0, 0, 9]),
             route([10, 0, 0, 0], 77, [10, 0, 0, 9]),
         ]);
-        let routes: Vec<String> = Lease::read(&link, &wire).network(5).routes.iter().map(ToString::to_string).collect();
-        assert_eq!(routes, [
-            "0.0.0.0/0 metric 5 via 10.0.0.9 on eth0 from 10.0.0.7",
-            "169.254.169.254/32 metric 5 on eth0 from 10.0.0.7",
-        ]);
+        let routes: Vec<String> =
+            Lease::read(&link, &wire).network(5).routes.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            routes,
+            [
+                "0.0.0.0/0 metric 5 via 10.0.0.9 on eth0 from 10.0.0.7",
+                "169.254.169.254/32 metric 5 on eth0 from 10.0.0.7",
+            ]
+        );
     }
 
     #[test]

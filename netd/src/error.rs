@@ -49,10 +49,12 @@ impl OpenError {
     /// The reason code.
     pub fn reason(&self) -> Reason {
         match self {
-            OpenError::Socket(source) | OpenError::Namespace { source, .. } => match source.kind() {
-                io::ErrorKind::PermissionDenied => Reason::NetPermission,
-                _ => Reason::NetApplyFailed,
-            },
+            OpenError::Socket(source) | OpenError::Namespace { source, .. } => {
+                match source.kind() {
+                    io::ErrorKind::PermissionDenied => Reason::NetPermission,
+                    _ => Reason::NetApplyFailed,
+                }
+            }
         }
     }
 }
@@ -129,7 +131,9 @@ pub enum PlanError {
         rule: &'static str,
     },
     /// Somebody else's thing is in its place.
-    #[error("{what} cannot be made: {in_the_way} is not ours and in its place; remove or rename it")]
+    #[error(
+        "{what} cannot be made: {in_the_way} is not ours and in its place; remove or rename it"
+    )]
     Conflict {
         /// What was wanted.
         what: String,
@@ -153,7 +157,9 @@ pub enum PlanError {
         why: &'static str,
     },
     /// The kernel keeps one route per place, and another's is there.
-    #[error("route {key} cannot be added: a route of protocol {mark} is in its place; give ours another metric")]
+    #[error(
+        "route {key} cannot be added: a route of protocol {mark} is in its place; give ours another metric"
+    )]
     RouteTaken {
         /// The place.
         key: RouteKey,
@@ -294,7 +300,7 @@ pub struct BatchError {
     pub total: usize,
     /// Why.
     #[source]
-    pub source: ApplyError,
+    pub source: Box<ApplyError>,
     /// Steps that were done and could not be taken back; what they did still stands.
     pub undo_failures: Vec<ApplyError>,
     /// Steps that were done and have no way back.
@@ -304,7 +310,9 @@ pub struct BatchError {
 fn undo_note(failures: &[ApplyError]) -> String {
     match failures {
         [] => "; the steps before it were taken back".to_string(),
-        [first, ..] => format!("; {} steps could not be taken back, first: {first}", failures.len()),
+        [first, ..] => {
+            format!("; {} steps could not be taken back, first: {first}", failures.len())
+        }
     }
 }
 

@@ -25,7 +25,9 @@ pub mod tuntap;
 pub mod watch;
 mod wire;
 
-pub use error::{ApplyError, BatchError, KernelAnswer, ObserveError, OpenError, PlanError, TalkError};
+pub use error::{
+    ApplyError, BatchError, KernelAnswer, ObserveError, OpenError, PlanError, TalkError,
+};
 pub use kernel::{Kernel, Outcome};
 pub use model::{
     Address, BondMode, Family, Link, LinkKind, LinkName, LinkSysctl, Mac, Network, Nexthop,

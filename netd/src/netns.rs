@@ -93,8 +93,11 @@ impl NetNs {
     /// # Errors
     /// As [`NetNs::open`].
     pub fn open_at(path: &Path) -> Result<Self, NetNsError> {
-        let file = File::open(path)
-            .map_err(|source| NetNsError { attempt: "open", path: path.to_path_buf(), source })?;
+        let file = File::open(path).map_err(|source| NetNsError {
+            attempt: "open",
+            path: path.to_path_buf(),
+            source,
+        })?;
         Ok(NetNs { path: path.to_path_buf(), file, delete_on_drop: false })
     }
 

@@ -118,7 +118,9 @@ impl Step {
             Step::SetController { link, from, to } => {
                 Step::SetController { link, from: to, to: from }
             }
-            Step::SetWireguard { link, from, to } => Step::SetWireguard { link, from: to, to: from },
+            Step::SetWireguard { link, from, to } => {
+                Step::SetWireguard { link, from: to, to: from }
+            }
             Step::SetSysctl { from: None, .. } => return None,
             Step::SetSysctl { link, sysctl, from: Some(from), to } => {
                 Step::SetSysctl { link, sysctl, from: Some(to), to: from }

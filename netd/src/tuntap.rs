@@ -178,7 +178,9 @@ impl Device {
         let fd = open(TUN_DEVICE, open_flags, Mode::empty()).map_err(TunError::NoDriver)?;
 
         let mut flags = kind | libc::IFF_NO_PI;
-        for (wanted, flag) in [(options.vnet_hdr, libc::IFF_VNET_HDR), (options.multi_queue, libc::IFF_MULTI_QUEUE)] {
+        for (wanted, flag) in
+            [(options.vnet_hdr, libc::IFF_VNET_HDR), (options.multi_queue, libc::IFF_MULTI_QUEUE)]
+        {
             if wanted {
                 flags |= flag;
             }
@@ -190,7 +192,10 @@ impl Device {
         let request = libc::ifreq {
             ifr_name: ifname,
             ifr_ifru: libc::__c_anonymous_ifr_ifru {
-                #[expect(clippy::cast_possible_truncation, reason = "TUN's flags are 16 bits wide")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "TUN's flags are 16 bits wide"
+                )]
                 ifru_flags: flags as libc::c_short,
             },
         };

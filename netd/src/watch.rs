@@ -7,8 +7,8 @@
 
 use crate::error::OpenError;
 use crate::netns::NetNs;
-use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
@@ -145,7 +145,9 @@ impl AsyncWatch {
                 match ready.try_io(|socket| socket.get_ref().recv(buffer, 0)) {
                     Ok(Ok(_)) => changed = true,
                     Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Ok(Err(error)) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => changed = true,
+                    Ok(Err(error)) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
+                        changed = true
+                    }
                     Ok(Err(error)) => return Err(error),
                     Err(_would_block) => break,
                 }

@@ -1,4 +1,5 @@
 //! The DHCP client against a real server.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod common;
 
@@ -21,11 +22,20 @@ impl Server {
         let leases = tempfile::tempdir().unwrap();
         let child = world.namespace.enter(|| {
             Command::new("dnsmasq")
-                .args(["--keep-in-foreground", "--log-facility=-", "--conf-file=/dev/null", "--port=0"])
+                .args([
+                    "--keep-in-foreground",
+                    "--log-facility=-",
+                    "--conf-file=/dev/null",
+                    "--port=0",
+                ])
                 .args(["--no-resolv", "--no-hosts", "--no-ping", "--user=root", "--pid-file="])
                 .args(["--interface=srv", "--bind-interfaces", "--dhcp-authoritative"])
                 .arg("--dhcp-range=10.77.0.50,10.77.0.60,255.255.255.0,2m")
-                .args(["--dhcp-option=3,10.77.0.1", "--dhcp-option=6,10.77.0.53", "--dhcp-option=26,1400"])
+                .args([
+                    "--dhcp-option=3,10.77.0.1",
+                    "--dhcp-option=6,10.77.0.53",
+                    "--dhcp-option=26,1400",
+                ])
                 .arg(format!("--dhcp-leasefile={}", leases.path().join("leases").display()))
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
@@ -68,10 +78,14 @@ fn joined() -> Option<(World, World)> {
 
 /// Runs `work` on a runtime whose thread lives in `world`.
 fn inside<T: Send>(world: &World, work: impl AsyncFnOnce() -> T + Send) -> T {
-    world.namespace.enter(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(work())
-    }).unwrap()
+    world
+        .namespace
+        .enter(|| {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(work())
+        })
+        .unwrap()
 }
 
 #[test]
@@ -87,7 +101,9 @@ fn a_lease_becomes_an_address_and_a_default_route() {
                 }
                 dhcp.changed().await;
             }
-        }).await.expect("a lease")
+        })
+        .await
+        .expect("a lease")
     });
     assert_eq!(lease.dns, [std::net::Ipv4Addr::new(10, 77, 0, 53)]);
     assert_eq!((lease.mtu, lease.valid_for), (Some(1400), Duration::from_secs(120)));
@@ -121,7 +137,9 @@ fn a_link_that_is_not_there_is_tried_again_until_it_is() {
             while dhcp.state().lease.is_none() {
                 dhcp.changed().await;
             }
-        }).await.expect("a lease once the link is there");
+        })
+        .await
+        .expect("a lease once the link is there");
         assert_eq!(dhcp.state().reason(), None);
     });
 }

@@ -1,4 +1,5 @@
 //! The real kernel in fresh namespaces, checked with `ip -j`.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod common;
 
@@ -25,7 +26,8 @@ fn bring_about(kernel: &mut Kernel, want: &Network) -> Vec<Step> {
         panic!("{error}: {}: {:?}", error.source, std::error::Error::source(&error.source));
     }
     let have = kernel.observe(&owner, want).unwrap();
-    let again: Vec<String> = plan(want, &have, &owner).unwrap().iter().map(ToString::to_string).collect();
+    let again: Vec<String> =
+        plan(want, &have, &owner).unwrap().iter().map(ToString::to_string).collect();
     assert!(again.is_empty(), "still to do: {again:?}");
     steps
 }
@@ -62,7 +64,8 @@ fn links_of_each_kind_that_the_kernel_has() {
     let mut bridge = Link::new(name("hf-br0"), LinkKind::Bridge).with_mtu(1400);
     bridge.address = Some(mac);
     want.links.insert(bridge);
-    want.links.insert(pair("hf-a", "hf-a1")[0].clone().in_controller(name("hf-br0")).with_mtu(1400));
+    want.links
+        .insert(pair("hf-a", "hf-a1")[0].clone().in_controller(name("hf-br0")).with_mtu(1400));
     let peer = Peer::In { netns: other.name.clone(), name: name("far") };
     want.links.insert(Link::new(name("hf-x"), LinkKind::Veth { peer }).with_mtu(1380));
     want.links.insert(Link::new(name("hf-mac0"), LinkKind::Macvlan { parent: name("hf-b") }));
@@ -90,7 +93,10 @@ fn links_of_each_kind_that_the_kernel_has() {
     }
     bring_about(&mut kernel, &want);
     let port = world.link("hf-a").unwrap();
-    assert_eq!((&port["mtu"], &port["ifindex"], &port["master"]), (&json!(1300), &index, &Value::Null));
+    assert_eq!(
+        (&port["mtu"], &port["ifindex"], &port["master"]),
+        (&json!(1300), &index, &Value::Null)
+    );
     assert!(world.link("hf-br0").is_none() && other.link("far").is_none());
     bring_about(&mut kernel, &Network::default());
     assert_eq!(world.ask("link").len(), 1, "only the loopback link is left");
@@ -138,7 +144,10 @@ fn addresses_carry_our_mark_and_those_of_others_stay() {
     want.links.insert(Link::new(name("eth0"), LinkKind::Physical));
     want.addresses.insert(Address::new(name("eth0"), "192.0.2.1/24".parse().unwrap()));
     want.addresses.insert(Address::new(name("eth0"), "2001:db8::1/64".parse().unwrap()));
-    let point = Address { peer: Some("10.3.0.2".parse().unwrap()), ..Address::new(name("hf-b"), "10.3.0.1/32".parse().unwrap()) };
+    let point = Address {
+        peer: Some("10.3.0.2".parse().unwrap()),
+        ..Address::new(name("hf-b"), "10.3.0.1/32".parse().unwrap())
+    };
     want.addresses.insert(point);
     bring_about(&mut kernel, &want);
 
@@ -177,7 +186,11 @@ fn routes_and_rules_in_our_tables() {
     want.addresses.insert(Address::new(name("hf-a"), "2001:db8:1::1/64".parse().unwrap()));
     want.nexthops.extend(ways());
     let net = |text: &str| text.parse().unwrap();
-    let via = |ip: &str, onlink| RouteTarget::Via { gateway: ip.parse().unwrap(), link: name("hf-a"), onlink };
+    let via = |ip: &str, onlink| RouteTarget::Via {
+        gateway: ip.parse().unwrap(),
+        link: name("hf-a"),
+        onlink,
+    };
     let full = Route {
         source: Some("10.1.0.1".parse().unwrap()),
         mtu: Some(1380),
@@ -201,7 +214,11 @@ fn routes_and_rules_in_our_tables() {
     }
     want.rules.insert(Rule { from: Some(net("10.9.0.0/16")), ..Rule::new(7250, Family::V4, 7250) });
     want.rules.insert(Rule { fwmark: Some((0x72, 0xff)), ..Rule::new(7251, Family::V4, 7251) });
-    want.rules.insert(Rule { iif: Some(name("hf-a")), to: Some(net("2001:db8:9::/48")), ..Rule::new(7250, Family::V6, 7250) });
+    want.rules.insert(Rule {
+        iif: Some(name("hf-a")),
+        to: Some(net("2001:db8:9::/48")),
+        ..Rule::new(7250, Family::V6, 7250)
+    });
     bring_about(&mut kernel, &want);
 
     let routes = world.ask("route show table 7250");
@@ -213,9 +230,22 @@ fn routes_and_rules_in_our_tables() {
     assert_eq!(world.ask("route show table 7251").len(), 5);
     assert_eq!(world.ask("-6 route show table 7250 proto 72").len(), 4);
     let rules = world.ask("rule show");
-    assert!(rules.iter().any(|r| r["priority"] == 7250 && r["src"] == "10.9.0.0" && r["table"] == "7250"));
-    assert!(rules.iter().any(|r| r["priority"] == 7251 && r["fwmark"] == "0x72" && r["fwmask"] == "0xff"));
-    let forward = || std::fs::File::options().write(true).open("/proc/sys/net/ipv4/ip_forward").and_then(|mut f| f.write_all(b"1"));
+    assert!(
+        rules
+            .iter()
+            .any(|r| r["priority"] == 7250 && r["src"] == "10.9.0.0" && r["table"] == "7250")
+    );
+    assert!(
+        rules
+            .iter()
+            .any(|r| r["priority"] == 7251 && r["fwmark"] == "0x72" && r["fwmask"] == "0xff")
+    );
+    let forward = || {
+        std::fs::File::options()
+            .write(true)
+            .open("/proc/sys/net/ipv4/ip_forward")
+            .and_then(|mut f| f.write_all(b"1"))
+    };
     world.namespace.enter(forward).unwrap().unwrap();
     let reached = &world.ask("route get 10.9.1.1 from 10.9.0.1 iif hf-b");
     assert_eq!(reached[0]["gateway"], "10.1.0.2", "the rule leads into the table");
@@ -223,15 +253,22 @@ fn routes_and_rules_in_our_tables() {
     // Each target is exchanged for another in place, and the main table's others stay.
     world.ip("route add 203.0.113.0/24 dev hf-b metric 5 proto static");
     let targets: Vec<RouteTarget> = want.routes.iter().map(|r| r.target.clone()).collect();
-    let rotated: Vec<Route> = want.routes.iter().enumerate().map(|(n, route)| {
-        let next = targets.iter().cycle().skip(n + 1).find(|target| match target {
-            _ if **target == route.target => false,
-            RouteTarget::Via { gateway, .. } => gateway.is_ipv4() == route.prefix.addr().is_ipv4(),
-            RouteTarget::Nexthop(_) => route.prefix.addr().is_ipv4(),
-            _ => true,
-        });
-        Route { target: next.unwrap().clone(), source: None, mtu: None, ..route.clone() }
-    }).collect();
+    let rotated: Vec<Route> = want
+        .routes
+        .iter()
+        .enumerate()
+        .map(|(n, route)| {
+            let next = targets.iter().cycle().skip(n + 1).find(|target| match target {
+                _ if **target == route.target => false,
+                RouteTarget::Via { gateway, .. } => {
+                    gateway.is_ipv4() == route.prefix.addr().is_ipv4()
+                }
+                RouteTarget::Nexthop(_) => route.prefix.addr().is_ipv4(),
+                _ => true,
+            });
+            Route { target: next.unwrap().clone(), source: None, mtu: None, ..route.clone() }
+        })
+        .collect();
     want.routes.extend(rotated);
     let steps = bring_about(&mut kernel, &want);
     assert!(steps.iter().all(|step| matches!(step, Step::ReplaceRoute { .. })), "{steps:?}");
@@ -251,7 +288,8 @@ fn a_nexthop_group_moves_all_routes_by_one_message() {
     want.nexthops.insert(Nexthop::active(GROUP, A));
     for n in 0..50u8 {
         let prefix = format!("10.9.{n}.0/24").parse().unwrap();
-        want.routes.insert(Route::new(MAIN_TABLE, prefix, RouteTarget::Nexthop(GROUP)).with_metric(72));
+        want.routes
+            .insert(Route::new(MAIN_TABLE, prefix, RouteTarget::Nexthop(GROUP)).with_metric(72));
     }
     bring_about(&mut kernel, &want);
     let way = |world: &World| world.ask("route get 10.9.7.1")[0]["gateway"].clone();
@@ -265,7 +303,10 @@ fn a_nexthop_group_moves_all_routes_by_one_message() {
     let owner = Ownership::host();
     let have = kernel.observe(&owner, &want).unwrap();
     let steps = plan(&want, &have, &owner).unwrap();
-    assert_eq!(steps, [Step::ReplaceNexthop { from: Nexthop::active(GROUP, B), to: Nexthop::active(GROUP, A) }]);
+    assert_eq!(
+        steps,
+        [Step::ReplaceNexthop { from: Nexthop::active(GROUP, B), to: Nexthop::active(GROUP, A) }]
+    );
     kernel.apply_all(&steps).unwrap();
     assert_eq!(way(&world), "10.1.0.2");
 
@@ -281,7 +322,9 @@ fn somebody_elses_thing_is_a_conflict_and_left_alone() {
     bring_about(&mut kernel, &two_ways());
     world.ip("route add 10.9.0.0/16 dev hf-b metric 72 proto static");
     let mut want = two_ways();
-    let route = Route::new(MAIN_TABLE, "10.9.0.0/16".parse().unwrap(), RouteTarget::Dev(name("hf-a"))).with_metric(72);
+    let route =
+        Route::new(MAIN_TABLE, "10.9.0.0/16".parse().unwrap(), RouteTarget::Dev(name("hf-a")))
+            .with_metric(72);
     want.routes.insert(route.clone());
     let owner = Ownership::host();
     let have = kernel.observe(&owner, &want).unwrap();
@@ -302,12 +345,20 @@ fn doing_a_step_twice_is_ordinary() {
     want.rules.insert(Rule::new(7250, Family::V4, 7250));
     let steps = bring_about(&mut kernel, &want);
     let making = |step: &&Step| {
-        matches!(step, Step::CreateLink(_) | Step::AddAddress(_) | Step::CreateNexthop(_) | Step::AddRoute(_) | Step::AddRule(_))
+        matches!(
+            step,
+            Step::CreateLink(_)
+                | Step::AddAddress(_)
+                | Step::CreateNexthop(_)
+                | Step::AddRoute(_)
+                | Step::AddRule(_)
+        )
     };
     for step in steps.iter().filter(making) {
         assert_eq!(kernel.apply(step).unwrap(), Outcome::Unchanged, "{step}");
     }
-    let undo: Vec<Step> = steps.iter().rev().filter(making).flat_map(|s| s.inverse().unwrap()).collect();
+    let undo: Vec<Step> =
+        steps.iter().rev().filter(making).flat_map(|s| s.inverse().unwrap()).collect();
     kernel.apply_all(&undo).unwrap();
     for step in &undo {
         assert_eq!(kernel.apply(step).unwrap(), Outcome::Unchanged, "{step}");
@@ -322,7 +373,11 @@ fn a_failed_plan_is_taken_back() {
     let mut before = two_ways();
     before.nexthops.extend(ways());
     before.nexthops.insert(Nexthop::active(GROUP, A));
-    before.routes.insert(Route::new(7250, "10.8.0.0/16".parse().unwrap(), RouteTarget::Nexthop(GROUP)));
+    before.routes.insert(Route::new(
+        7250,
+        "10.8.0.0/16".parse().unwrap(),
+        RouteTarget::Nexthop(GROUP),
+    ));
     bring_about(&mut kernel, &before);
 
     let mut want = before.clone();
@@ -363,10 +418,15 @@ fn many_routes() {
     bring_about(&mut kernel, &want);
     assert_eq!(world.ask("route show table 7252").len(), 1000);
     // One of them fails in the middle of a batch: all are taken back.
-    let steps: Vec<Step> = want.routes.iter().enumerate().map(|(n, route)| {
-        let target = RouteTarget::Nexthop(if n == 500 { 0x4846_8fff } else { GROUP });
-        Step::AddRoute(Route { table: 7253, target, ..route.clone() })
-    }).collect();
+    let steps: Vec<Step> = want
+        .routes
+        .iter()
+        .enumerate()
+        .map(|(n, route)| {
+            let target = RouteTarget::Nexthop(if n == 500 { 0x4846_8fff } else { GROUP });
+            Step::AddRoute(Route { table: 7253, target, ..route.clone() })
+        })
+        .collect();
     let error = kernel.apply_all(&steps).unwrap_err();
     assert_eq!((error.at, error.total, error.undo_failures.len()), (500, 1000, 0));
     assert!(world.ask("route show table all proto 72").iter().all(|r| r["table"] == "7252"));
@@ -381,13 +441,26 @@ fn settings_of_links() {
     let mut want = two_ways();
     let link = pair("hf-a", "hf-a1")[0].clone();
     let sysctl = LinkSysctl::rp_filter();
-    want.links.insert(link.clone().with_sysctl(sysctl.clone(), "2").with_sysctl(LinkSysctl::forwarding(Family::V6), "1"));
+    want.links.insert(
+        link.clone()
+            .with_sysctl(sysctl.clone(), "2")
+            .with_sysctl(LinkSysctl::forwarding(Family::V6), "1"),
+    );
     bring_about(&mut kernel, &want);
     let read = || {
-        world.namespace.enter(|| std::fs::read_to_string("/proc/sys/net/ipv4/conf/hf-a/rp_filter")).unwrap().unwrap()
+        world
+            .namespace
+            .enter(|| std::fs::read_to_string("/proc/sys/net/ipv4/conf/hf-a/rp_filter"))
+            .unwrap()
+            .unwrap()
     };
     assert_eq!(read().trim(), "2");
-    let bad = Step::SetSysctl { link: name("hf-a"), sysctl: LinkSysctl::new(Family::V4, "no_such").unwrap(), from: None, to: "1".into() };
+    let bad = Step::SetSysctl {
+        link: name("hf-a"),
+        sysctl: LinkSysctl::new(Family::V4, "no_such").unwrap(),
+        from: None,
+        to: "1".into(),
+    };
     assert!(matches!(kernel.apply(&bad), Err(netd::ApplyError::Sysctl { .. })));
 }
 
@@ -400,8 +473,16 @@ fn another_owners_things_are_not_seen_as_ours() {
     want.links.extend(pair("hf-wg0", "hf-wg1"));
     want.addresses.insert(Address::new(name("hf-wg0"), "10.5.0.1/24".parse().unwrap()));
     want.nexthops.insert(Nexthop::dev(0x4846_0001, Family::V6, name("hf-wg0")));
-    want.routes.insert(Route::new(7200, "10.9.0.0/16".parse().unwrap(), RouteTarget::Nexthop(0x4846_0001)));
-    want.routes.insert(Route::new(7200, "2001:db8::/32".parse().unwrap(), RouteTarget::Nexthop(0x4846_0001)));
+    want.routes.insert(Route::new(
+        7200,
+        "10.9.0.0/16".parse().unwrap(),
+        RouteTarget::Nexthop(0x4846_0001),
+    ));
+    want.routes.insert(Route::new(
+        7200,
+        "2001:db8::/32".parse().unwrap(),
+        RouteTarget::Nexthop(0x4846_0001),
+    ));
     want.rules.insert(Rule::new(7200, Family::V6, 7200));
     let have = kernel.observe(&owner, &want).unwrap();
     kernel.apply_all(&plan(&want, &have, &owner).unwrap()).unwrap();

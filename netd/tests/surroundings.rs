@@ -1,4 +1,5 @@
 //! Namespaces, TUN and TAP devices, the watcher, and what happens without rights.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod common;
 
@@ -48,7 +49,9 @@ fn packets_pass_through_tun_and_frames_through_tap() {
     };
     let (tun, tap) = match world.namespace.enter(open).unwrap() {
         Ok(devices) => devices,
-        Err(error) if error.reason() == Reason::NetUnsupported => return eprintln!("skipped: {error}"),
+        Err(error) if error.reason() == Reason::NetUnsupported => {
+            return eprintln!("skipped: {error}");
+        }
         Err(error) => panic!("{error}"),
     };
     // Our plan can configure such a link, though not make it.
@@ -63,13 +66,17 @@ fn packets_pass_through_tun_and_frames_through_tap() {
     assert_eq!(world.link("hf-tun0").unwrap()["ifindex"], tun.index());
     assert_eq!(world.link("hf-tun0").unwrap()["mtu"], 1380);
 
-    world.namespace.enter(|| {
-        let socket = std::net::UdpSocket::bind("10.6.0.1:0").unwrap();
-        socket.send_to(b"hello", "10.6.0.2:7").unwrap();
-    }).unwrap();
+    world
+        .namespace
+        .enter(|| {
+            let socket = std::net::UdpSocket::bind("10.6.0.1:0").unwrap();
+            socket.send_to(b"hello", "10.6.0.2:7").unwrap();
+        })
+        .unwrap();
     let mut packet = [0; 2000];
     eventually("the datagram on the device", || {
-        read(&tun, &mut packet).is_ok_and(|n| packet[..n].ends_with(b"hello") && packet[0] >> 4 == 4)
+        read(&tun, &mut packet)
+            .is_ok_and(|n| packet[..n].ends_with(b"hello") && packet[0] >> 4 == 4)
     });
     let frame = [[0xff; 6].as_slice(), &[2, 0, 0, 0, 0, 1], &[0x88, 0xb5], &[0; 46]].concat();
     assert_eq!(write(&tap, &frame).unwrap(), frame.len());
@@ -83,7 +90,8 @@ fn packets_pass_through_tun_and_frames_through_tap() {
 #[test]
 fn a_persistent_device_outlives_its_descriptor() {
     let Some(world) = world() else { return };
-    let options = Options { persist: true, vnet_hdr: true, multi_queue: true, ..Options::default() };
+    let options =
+        Options { persist: true, vnet_hdr: true, multi_queue: true, ..Options::default() };
     let Ok(tun) = world.namespace.enter(|| Tun::open(&name("hf-tun0"), options)).unwrap() else {
         return eprintln!("skipped: the kernel has no TUN driver");
     };
@@ -112,7 +120,10 @@ fn drift_is_noticed_and_put_right() {
     assert!(watch.wait(Duration::from_secs(10)).unwrap());
     let have = kernel.observe(&owner, &want).unwrap();
     let steps = plan(&want, &have, &owner).unwrap();
-    assert_eq!(steps, [Step::AddAddress(Address::new(name("hf-br0"), "10.0.0.1/24".parse().unwrap()))]);
+    assert_eq!(
+        steps,
+        [Step::AddAddress(Address::new(name("hf-br0"), "10.0.0.1/24".parse().unwrap()))]
+    );
     kernel.apply_all(&steps).unwrap();
     assert_eq!(world.ask("addr show dev hf-br0")[0]["addr_info"][0]["local"], "10.0.0.1");
 }
@@ -137,7 +148,10 @@ fn each_sort_of_change_wakes_an_asynchronous_program() {
             // Whatever the previous change still had to say is heard first.
             while tokio::time::timeout(Duration::from_millis(30), watch.changed()).await.is_ok() {}
             world.ip(change);
-            tokio::time::timeout(Duration::from_secs(10), watch.changed()).await.expect(change).unwrap();
+            tokio::time::timeout(Duration::from_secs(10), watch.changed())
+                .await
+                .expect(change)
+                .unwrap();
         }
     });
 }

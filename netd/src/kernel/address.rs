@@ -37,7 +37,9 @@ pub(super) fn describe(address: &Address, index: u32, mark: Option<Mark>) -> Add
     };
     message.attributes.push(AddressAttribute::Local(ip));
     message.attributes.push(AddressAttribute::Address(address.peer.unwrap_or(ip)));
-    message.attributes.extend(mark.map(|mark| AddressAttribute::Protocol(AddressProtocol::from(mark))));
+    message
+        .attributes
+        .extend(mark.map(|mark| AddressAttribute::Protocol(AddressProtocol::from(mark))));
     message
 }
 

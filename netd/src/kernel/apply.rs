@@ -1,9 +1,9 @@
 //! Carrying out one step, and queueing those that can travel together.
 
+use super::address::{RTM_DELADDR, RTM_NEWADDR};
 use super::explain::explain;
 use super::route::{Purpose, RTM_DELROUTE, RTM_NEWROUTE, Seen};
 use super::rule::{RTM_DELRULE, RTM_NEWRULE};
-use super::address::{RTM_DELADDR, RTM_NEWADDR};
 use super::socket::Batch;
 use super::{Kernel, Outcome, address, route, rule};
 use crate::error::{ApplyError, TalkError};
@@ -69,7 +69,11 @@ impl Kernel {
             }
             Step::ReplaceRoute { to: route, .. } => {
                 let index = self.index_of(route.link())?;
-                batch.push(RTM_NEWROUTE, CHANGE, &route::describe(route, index, mark, Purpose::Add));
+                batch.push(
+                    RTM_NEWROUTE,
+                    CHANGE,
+                    &route::describe(route, index, mark, Purpose::Add),
+                );
             }
             Step::DeleteRoute(route) => {
                 let index = self.index_of(route.link())?;
@@ -94,16 +98,20 @@ impl Kernel {
             Step::DeleteLink(link) => self.delete_link(&link.name),
             Step::SetUp { link, up } => self.set_up(link, *up),
             Step::SetMtu { link, to, .. } => self.set_link(link, LinkAttribute::Mtu(*to)),
-            Step::SetMac { link, to, .. } => self.set_link(link, LinkAttribute::Address(to.0.to_vec())),
-            Step::SetController { link, to, .. } => self
-                .index_of(to.as_ref())
-                .and_then(|index| self.set_link(link, LinkAttribute::Controller(index.unwrap_or(0)))),
+            Step::SetMac { link, to, .. } => {
+                self.set_link(link, LinkAttribute::Address(to.0.to_vec()))
+            }
+            Step::SetController { link, to, .. } => self.index_of(to.as_ref()).and_then(|index| {
+                self.set_link(link, LinkAttribute::Controller(index.unwrap_or(0)))
+            }),
             Step::SetWireguard { link, from, to } => self.set_wireguard(link, from, to),
             Step::SetSysctl { link, sysctl, to, .. } => {
                 let path = self.sysctl_path(link, sysctl);
                 return match self.write_sysctl(&path, to) {
                     Ok(()) => Ok(Outcome::Changed),
-                    Err(source) => Err(ApplyError::Sysctl { step: Box::new(step.clone()), path, source }),
+                    Err(source) => {
+                        Err(ApplyError::Sysctl { step: Box::new(step.clone()), path, source })
+                    }
                 };
             }
             _ => Ok(()),
@@ -112,7 +120,11 @@ impl Kernel {
     }
 
     /// What the kernel's answer to `step` amounts to.
-    pub(super) fn settle(&mut self, step: &Step, answer: Result<(), TalkError>) -> Result<Outcome, ApplyError> {
+    pub(super) fn settle(
+        &mut self,
+        step: &Step,
+        answer: Result<(), TalkError>,
+    ) -> Result<Outcome, ApplyError> {
         let error = match answer {
             Ok(()) => return Ok(done(step)),
             Err(error) => error,

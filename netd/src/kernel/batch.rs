@@ -27,7 +27,7 @@ impl Kernel {
             return Ok(progress.into_iter().flatten().flatten().collect());
         };
         let source = match progress[at].take() {
-            Some(Err(error)) => error,
+            Some(Err(error)) => Box::new(error),
             _ => unreachable!("position() found an error here"),
         };
         let (mut undo, mut kept) = (Vec::new(), Vec::new());
@@ -83,7 +83,13 @@ impl Kernel {
     }
 
     /// Sends what is queued and settles it.
-    fn flush(&mut self, steps: &[Step], batch: &mut Batch, queued: &mut Vec<usize>, progress: &mut [Progress]) {
+    fn flush(
+        &mut self,
+        steps: &[Step],
+        batch: &mut Batch,
+        queued: &mut Vec<usize>,
+        progress: &mut [Progress],
+    ) {
         if queued.is_empty() {
             return;
         }

@@ -9,7 +9,11 @@ use nix::errno::Errno;
 pub(super) fn explain(step: &Step, source: TalkError) -> ApplyError {
     let step = Box::new(step.clone());
     let Some(errno) = source.errno() else {
-        return ApplyError::Refused { step, hint: "the conversation with the kernel broke off", source };
+        return ApplyError::Refused {
+            step,
+            hint: "the conversation with the kernel broke off",
+            source,
+        };
     };
     match errno {
         Errno::EPERM | Errno::EACCES => ApplyError::Permission { step, source },

@@ -50,7 +50,8 @@ pub(super) struct RawLink {
 impl RawLink {
     /// Reads the body of an `RTM_NEWLINK`.
     pub(super) fn parse(body: &[u8]) -> Result<Self, TalkError> {
-        let unreadable = |error: netlink_packet_core::DecodeError| TalkError::Unreadable(error.to_string());
+        let unreadable =
+            |error: netlink_packet_core::DecodeError| TalkError::Unreadable(error.to_string());
         let header = LinkHeader::parse(body).map_err(unreadable)?;
         let mut link = RawLink {
             index: header.index,
@@ -70,7 +71,9 @@ impl RawLink {
                 Ok(LinkAttribute::Mtu(mtu)) => link.mtu = Some(mtu),
                 Ok(LinkAttribute::Address(bytes)) => link.mac = bytes.try_into().ok().map(Mac),
                 Ok(LinkAttribute::Link(index)) => link.lower = Some(index).filter(|i| *i != 0),
-                Ok(LinkAttribute::Controller(index)) => link.controller = Some(index).filter(|i| *i != 0),
+                Ok(LinkAttribute::Controller(index)) => {
+                    link.controller = Some(index).filter(|i| *i != 0)
+                }
                 Ok(LinkAttribute::LinkInfo(infos)) => {
                     for info in infos {
                         match info {
@@ -86,7 +89,9 @@ impl RawLink {
                     let kinds = NlasIterator::new(nla.value()).filter_map(Result::ok);
                     link.kind = kinds
                         .filter(|info| info.kind() == IFLA_INFO_KIND)
-                        .map(|info| String::from_utf8_lossy(info.value()).trim_end_matches('\0').to_string())
+                        .map(|info| {
+                            String::from_utf8_lossy(info.value()).trim_end_matches('\0').to_string()
+                        })
                         .next();
                 }
                 Err(error) => return Err(unreadable(error)),
@@ -107,7 +112,8 @@ impl RawLink {
 
     fn kind(&self, names: &BTreeMap<u32, LinkName>) -> LinkKind {
         let Some(kind) = self.kind.as_deref() else { return LinkKind::Physical };
-        let lower = || self.lower.filter(|_| !self.lower_elsewhere).and_then(|i| names.get(&i).cloned());
+        let lower =
+            || self.lower.filter(|_| !self.lower_elsewhere).and_then(|i| names.get(&i).cloned());
         let known = match (kind, &self.data) {
             ("veth", _) => {
                 Some(LinkKind::Veth { peer: lower().map_or(Peer::Elsewhere, Peer::Here) })
@@ -155,17 +161,16 @@ impl Kernel {
     pub(super) fn dump_links(&mut self) -> Result<BTreeMap<u32, RawLink>, TalkError> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let links = self.route.dump(RTM_GETLINK, &request, BTreeMap::new, |links, kind, body| {
-            if kind == RTM_NEWLINK {
-                let link = RawLink::parse(body)?;
-                links.insert(link.index, link);
-            }
-            Ok(())
-        })?;
-        self.indexes = links
-            .values()
-            .filter_map(|link| Some((link.name.clone()?, link.index)))
-            .collect();
+        let links =
+            self.route.dump(RTM_GETLINK, &request, BTreeMap::new, |links, kind, body| {
+                if kind == RTM_NEWLINK {
+                    let link = RawLink::parse(body)?;
+                    links.insert(link.index, link);
+                }
+                Ok(())
+            })?;
+        self.indexes =
+            links.values().filter_map(|link| Some((link.name.clone()?, link.index))).collect();
         Ok(links)
     }
 
@@ -201,9 +206,12 @@ impl Kernel {
             LinkKind::Veth { peer } => {
                 let mut message = LinkMessage::default();
                 match peer {
-                    Peer::Here(name) => message.attributes.push(LinkAttribute::IfName(name.to_string())),
+                    Peer::Here(name) => {
+                        message.attributes.push(LinkAttribute::IfName(name.to_string()))
+                    }
                     Peer::In { netns, name } => {
-                        let namespace = NetNs::open(netns).map_err(|error| TalkError::Socket(error.source))?;
+                        let namespace =
+                            NetNs::open(netns).map_err(|error| TalkError::Socket(error.source))?;
                         message.attributes.push(LinkAttribute::IfName(name.to_string()));
                         message.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
                         peer_namespace = Some(namespace);
@@ -215,7 +223,9 @@ impl Kernel {
                 (InfoKind::Veth, Some(InfoData::Veth(InfoVeth::Peer(message))))
             }
             LinkKind::Bridge => (InfoKind::Bridge, None),
-            LinkKind::Vlan { id, .. } => (InfoKind::Vlan, Some(InfoData::Vlan(vec![InfoVlan::Id(*id)]))),
+            LinkKind::Vlan { id, .. } => {
+                (InfoKind::Vlan, Some(InfoData::Vlan(vec![InfoVlan::Id(*id)])))
+            }
             LinkKind::Bond { mode, miimon_ms } => {
                 let infos = vec![InfoBond::Mode(wire_mode(*mode)), InfoBond::MiiMon(*miimon_ms)];
                 (InfoKind::Bond, Some(InfoData::Bond(infos)))
@@ -226,7 +236,10 @@ impl Kernel {
             }
             LinkKind::Wireguard(_) => (InfoKind::Wireguard, None),
             LinkKind::Physical | LinkKind::Tun | LinkKind::Other(_) => {
-                return Err(refused(Errno::EOPNOTSUPP, "links of this kind are not made by netlink"));
+                return Err(refused(
+                    Errno::EOPNOTSUPP,
+                    "links of this kind are not made by netlink",
+                ));
             }
         };
         let mut infos = vec![LinkInfo::Kind(kind)];
@@ -252,7 +265,11 @@ impl Kernel {
         self.route.request(RTM_NEWLINK, 0, &request)
     }
 
-    pub(super) fn set_link(&mut self, name: &LinkName, attribute: LinkAttribute) -> Result<(), TalkError> {
+    pub(super) fn set_link(
+        &mut self,
+        name: &LinkName,
+        attribute: LinkAttribute,
+    ) -> Result<(), TalkError> {
         let mut request = LinkMessage::default();
         request.header.index = self.index(name)?;
         request.attributes.push(attribute);

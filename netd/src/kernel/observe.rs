@@ -25,7 +25,9 @@ impl Kernel {
             raw.iter().filter_map(|(index, link)| Some((*index, link.name.clone()?))).collect();
         for link in raw.values() {
             let Some(mut link) = link.link(&names) else { continue };
-            if owner.owns_link(&link.name) && let LinkKind::Wireguard(device) = &mut link.kind {
+            if owner.owns_link(&link.name)
+                && let LinkKind::Wireguard(device) = &mut link.kind
+            {
                 *device = self.read_wireguard(&link.name).map_err(fail("WireGuard devices"))?;
             }
             observed.add_link(owner, link);
@@ -59,7 +61,11 @@ impl Kernel {
         Ok(observed)
     }
 
-    fn observe_sysctls(&mut self, want: &Network, observed: &mut Observed) -> Result<(), TalkError> {
+    fn observe_sysctls(
+        &mut self,
+        want: &Network,
+        observed: &mut Observed,
+    ) -> Result<(), TalkError> {
         let mut keys = Vec::new();
         for link in &want.links {
             keys.extend(link.sysctls.keys().map(|sysctl| (link.name.clone(), sysctl.clone())));
@@ -70,7 +76,9 @@ impl Kernel {
         let paths: Vec<PathBuf> =
             keys.iter().map(|(link, sysctl)| self.sysctl_path(link, sysctl)).collect();
         for ((name, sysctl), value) in keys.into_iter().zip(self.read_sysctls(&paths)?) {
-            let (Some(link), Some(value)) = (observed.link(&name).cloned(), value) else { continue };
+            let (Some(link), Some(value)) = (observed.link(&name).cloned(), value) else {
+                continue;
+            };
             let links = match observed.ours.links.contains(&name) {
                 true => &mut observed.ours.links,
                 false => &mut observed.others.links,
@@ -85,16 +93,25 @@ impl Kernel {
         &mut self,
         names: &BTreeMap<u32, LinkName>,
     ) -> Result<Vec<(u32, Option<Nexthop>, u8)>, TalkError> {
-        let read = self.route.dump(RTM_GETNEXTHOP, &NexthopMessage::dump(), Vec::new, |all, kind, body| {
-            if kind == RTM_NEWNEXTHOP {
-                let message =
-                    NexthopMessage::parse(body).map_err(|e| TalkError::Unreadable(e.to_string()))?;
-                if let Some(id) = message.id() {
-                    all.push((id, message.nexthop(|i| names.get(&i).cloned()), message.protocol));
+        let read = self.route.dump(
+            RTM_GETNEXTHOP,
+            &NexthopMessage::dump(),
+            Vec::new,
+            |all, kind, body| {
+                if kind == RTM_NEWNEXTHOP {
+                    let message = NexthopMessage::parse(body)
+                        .map_err(|e| TalkError::Unreadable(e.to_string()))?;
+                    if let Some(id) = message.id() {
+                        all.push((
+                            id,
+                            message.nexthop(|i| names.get(&i).cloned()),
+                            message.protocol,
+                        ));
+                    }
                 }
-            }
-            Ok(())
-        });
+                Ok(())
+            },
+        );
         match read {
             // A kernel before 5.3 has none.
             Err(error) if error.errno() == Some(Errno::EOPNOTSUPP) => Ok(Vec::new()),
@@ -104,13 +121,23 @@ impl Kernel {
 
     /// One nexthop by id.
     pub(super) fn get_nexthop(&mut self, id: u32) -> Result<Option<Nexthop>, TalkError> {
-        let names = self.indexes.iter().map(|(name, index)| (*index, name.clone())).collect::<BTreeMap<_, _>>();
+        let names = self
+            .indexes
+            .iter()
+            .map(|(name, index)| (*index, name.clone()))
+            .collect::<BTreeMap<_, _>>();
         let mut found = None;
-        self.route.ask(RTM_GETNEXTHOP, netlink_packet_core::NLM_F_ACK, &NexthopMessage::by_id(id), |_, body| {
-            let message = NexthopMessage::parse(body).map_err(|e| TalkError::Unreadable(e.to_string()))?;
-            found = message.nexthop(|index| names.get(&index).cloned());
-            Ok(())
-        })?;
+        self.route.ask(
+            RTM_GETNEXTHOP,
+            netlink_packet_core::NLM_F_ACK,
+            &NexthopMessage::by_id(id),
+            |_, body| {
+                let message = NexthopMessage::parse(body)
+                    .map_err(|e| TalkError::Unreadable(e.to_string()))?;
+                found = message.nexthop(|index| names.get(&index).cloned());
+                Ok(())
+            },
+        )?;
         Ok(found)
     }
 }

@@ -43,7 +43,12 @@ impl Seen {
 }
 
 /// Describes `route`; `index` is that of the link that it names.
-pub(super) fn describe(route: &Route, index: Option<u32>, mark: Mark, purpose: Purpose) -> RouteMessage {
+pub(super) fn describe(
+    route: &Route,
+    index: Option<u32>,
+    mark: Mark,
+    purpose: Purpose,
+) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
         address_family: route.family().wire(),
@@ -92,14 +97,18 @@ pub(super) fn describe(route: &Route, index: Option<u32>, mark: Mark, purpose: P
     }
     if purpose == Purpose::Add {
         attributes.extend(route.source.map(|ip| RouteAttribute::PrefSource(ip.into())));
-        attributes.extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
+        attributes
+            .extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
     }
     message
 }
 
 /// Reads an `RTM_NEWROUTE`; `None` for what is no route of ours or in our way (cached, local,
 /// broadcast and multicast entries).
-pub(super) fn read(body: &[u8], names: &BTreeMap<u32, LinkName>) -> Result<Option<Seen>, DecodeError> {
+pub(super) fn read(
+    body: &[u8],
+    names: &BTreeMap<u32, LinkName>,
+) -> Result<Option<Seen>, DecodeError> {
     let message = RouteMessage::parse(body)?;
     let header = &message.header;
     if header.flags.contains(RouteFlags::Cloned) {
@@ -120,7 +129,9 @@ pub(super) fn read(body: &[u8], names: &BTreeMap<u32, LinkName>) -> Result<Optio
             RouteAttribute::Oif(index) => oif = Some(*index),
             RouteAttribute::NhId(id) => nexthop = Some(*id),
             RouteAttribute::Metrics(metrics) => {
-                mtu = metrics.iter().find_map(|m| if let RouteMetric::Mtu(mtu) = m { Some(*mtu) } else { None });
+                mtu = metrics
+                    .iter()
+                    .find_map(|m| if let RouteMetric::Mtu(mtu) = m { Some(*mtu) } else { None });
             }
             RouteAttribute::MultiPath(_) | RouteAttribute::Encap(_) => beyond = true,
             _ => {}
@@ -135,7 +146,8 @@ pub(super) fn read(body: &[u8], names: &BTreeMap<u32, LinkName>) -> Result<Optio
         Family::V4 => IpAddr::from([0u8; 4]),
         Family::V6 => IpAddr::from([0u8; 16]),
     };
-    let Ok(prefix) = IpNet::new(prefix.unwrap_or(everything), header.destination_prefix_length) else {
+    let Ok(prefix) = IpNet::new(prefix.unwrap_or(everything), header.destination_prefix_length)
+    else {
         return Ok(None);
     };
     let link = || oif.and_then(|index| names.get(&index).cloned());
@@ -156,7 +168,8 @@ pub(super) fn read(body: &[u8], names: &BTreeMap<u32, LinkName>) -> Result<Optio
         _ => return Ok(None),
     };
     let mark = u8::from(header.protocol);
-    let blank = Route { table, prefix, target: RouteTarget::Blackhole, metric, source, mtu }.normal();
+    let blank =
+        Route { table, prefix, target: RouteTarget::Blackhole, metric, source, mtu }.normal();
     Ok(Some(match target {
         Some(target) => Seen::Route(Route { target, ..blank }, mark),
         None => Seen::Place(blank.key(), mark),
@@ -187,7 +200,8 @@ impl Kernel {
             request.header.protocol = mark.map_or(RouteProtocol::Unspec, RouteProtocol::from);
             let routes = self.route.dump(RTM_GETROUTE, &request, Vec::new, |routes, kind, body| {
                 if kind == RTM_NEWROUTE {
-                    let seen = read(body, names).map_err(|e| TalkError::Unreadable(e.to_string()))?;
+                    let seen =
+                        read(body, names).map_err(|e| TalkError::Unreadable(e.to_string()))?;
                     routes.extend(seen.filter(|seen| wanted(seen.table())));
                 }
                 Ok(())
@@ -195,7 +209,8 @@ impl Kernel {
             match routes {
                 Ok(routes) => all.extend(routes),
                 // A kernel without IPv6 has no IPv6 routes.
-                Err(error) if matches!(error.errno(), Some(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)) => {}
+                Err(error)
+                    if matches!(error.errno(), Some(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)) => {}
                 Err(error) => return Err(error),
             }
         }

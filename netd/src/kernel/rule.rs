@@ -109,7 +109,8 @@ impl Kernel {
             match rules {
                 Ok(rules) => all.extend(rules),
                 // A kernel without the family has no rules for it.
-                Err(error) if matches!(error.errno(), Some(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)) => {}
+                Err(error)
+                    if matches!(error.errno(), Some(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -8,8 +8,8 @@
 
 use crate::error::{KernelAnswer, TalkError};
 use netlink_packet_core::{
-    Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE,
-    NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NlasIterator,
+    Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NLMSG_NOOP, NLMSG_OVERRUN, NlasIterator,
 };
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
@@ -90,7 +90,12 @@ impl Conversation {
     }
 
     /// One request that the kernel does or refuses.
-    pub(crate) fn request(&mut self, kind: u16, flags: u16, body: &impl Emitable) -> Result<(), TalkError> {
+    pub(crate) fn request(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        body: &impl Emitable,
+    ) -> Result<(), TalkError> {
         self.ask(kind, flags | NLM_F_ACK, body, |_, _| Ok(()))
     }
 
@@ -139,7 +144,10 @@ impl Conversation {
 
     /// Sends all of `batch` and tells for each message what became of it. All are tried, also
     /// those after a refusal.
-    pub(crate) fn send(&mut self, batch: &mut Batch) -> Result<Vec<Result<(), KernelAnswer>>, TalkError> {
+    pub(crate) fn send(
+        &mut self,
+        batch: &mut Batch,
+    ) -> Result<Vec<Result<(), KernelAnswer>>, TalkError> {
         let mut results = vec![Ok(()); batch.len()];
         let mut first = 0;
         while first < batch.len() {
@@ -173,7 +181,9 @@ impl Conversation {
             self.receive()?;
             for message in Messages(&self.incoming) {
                 let message = message?;
-                let Ok(position) = usize::try_from(message.sequence.wrapping_sub(base)) else { continue };
+                let Ok(position) = usize::try_from(message.sequence.wrapping_sub(base)) else {
+                    continue;
+                };
                 if position > last || message.kind != NLMSG_ERROR {
                     continue;
                 }
@@ -207,7 +217,7 @@ impl Conversation {
                 interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
                 let finished = match message.kind {
                     NLMSG_NOOP => false,
-                    NLMSG_OVERRUN => return Err(Errno::ENOBUFS.into()).map_err(TalkError::Socket),
+                    NLMSG_OVERRUN => return Err(TalkError::Socket(Errno::ENOBUFS.into())),
                     NLMSG_ERROR | NLMSG_DONE => match parse_verdict(&message) {
                         Some(answer) => return Err(failed.unwrap_or(answer.into())),
                         None => true,
@@ -382,7 +392,8 @@ mod tests {
         body.extend([0; HEADER_BYTES]);
         append_text(&mut body, b"Unknown device type\0");
         let flags = CAPPED | ACK_TLVS;
-        let answer = parse_verdict(&Message { kind: NLMSG_ERROR, flags, sequence: 1, body: &body }).unwrap();
+        let answer =
+            parse_verdict(&Message { kind: NLMSG_ERROR, flags, sequence: 1, body: &body }).unwrap();
         assert_eq!(answer.errno, Errno::EOPNOTSUPP);
         assert_eq!(answer.text.as_deref(), Some("Unknown device type"));
         assert!(answer.to_string().contains("Unknown device type"));

@@ -7,7 +7,9 @@ use super::{Kernel, refused};
 use crate::error::TalkError;
 use crate::model::{LinkName, PeerState, WgKey, WireguardDevice, WireguardPeer};
 use ipnet::IpNet;
-use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_DUMP, NlasIterator, ParseableParametrized, parse_u16};
+use netlink_packet_core::{
+    Emitable, NLM_F_ACK, NLM_F_DUMP, NlasIterator, ParseableParametrized, parse_u16,
+};
 use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
 use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
 use netlink_packet_generic::{GenlHeader, GenlMessage};
@@ -44,7 +46,10 @@ impl Kernel {
     ///
     /// # Errors
     /// `ENODEV` when it is not there, `EOPNOTSUPP` when it or the kernel has no WireGuard.
-    pub fn wireguard_peers(&mut self, link: &LinkName) -> Result<BTreeMap<WgKey, PeerState>, TalkError> {
+    pub fn wireguard_peers(
+        &mut self,
+        link: &LinkName,
+    ) -> Result<BTreeMap<WgKey, PeerState>, TalkError> {
         Ok(self.dump_wireguard(link)?.1)
     }
 
@@ -86,7 +91,8 @@ impl Kernel {
         link: &LinkName,
     ) -> Result<(WireguardDevice, BTreeMap<WgKey, PeerState>), TalkError> {
         let family = self.family()?;
-        let request = message(WireguardCmd::GetDevice, vec![WireguardAttribute::IfName(link.to_string())]);
+        let request =
+            message(WireguardCmd::GetDevice, vec![WireguardAttribute::IfName(link.to_string())]);
         let mut read = (WireguardDevice::default(), BTreeMap::new());
         // The answer comes in pieces; a peer whose allowed addresses fill one goes on in the next.
         self.generic.ask(family, NLM_F_DUMP, &request, |_, body| {
@@ -106,7 +112,11 @@ impl Kernel {
         let name = || WireguardAttribute::IfName(link.to_string());
         // All zeros take the private key away.
         let key = to.private_key.map_or([0; 32], |key| key.0);
-        let mut first = vec![name(), WireguardAttribute::PrivateKey(key), WireguardAttribute::Fwmark(to.fwmark)];
+        let mut first = vec![
+            name(),
+            WireguardAttribute::PrivateKey(key),
+            WireguardAttribute::Fwmark(to.fwmark),
+        ];
         first.extend(to.listen_port.map(WireguardAttribute::ListenPort));
         self.generic.request(family, 0, &message(WireguardCmd::SetDevice, first))?;
 
@@ -124,7 +134,9 @@ impl Kernel {
         while peers.peek().is_some() {
             let mut some = Vec::new();
             let mut bytes = 0;
-            while let Some(peer) = peers.next_if(|p| bytes == 0 || bytes + p.buffer_len() <= PEERS_BYTES) {
+            while let Some(peer) =
+                peers.next_if(|p| bytes == 0 || bytes + p.buffer_len() <= PEERS_BYTES)
+            {
                 bytes += peer.buffer_len();
                 some.push(peer);
             }
@@ -135,7 +147,10 @@ impl Kernel {
     }
 }
 
-fn message(cmd: WireguardCmd, attributes: Vec<WireguardAttribute>) -> GenlMessage<WireguardMessage> {
+fn message(
+    cmd: WireguardCmd,
+    attributes: Vec<WireguardAttribute>,
+) -> GenlMessage<WireguardMessage> {
     GenlMessage::from_payload(WireguardMessage { cmd, attributes })
 }
 
@@ -180,7 +195,8 @@ fn parse_device(
     device: &mut WireguardDevice,
     states: &mut BTreeMap<WgKey, PeerState>,
 ) -> Result<(), TalkError> {
-    let unreadable = |error: netlink_packet_core::DecodeError| TalkError::Unreadable(error.to_string());
+    let unreadable =
+        |error: netlink_packet_core::DecodeError| TalkError::Unreadable(error.to_string());
     let header = GenlHeader::parse(body).map_err(unreadable)?;
     let attributes = &body[GENERIC_HEADER_BYTES..];
     check_lengths(attributes, &DEVICE)?;
@@ -222,7 +238,8 @@ const DEVICE: Shape = Shape(&[(8, 0, Some(&PEER_LIST))]);
 fn check_lengths(attributes: &[u8], shape: &Shape) -> Result<(), TalkError> {
     for nla in NlasIterator::new(attributes) {
         let nla = nla.map_err(|error| TalkError::Unreadable(error.to_string()))?;
-        let known = |(kind, _, _): &&(u16, usize, Option<&Shape>)| *kind == nla.kind() || *kind == ELEMENT;
+        let known =
+            |(kind, _, _): &&(u16, usize, Option<&Shape>)| *kind == nla.kind() || *kind == ELEMENT;
         let Some((_, least, inside)) = shape.0.iter().find(known) else { continue };
         if nla.value().len() < *least {
             return Err(TalkError::Unreadable("an attribute of WireGuard is too short".into()));
@@ -234,7 +251,11 @@ fn check_lengths(attributes: &[u8], shape: &Shape) -> Result<(), TalkError> {
     Ok(())
 }
 
-fn parse_peer(wire: WirePeer, device: &mut WireguardDevice, states: &mut BTreeMap<WgKey, PeerState>) {
+fn parse_peer(
+    wire: WirePeer,
+    device: &mut WireguardDevice,
+    states: &mut BTreeMap<WgKey, PeerState>,
+) {
     let Some(key) = wire.0.iter().find_map(|attribute| match attribute {
         WireguardPeerAttribute::PublicKey(key) => Some(WgKey(*key)),
         _ => None,
@@ -255,12 +276,12 @@ fn parse_peer(wire: WirePeer, device: &mut WireguardDevice, states: &mut BTreeMa
             WireguardPeerAttribute::PersistentKeepalive(secs) => peer.keepalive_secs = secs,
             WireguardPeerAttribute::LastHandshake(time) => {
                 // Zero is "never".
-                state.last_handshake = match (u64::try_from(time.seconds), u32::try_from(time.nano_seconds)) {
-                    (Ok(secs), Ok(nanos)) if secs > 0 => {
-                        SystemTime::UNIX_EPOCH.checked_add(Duration::new(secs, nanos.min(999_999_999)))
-                    }
-                    _ => None,
-                };
+                state.last_handshake =
+                    match (u64::try_from(time.seconds), u32::try_from(time.nano_seconds)) {
+                        (Ok(secs), Ok(nanos)) if secs > 0 => SystemTime::UNIX_EPOCH
+                            .checked_add(Duration::new(secs, nanos.min(999_999_999))),
+                        _ => None,
+                    };
             }
             WireguardPeerAttribute::RxBytes(bytes) => state.rx_bytes = bytes,
             WireguardPeerAttribute::TxBytes(bytes) => state.tx_bytes = bytes,

@@ -27,7 +27,15 @@ pub struct Link {
 impl Link {
     /// A link that is up and otherwise as the kernel makes it.
     pub fn new(name: LinkName, kind: LinkKind) -> Self {
-        Link { name, kind, mtu: None, up: true, address: None, controller: None, sysctls: BTreeMap::new() }
+        Link {
+            name,
+            kind,
+            mtu: None,
+            up: true,
+            address: None,
+            controller: None,
+            sysctls: BTreeMap::new(),
+        }
     }
 
     /// With this MTU, bytes.
@@ -256,7 +264,9 @@ mod tests {
     fn hardware_addresses_read_back() {
         let mac: Mac = "02:00:5e:10:00:ff".parse().unwrap();
         assert_eq!(mac.to_string(), "02:00:5e:10:00:ff");
-        for bad in ["", "02:00:5e:10:00", "02:00:5e:10:00:ff:00", "2:0:5e:10:0:ff", "0g:00:5e:10:00:ff"] {
+        for bad in
+            ["", "02:00:5e:10:00", "02:00:5e:10:00:ff:00", "2:0:5e:10:0:ff", "0g:00:5e:10:00:ff"]
+        {
             assert_eq!(bad.parse::<Mac>(), Err(MacParseError(bad.to_string())));
         }
     }

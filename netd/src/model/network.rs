@@ -92,7 +92,9 @@ impl Network {
         let mut gone = vec![name.clone()];
         while let Some(name) = gone.pop() {
             self.links.remove(&name);
-            gone.extend(self.links.iter().filter(|l| l.parent() == Some(&name)).map(|l| l.name.clone()));
+            gone.extend(
+                self.links.iter().filter(|l| l.parent() == Some(&name)).map(|l| l.name.clone()),
+            );
             self.addresses.retain(|a| a.link != name);
             self.routes.retain(|r| r.link() != Some(&name));
             let lost: Vec<u32> =

@@ -54,9 +54,10 @@ impl WireguardDevice {
             && self.fwmark == seen.fwmark
             && self.listen_port.is_none_or(|port| seen.listen_port == Some(port))
             && self.peers.len() == seen.peers.len()
-            && self.peers.iter().all(|(key, want)| {
-                seen.peers.get(key).is_some_and(|have| same_peer(want, have))
-            })
+            && self
+                .peers
+                .iter()
+                .all(|(key, want)| seen.peers.get(key).is_some_and(|have| same_peer(want, have)))
     }
 }
 

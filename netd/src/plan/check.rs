@@ -35,7 +35,10 @@ pub(super) fn check(want: &Network, have: &Observed, owner: &Ownership) -> Resul
                 && *other != address
         });
         if let Some(other) = other {
-            return Err(PlanError::Conflict { what: what(), in_the_way: format!("address {other}") });
+            return Err(PlanError::Conflict {
+                what: what(),
+                in_the_way: format!("address {other}"),
+            });
         }
     }
     want.nexthops.iter().try_for_each(|nexthop| check.nexthop(nexthop))?;
@@ -53,19 +56,23 @@ impl Check<'_> {
             LinkKind::Physical => {}
             _ if !self.owner.owns_link(&link.name) => {
                 // An own prefix in the name tells whose a link is, so no other name can be made.
-                return Err(not_ours(what(), "the name of a link that is made begins with a prefix of one's own"));
+                return Err(not_ours(
+                    what(),
+                    "the name of a link that is made begins with a prefix of one's own",
+                ));
             }
-            LinkKind::Tun if !present => return Err(missing(&link.name, "the program that opens it")),
+            LinkKind::Tun if !present => {
+                return Err(missing(&link.name, "the program that opens it"));
+            }
             LinkKind::Vlan { id, .. } if !(1..=4094).contains(id) => {
                 return Err(nonsense(what(), "a VLAN's number is 1 to 4094"));
             }
             LinkKind::Veth { peer: Peer::Elsewhere } => {
                 return Err(nonsense(what(), "the other end needs a name"));
             }
-            LinkKind::Veth { peer: Peer::Here(peer) } => {
-                if !self.owner.owns_link(peer) {
-                    return Err(not_ours(what(), "both ends of a pair in one namespace are one's own"));
-                }
+            LinkKind::Veth { peer: Peer::Here(peer) } if !self.owner.owns_link(peer) => {
+                let rule = "both ends of a pair in one namespace are one's own";
+                return Err(not_ours(what(), rule));
             }
             _ => {}
         }
@@ -75,7 +82,15 @@ impl Check<'_> {
         if let Some(name) = &link.controller {
             let kind = self.want.links.get(name).or_else(|| self.have.link(name)).map(|l| &l.kind);
             // One that is there and not wanted may be of any kind that the kernel takes.
-            if !matches!(kind, Some(LinkKind::Bridge | LinkKind::Bond { .. } | LinkKind::Physical | LinkKind::Other(_)) | None) {
+            if !matches!(
+                kind,
+                Some(
+                    LinkKind::Bridge
+                        | LinkKind::Bond { .. }
+                        | LinkKind::Physical
+                        | LinkKind::Other(_)
+                ) | None
+            ) {
                 return Err(nonsense(what(), "its controller is neither a bridge nor a bond"));
             }
         }
@@ -97,15 +112,15 @@ impl Check<'_> {
             NexthopTarget::Group(members) if members.is_empty() => {
                 Err(nonsense(what(), "a group has at least one member"))
             }
-            NexthopTarget::Group(members) => members.keys().try_for_each(|id| {
-                match self.want.nexthops.get(id) {
+            NexthopTarget::Group(members) => {
+                members.keys().try_for_each(|id| match self.want.nexthops.get(id) {
                     None => Err(PlanError::NexthopUnknown { id: *id, needed_by: what() }),
                     Some(member) if member.is_group() => {
                         Err(nonsense(what(), "a member of a group is no group"))
                     }
                     Some(_) => Ok(()),
-                }
-            }),
+                })
+            }
         }
     }
 
@@ -157,7 +172,10 @@ impl Check<'_> {
 
     fn rule(&self, rule: &Rule) -> Result<(), PlanError> {
         if !self.owner.owns_rule(rule.priority) {
-            return Err(not_ours(format!("rule {rule}"), "its priority is outside of the owner's range"));
+            return Err(not_ours(
+                format!("rule {rule}"),
+                "its priority is outside of the owner's range",
+            ));
         }
         let strange = |net: ipnet::IpNet| Family::from(net.addr()) != rule.family;
         if rule.from.is_some_and(strange) || rule.to.is_some_and(strange) {
@@ -169,7 +187,10 @@ impl Check<'_> {
     /// Whether `link` will be there once the wish is met.
     fn there(&self, link: &LinkName, needed_by: impl Fn() -> String) -> Result<(), PlanError> {
         let peer_of_wanted = || {
-            self.want.links.iter().any(|l| matches!(&l.kind, LinkKind::Veth { peer: Peer::Here(p) } if p == link))
+            self.want
+                .links
+                .iter()
+                .any(|l| matches!(&l.kind, LinkKind::Veth { peer: Peer::Here(p) } if p == link))
         };
         // A link of ours that is there but not wanted is about to be removed.
         let stays = !self.owner.owns_link(link) && self.have.link(link).is_some();

@@ -76,7 +76,8 @@ fn lost(want: &Network, have: &Observed) -> BTreeSet<LinkName> {
         }
         for link in &have.ours.links {
             let on_it = link.parent() == Some(&name);
-            let other_end = matches!(&link.kind, LinkKind::Veth { peer: Peer::Here(p) } if *p == name);
+            let other_end =
+                matches!(&link.kind, LinkKind::Veth { peer: Peer::Here(p) } if *p == name);
             if on_it || other_end {
                 next.push(link.name.clone());
             }
@@ -109,7 +110,8 @@ fn deletions(
             rest = later;
         }
         for link in now {
-            let by_peer = matches!(&link.kind, LinkKind::Veth { peer: Peer::Here(p) } if gone.contains(p));
+            let by_peer =
+                matches!(&link.kind, LinkKind::Veth { peer: Peer::Here(p) } if gone.contains(p));
             gone.insert(&link.name);
             if by_peer {
                 continue;
@@ -217,10 +219,15 @@ fn settings(want: &Link, have: &Link, network: &Network, owner: &Ownership, step
     }
     let mut up = have.up;
     // A port of somebody else's bridge stays there unless we want it in ours.
-    let leaves = have.controller.as_ref().is_some_and(|c| owner.owns_link(c) || owner.owns_link(&want.name));
+    let leaves =
+        have.controller.as_ref().is_some_and(|c| owner.owns_link(c) || owner.owns_link(&want.name));
     if want.controller != have.controller && (want.controller.is_some() || leaves) {
         // A bond takes only ports that are down (Documentation/networking/bonding.rst).
-        let into_bond = want.controller.as_ref().and_then(|name| network.links.get(name)).is_some_and(|c| matches!(c.kind, LinkKind::Bond { .. }));
+        let into_bond = want
+            .controller
+            .as_ref()
+            .and_then(|name| network.links.get(name))
+            .is_some_and(|c| matches!(c.kind, LinkKind::Bond { .. }));
         if into_bond && up {
             steps.push(Step::SetUp { link: link(), up: false });
             up = false;

@@ -75,10 +75,7 @@ fn routes(want: &Keyed<Route>, have: &Keyed<Route>) -> (Vec<Step>, Vec<Step>) {
         Some(_) => None,
     };
     let unwanted = have.iter().filter(|route| !want.contains(&route.key()));
-    (
-        want.iter().filter_map(change).collect(),
-        unwanted.cloned().map(Step::DeleteRoute).collect(),
-    )
+    (want.iter().filter_map(change).collect(), unwanted.cloned().map(Step::DeleteRoute).collect())
 }
 
 fn rules(want: &BTreeSet<Rule>, have: &BTreeSet<Rule>) -> (Vec<Step>, Vec<Step>) {

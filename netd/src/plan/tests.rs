@@ -39,12 +39,19 @@ fn links() -> impl Strategy<Value = Vec<Link>> {
     let count = all.len();
     subsequence(all, 0..=count).prop_flat_map(|links| {
         let settings = prop::collection::vec(
-            (select(vec![None, Some(1400), Some(1500)]), select(vec![None, Some("hf-br0")]), any::<bool>()),
+            (
+                select(vec![None, Some(1400), Some(1500)]),
+                select(vec![None, Some("hf-br0")]),
+                any::<bool>(),
+            ),
             links.len(),
         );
         (Just(links), settings).prop_map(|(links, settings)| {
             let bridge = links.iter().any(|link| link.name == name("hf-br0"));
-            let set = |(mut link, (mtu, controller, forward)): (Link, (Option<u32>, Option<&str>, bool))| {
+            let set = |(mut link, (mtu, controller, forward)): (
+                Link,
+                (Option<u32>, Option<&str>, bool),
+            )| {
                 link.mtu = mtu;
                 let port = bridge && !matches!(link.kind, LinkKind::Bridge | LinkKind::Vlan { .. });
                 link.controller = controller.filter(|_| port).map(name);
@@ -63,22 +70,39 @@ fn wish() -> impl Strategy<Value = Network> {
     links().prop_flat_map(|links| {
         let mut names: Vec<LinkName> = links.iter().map(|link| link.name.clone()).collect();
         names.push(name("eth1"));
-        let address = (select(names.clone()), 0u8..3, 1u8..4, any::<bool>()).prop_map(|(link, net, host, v6)| {
-            let net: IpNet = match v6 {
-                false => format!("10.0.{net}.{host}/24"),
-                true => format!("2001:db8:{net}::{host}/{}", if host == 3 { 48 } else { 64 }),
-            }
-            .parse()
-            .unwrap();
-            Address::new(link, net)
-        });
-        let singles = prop::collection::btree_map(0u32..4, (select(names.clone()), any::<bool>()), 0..4);
+        let address = (select(names.clone()), 0u8..3, 1u8..4, any::<bool>()).prop_map(
+            |(link, net, host, v6)| {
+                let net: IpNet = match v6 {
+                    false => format!("10.0.{net}.{host}/24"),
+                    true => format!("2001:db8:{net}::{host}/{}", if host == 3 { 48 } else { 64 }),
+                }
+                .parse()
+                .unwrap();
+                Address::new(link, net)
+            },
+        );
+        let singles =
+            prop::collection::btree_map(0u32..4, (select(names.clone()), any::<bool>()), 0..4);
         (
             Just(links),
             prop::collection::vec(address, 0..6),
             singles,
-            prop::collection::btree_map(10u32..13, prop::collection::btree_map(0u32..4, 1u8..4, 1..3), 0..3),
-            prop::collection::vec((0u8..6, 0u32..3, any::<bool>(), 0u8..5, any::<prop::sample::Index>(), select(names)), 0..10),
+            prop::collection::btree_map(
+                10u32..13,
+                prop::collection::btree_map(0u32..4, 1u8..4, 1..3),
+                0..3,
+            ),
+            prop::collection::vec(
+                (
+                    0u8..6,
+                    0u32..3,
+                    any::<bool>(),
+                    0u8..5,
+                    any::<prop::sample::Index>(),
+                    select(names),
+                ),
+                0..10,
+            ),
             prop::collection::btree_set((7250u32..7253, 7250u32..7253, any::<bool>()), 0..4),
         )
             .prop_map(|(links, addresses, singles, groups, routes, rules)| {
@@ -86,7 +110,8 @@ fn wish() -> impl Strategy<Value = Network> {
                 want.links.extend(links);
                 for address in addresses {
                     // One prefix length per IPv6 address and link.
-                    let twice = |a: &Address| a.link == address.link && a.net.addr() == address.net.addr();
+                    let twice =
+                        |a: &Address| a.link == address.link && a.net.addr() == address.net.addr();
                     if !want.addresses.iter().any(twice) {
                         want.addresses.insert(address);
                     }
@@ -99,8 +124,11 @@ fn wish() -> impl Strategy<Value = Network> {
                     });
                 }
                 for (n, members) in groups {
-                    let there = members.into_iter().map(|(m, w)| (0x4846_8000 + m, NonZeroU8::new(w).unwrap()));
-                    let there: Vec<_> = there.filter(|(id, _)| want.nexthops.contains(id)).collect();
+                    let there = members
+                        .into_iter()
+                        .map(|(m, w)| (0x4846_8000 + m, NonZeroU8::new(w).unwrap()));
+                    let there: Vec<_> =
+                        there.filter(|(id, _)| want.nexthops.contains(id)).collect();
                     if !there.is_empty() {
                         want.nexthops.insert(Nexthop::group(0x4846_8000 + n, there));
                     }
@@ -116,7 +144,11 @@ fn wish() -> impl Strategy<Value = Network> {
                     let target = match kind {
                         0 => RouteTarget::Dev(link),
                         1 => RouteTarget::Blackhole,
-                        2 => RouteTarget::Via { gateway: "fe80::2".parse().unwrap(), link, onlink: false },
+                        2 => RouteTarget::Via {
+                            gateway: "fe80::2".parse().unwrap(),
+                            link,
+                            onlink: false,
+                        },
                         _ if ids.is_empty() => RouteTarget::Unreachable,
                         _ => RouteTarget::Nexthop(ids[which.index(ids.len())]),
                     };

@@ -5,7 +5,7 @@
 
 use crate::model::{Family, Mark, Nexthop, NexthopTarget};
 use netlink_packet_core::{
-    DecodeError, Emitable, NlasIterator, Nla, parse_ip, parse_u16, parse_u32,
+    DecodeError, Emitable, Nla, NlasIterator, parse_ip, parse_u16, parse_u32,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -90,7 +90,9 @@ impl Nla for Attribute {
             }
             Attribute::GroupType(value) => buffer[..2].copy_from_slice(&value.to_ne_bytes()),
             Attribute::Group(members) => {
-                for ((id, weight), entry) in members.iter().zip(buffer.chunks_exact_mut(MEMBER_BYTES)) {
+                for ((id, weight), entry) in
+                    members.iter().zip(buffer.chunks_exact_mut(MEMBER_BYTES))
+                {
                     let [low, high] = weight.saturating_sub(1).to_le_bytes();
                     entry[..4].copy_from_slice(&id.to_ne_bytes());
                     entry[4..].copy_from_slice(&[low, high, 0, 0]);
@@ -140,8 +142,12 @@ impl NexthopMessage {
 
     /// Reads a message of the kernel. `None` for what a [`Nexthop`] cannot say: resilient
     /// groups, forwarding entries, weights above 255.
-    pub(crate) fn nexthop(&self, link: impl Fn(u32) -> Option<crate::model::LinkName>) -> Option<Nexthop> {
-        let (mut id, mut group, mut oif, mut gateway, mut blackhole) = (None, None, None, None, false);
+    pub(crate) fn nexthop(
+        &self,
+        link: impl Fn(u32) -> Option<crate::model::LinkName>,
+    ) -> Option<Nexthop> {
+        let (mut id, mut group, mut oif, mut gateway, mut blackhole) =
+            (None, None, None, None, false);
         for attribute in &self.attributes {
             match attribute {
                 Attribute::Id(value) => id = Some(*value),
@@ -302,7 +308,11 @@ mod tests {
         let resilient = NexthopMessage {
             family: None,
             protocol: 72,
-            attributes: vec![Attribute::Id(1), Attribute::Group(vec![(2, 1)]), Attribute::GroupType(1)],
+            attributes: vec![
+                Attribute::Id(1),
+                Attribute::Group(vec![(2, 1)]),
+                Attribute::GroupType(1),
+            ],
         };
         assert_eq!(resilient.nexthop(|_| None), None);
         assert_eq!(resilient.id(), Some(1));

@@ -27,7 +27,10 @@ fn a_missing_port_is_named_and_can_be_left_out() {
     want.addresses.insert(Address::new(name("hf-vlan7"), "10.0.0.1/24".parse().unwrap()));
     want.links.insert(bridge("hf-br0"));
     let error = host_plan(&want, &kernel).unwrap_err();
-    assert!(matches!(&error, PlanError::LinkMissing { link, .. } if *link == name("eth7")), "{error}");
+    assert!(
+        matches!(&error, PlanError::LinkMissing { link, .. } if *link == name("eth7")),
+        "{error}"
+    );
     assert_eq!((error.reason(), error.retryable()), (Reason::NetLinkMissing, true));
 
     want.remove_link(&name("eth7"));
@@ -64,7 +67,8 @@ fn a_route_of_others_in_the_place_is_a_conflict() {
     let mut kernel = FakeKernel::with_ports(&["eth0"]);
     kernel.foreign();
     let mut want = Network::default();
-    let route = Route::new(MAIN_TABLE, "0.0.0.0/0".parse().unwrap(), RouteTarget::Dev(name("eth0")));
+    let route =
+        Route::new(MAIN_TABLE, "0.0.0.0/0".parse().unwrap(), RouteTarget::Dev(name("eth0")));
     want.routes.insert(route.clone());
     assert_eq!(host_plan(&want, &kernel), Err(PlanError::RouteTaken { key: route.key(), mark: 4 }));
     want = Network::default();
@@ -77,7 +81,10 @@ fn a_wish_that_contradicts_itself_is_refused() {
     let kernel = FakeKernel::with_ports(&["eth0"]);
     let nonsense = |want: &Network, part: &str| {
         let error = host_plan(want, &kernel).unwrap_err();
-        assert!(matches!(&error, PlanError::Contradiction { why, .. } if why.contains(part)), "{error}");
+        assert!(
+            matches!(&error, PlanError::Contradiction { why, .. } if why.contains(part)),
+            "{error}"
+        );
     };
     nonsense(&with_link(bridge("hf-br0").in_controller(name("hf-br0"))), "rests on itself");
     let mut want = Network::default();
@@ -85,10 +92,18 @@ fn a_wish_that_contradicts_itself_is_refused() {
     nonsense(&want, "at least one member");
     want = Network::default();
     want.nexthops.insert(Nexthop::dev(0x4846_8000, Family::V4, name("eth0")));
-    want.routes.insert(Route::new(7250, "::/0".parse().unwrap(), RouteTarget::Nexthop(0x4846_8000)));
+    want.routes.insert(Route::new(
+        7250,
+        "::/0".parse().unwrap(),
+        RouteTarget::Nexthop(0x4846_8000),
+    ));
     nonsense(&want, "IPv4 nexthop");
     want = Network::default();
-    want.routes.insert(Route::new(7250, "0.0.0.0/0".parse().unwrap(), RouteTarget::Nexthop(0x4846_8000)));
+    want.routes.insert(Route::new(
+        7250,
+        "0.0.0.0/0".parse().unwrap(),
+        RouteTarget::Nexthop(0x4846_8000),
+    ));
     let error = host_plan(&want, &kernel).unwrap_err();
     assert!(matches!(error, PlanError::NexthopUnknown { id: 0x4846_8000, .. }), "{error}");
 }
@@ -101,7 +116,11 @@ fn a_link_of_another_kind_is_made_anew_with_all_that_rests_on_it() {
     want.addresses.insert(Address::new(name("hf-x"), "10.0.0.1/24".parse().unwrap()));
     want.nexthops.insert(Nexthop::dev(0x4846_8001, Family::V4, name("hf-vlan7")));
     want.nexthops.insert(Nexthop::active(0x4846_8002, 0x4846_8001));
-    want.routes.insert(Route::new(7250, "10.9.0.0/16".parse().unwrap(), RouteTarget::Nexthop(0x4846_8002)));
+    want.routes.insert(Route::new(
+        7250,
+        "10.9.0.0/16".parse().unwrap(),
+        RouteTarget::Nexthop(0x4846_8002),
+    ));
     let steps = host_plan(&want, &kernel).unwrap();
     apply(&mut kernel, &steps);
 
@@ -144,7 +163,11 @@ fn a_group_that_becomes_single_is_made_anew_with_its_routes() {
     let mut want = Network::default();
     want.nexthops.insert(Nexthop::dev(0x4846_8001, Family::V4, name("eth0")));
     want.nexthops.insert(Nexthop::active(0x4846_8002, 0x4846_8001));
-    want.routes.insert(Route::new(7250, "10.9.0.0/16".parse().unwrap(), RouteTarget::Nexthop(0x4846_8002)));
+    want.routes.insert(Route::new(
+        7250,
+        "10.9.0.0/16".parse().unwrap(),
+        RouteTarget::Nexthop(0x4846_8002),
+    ));
     let steps = host_plan(&want, &kernel).unwrap();
     apply(&mut kernel, &steps);
     want.nexthops.insert(Nexthop::dev(0x4846_8002, Family::V4, name("eth0")));

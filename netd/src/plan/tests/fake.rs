@@ -37,7 +37,12 @@ impl FakeKernel {
             self.addresses.insert(address, mark);
         }
         self.nexthops.insert(5, (Nexthop::dev(5, Family::V4, eth0.clone()), 4));
-        let routes = [("0.0.0.0/0", 0), ("172.16.1.0/24", 0), ("172.16.1.0/24", 800), ("2001:db8::/32", 1024)];
+        let routes = [
+            ("0.0.0.0/0", 0),
+            ("172.16.1.0/24", 0),
+            ("172.16.1.0/24", 800),
+            ("2001:db8::/32", 1024),
+        ];
         for (prefix, metric) in routes {
             let target = RouteTarget::Dev(eth0.clone());
             let route = Route::new(MAIN_TABLE, prefix.parse().unwrap(), target).with_metric(metric);
@@ -132,7 +137,10 @@ impl FakeKernel {
             Step::AddAddress(address) => {
                 self.link(&address.link)?;
                 let v6 = address.net.addr().is_ipv6();
-                let taken = |a: &Address| a == address || (v6 && a.link == address.link && a.net.addr() == address.net.addr());
+                let taken = |a: &Address| {
+                    a == address
+                        || (v6 && a.link == address.link && a.net.addr() == address.net.addr())
+                };
                 need(!self.addresses.keys().any(taken), "EEXIST")?;
                 self.addresses.insert(address.clone(), OURS);
                 self.seniority.push(address.clone());
@@ -140,8 +148,13 @@ impl FakeKernel {
             }
             Step::DeleteAddress(address) => {
                 need(self.addresses.remove(address).is_some(), "EADDRNOTAVAIL")?;
-                let promote = self.link(&address.link)?.sysctls.get(&LinkSysctl::promote_secondaries()).is_some_and(|v| v == "1");
-                let beside = |a: &Address| a.link == address.link && a.net.trunc() == address.net.trunc();
+                let promote = self
+                    .link(&address.link)?
+                    .sysctls
+                    .get(&LinkSysctl::promote_secondaries())
+                    .is_some_and(|v| v == "1");
+                let beside =
+                    |a: &Address| a.link == address.link && a.net.trunc() == address.net.trunc();
                 let primary = self.seniority.iter().find(|a| beside(a)) == Some(address);
                 if primary && !promote && address.net.addr().is_ipv4() {
                     self.addresses.retain(|a, _| !beside(a));
@@ -169,13 +182,17 @@ impl FakeKernel {
                 self.put_route(route)
             }
             Step::ReplaceRoute { from, to } => {
-                need(self.routes.get(&to.key()) == Some(&(from.clone(), OURS)), "the route was another")?;
+                need(
+                    self.routes.get(&to.key()) == Some(&(from.clone(), OURS)),
+                    "the route was another",
+                )?;
                 need(from.key() == to.key(), "another place")?;
                 self.put_route(to)
             }
-            Step::DeleteRoute(route) => {
-                need(self.routes.remove(&route.key()).is_some_and(|(have, _)| have == *route), "ESRCH")
-            }
+            Step::DeleteRoute(route) => need(
+                self.routes.remove(&route.key()).is_some_and(|(have, _)| have == *route),
+                "ESRCH",
+            ),
             Step::AddRule(rule) => need(self.rules.insert(rule.clone()), "EEXIST"),
             Step::DeleteRule(rule) => need(self.rules.remove(rule), "ENOENT"),
         }
@@ -188,15 +205,21 @@ impl FakeKernel {
         let mut add = |name: &LinkName, kind: LinkKind, address| {
             let mut link = Link::new(name.clone(), kind).with_mtu(mtu);
             (link.up, link.address) = (false, address);
-            self.links.insert(name.clone(), link).map_or(Ok(()), |_| Err("EEXIST: peer".to_string()))
+            self.links
+                .insert(name.clone(), link)
+                .map_or(Ok(()), |_| Err("EEXIST: peer".to_string()))
         };
         match &link.kind {
             LinkKind::Veth { peer: Peer::Here(peer) } => {
                 add(peer, LinkKind::Veth { peer: Peer::Here(link.name.clone()) }, None)?;
                 add(&link.name, link.kind.clone(), link.address)
             }
-            LinkKind::Veth { .. } => add(&link.name, LinkKind::Veth { peer: Peer::Elsewhere }, link.address),
-            LinkKind::Wireguard(_) => add(&link.name, LinkKind::Wireguard(Default::default()), link.address),
+            LinkKind::Veth { .. } => {
+                add(&link.name, LinkKind::Veth { peer: Peer::Elsewhere }, link.address)
+            }
+            LinkKind::Wireguard(_) => {
+                add(&link.name, LinkKind::Wireguard(Default::default()), link.address)
+            }
             LinkKind::Physical | LinkKind::Tun | LinkKind::Other(_) => Err("EOPNOTSUPP".into()),
             kind => add(&link.name, kind.clone(), link.address),
         }
@@ -237,8 +260,12 @@ impl FakeKernel {
         for port in self.links.values_mut().filter(|link| link.controller.as_ref() == Some(name)) {
             port.controller = None;
         }
-        let on_it: Vec<LinkName> =
-            self.links.values().filter(|link| link.parent() == Some(name)).map(|link| link.name.clone()).collect();
+        let on_it: Vec<LinkName> = self
+            .links
+            .values()
+            .filter(|link| link.parent() == Some(name))
+            .map(|link| link.name.clone())
+            .collect();
         for link in on_it {
             self.drop_link(&link);
         }
@@ -253,8 +280,12 @@ impl FakeKernel {
 
     fn drop_paths(&mut self, link: &LinkName) {
         self.routes.retain(|_, (route, _)| route.link() != Some(link));
-        let ids: Vec<u32> =
-            self.nexthops.values().filter(|(n, _)| n.link() == Some(link)).map(|(n, _)| n.id).collect();
+        let ids: Vec<u32> = self
+            .nexthops
+            .values()
+            .filter(|(n, _)| n.link() == Some(link))
+            .map(|(n, _)| n.id)
+            .collect();
         for id in ids {
             self.drop_nexthop(id);
         }

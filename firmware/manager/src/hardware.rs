@@ -10,7 +10,6 @@ use holdfast_api::resources::DeviceFacts;
 use holdfast_api::{Reason, Severity};
 use hw_profiles::{Catalogue, Facts, Profile, check, probe, select};
 use std::sync::Arc;
-use tracing::warn;
 
 /// What the box is, and what was decided from it.
 #[derive(Debug, Clone)]
@@ -57,9 +56,6 @@ pub fn look(root: &Root, settings: &Settings) -> Hardware {
         if !result.holds {
             notes.push((result.reason.unwrap_or(Reason::HwAssertionFailed), result.to_string()));
         }
-    }
-    for (reason, message) in &notes {
-        warn!(%reason, message, "hardware");
     }
     Hardware { facts: Arc::new(facts), profile: Arc::new(profile), explanation, item: item(notes) }
 }

@@ -76,6 +76,7 @@ impl Manager {
     ) -> (Self, watch::Receiver<NodeReport>) {
         let hardware = hardware::look(&root, &settings);
         info!(profile = hardware.profile.name, "hardware profile");
+        tell_hardware(&hardware.item);
         let (ledger, complaint) = Ledger::open(&root);
         let ledger_problem = complaint.map(|why| Problem::new(Reason::LedgerDamaged, why));
         if let Some(problem) = &ledger_problem {
@@ -244,7 +245,11 @@ impl Manager {
     }
 
     async fn run_pass(&mut self) {
-        self.hardware = hardware::look(&self.root, &self.settings);
+        let hardware = hardware::look(&self.root, &self.settings);
+        if hardware.item != self.hardware.item {
+            tell_hardware(&hardware.item);
+        }
+        self.hardware = hardware;
         if let Some(items) = self.in_pass(|pass, inputs| pass.run(inputs)).await {
             let told = items
                 .iter()
@@ -379,6 +384,12 @@ impl Manager {
             *have = report;
             news
         });
+    }
+}
+
+fn tell_hardware(item: &ItemReport) {
+    if let Some(reason) = item.reason {
+        warn!(%reason, message = item.message, "hardware");
     }
 }
 

@@ -49,13 +49,15 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Run { scenario, rounds, output, plots } => {
-            let found = scenario::find(&scenario).with_context(|| format!("no scenario {scenario}; `list` shows them"))?;
+            let found = scenario::find(&scenario)
+                .with_context(|| format!("no scenario {scenario}; `list` shows them"))?;
             let report = (found.run)(&Options { rounds, progress: |line| eprintln!("{line}") })?;
             match output {
                 Output::Table => print!("{}", table::render(&report)),
                 Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
             }
-            for path in plots.map(|dir| plot::write(&report, &dir)).transpose()?.unwrap_or_default() {
+            for path in plots.map(|dir| plot::write(&report, &dir)).transpose()?.unwrap_or_default()
+            {
                 eprintln!("{}", path.display());
             }
             Ok(())

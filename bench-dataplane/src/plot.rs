@@ -23,7 +23,8 @@ pub fn write(report: &Report, dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
         .into_iter()
         .map(|(unit, all)| {
             let path = dir.join(format!("{}-{unit}.svg", report.scenario));
-            draw(&path, &report.scenario, unit, &all).with_context(|| format!("cannot draw {}", path.display()))?;
+            draw(&path, &report.scenario, unit, &all)
+                .with_context(|| format!("cannot draw {}", path.display()))?;
             Ok(path)
         })
         .collect()
@@ -45,11 +46,14 @@ fn draw(path: &Path, scenario: &str, unit: &str, all: &[&Series]) -> anyhow::Res
         let mut sorted = series.samples.clone();
         sorted.sort_by(f64::total_cmp);
         let last = f64::from(u32::try_from(sorted.len() - 1).unwrap_or(u32::MAX));
-        let points = sorted.iter().zip(0u32..).map(|(value, at)| (f64::from(at) / last * 100.0, *value));
+        let points =
+            sorted.iter().zip(0u32..).map(|(value, at)| (f64::from(at) / last * 100.0, *value));
         chart
             .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
             .label(series.name.clone())
-            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], colour.stroke_width(2)));
+            .legend(move |(x, y)| {
+                PathElement::new(vec![(x, y), (x + 18, y)], colour.stroke_width(2))
+            });
     }
     chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
     area.present()?;

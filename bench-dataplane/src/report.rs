@@ -37,7 +37,8 @@ pub struct Series {
 impl Report {
     /// A report without results, with the machine's part of the setup.
     pub fn new(scenario: &str) -> Self {
-        let mut report = Report { scenario: scenario.into(), setup: BTreeMap::new(), results: Vec::new() };
+        let mut report =
+            Report { scenario: scenario.into(), setup: BTreeMap::new(), results: Vec::new() };
         if let Ok(name) = nix::sys::utsname::uname() {
             report.set("kernel", name.release().to_string_lossy());
             report.set("machine", name.machine().to_string_lossy());

@@ -9,7 +9,10 @@ pub fn render(report: &Report) -> String {
         text += &format!("  {key}: {value}\n");
     }
     let width = report.results.iter().map(|series| series.name.len()).max().unwrap_or(0).max(4);
-    text += &format!("\n{:width$}  {:>6}  {:>12}  {:>12}  {:>12}  {:>6}\n", "what", "unit", "median", "p95", "p99", "n");
+    text += &format!(
+        "\n{:width$}  {:>6}  {:>12}  {:>12}  {:>12}  {:>6}\n",
+        "what", "unit", "median", "p95", "p99", "n"
+    );
     for Series { name, unit, median, p95, p99, n, .. } in &report.results {
         text += &format!(
             "{name:width$}  {unit:>6}  {:>12}  {:>12}  {:>12}  {n:>6}\n",
@@ -38,7 +41,10 @@ mod tests {
     #[test]
     fn every_series_has_its_line_and_the_columns_stand_below_each_other() {
         let mut report = Report::new("x");
-        report.results = vec![Series::new("a", "ms", vec![1.5]), Series::new("longer name", "us", vec![12345.0])];
+        report.results = vec![
+            Series::new("a", "ms", vec![1.5]),
+            Series::new("longer name", "us", vec![12345.0]),
+        ];
         let text = render(&report);
         let lines: Vec<&str> = text.lines().rev().take(3).collect();
         assert!(lines.iter().all(|line| line.len() == lines[0].len()), "{text}");

@@ -94,9 +94,10 @@ pub(crate) fn tls_config(
     let provider = Arc::new(ring::default_provider());
     let broken =
         |what, error: &dyn fmt::Display| ClientError::Identity { what, why: error.to_string() };
-    let builder = ClientConfig::builder_with_details(provider.clone(), Arc::new(Clock(time.clone())))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| broken("the cryptography", &error))?;
+    let builder =
+        ClientConfig::builder_with_details(provider.clone(), Arc::new(Clock(time.clone())))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| broken("the cryptography", &error))?;
     let anchor = match trust {
         Trust::Pinned(fingerprint) => Anchor::Pinned(*fingerprint),
         Trust::Roots(roots) => {

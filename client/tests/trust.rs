@@ -150,7 +150,10 @@ async fn a_clock_that_is_not_believed_does_not_keep_a_box_from_its_pinned_contro
     };
     register(&with(pin())).await.unwrap();
     let error = register(&with(roots())).await.unwrap_err();
-    assert!(matches!(error, ClientError::NotNow { .. }), "only a pin is worth that much: {error:?}");
+    assert!(
+        matches!(error, ClientError::NotNow { .. }),
+        "only a pin is worth that much: {error:?}"
+    );
     let other = Server::start(&["elsewhere.pem", "other-ca.pem"], echo).await;
     let options = Options { time: Arc::new(NoIdea), ..Options::default() };
     let wrong = Client::with_options(other.endpoint(), pin(), Identity::None, options).unwrap();

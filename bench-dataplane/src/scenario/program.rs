@@ -13,7 +13,8 @@ use ipnet::{IpNet, Ipv4Net};
 use netd::netns::NetNs;
 use netd::tuntap::Tun;
 use netd::{
-    Address, Family, Kernel, Link, LinkKind, LinkName, Network, Nexthop, Ownership, Route, RouteTarget, Rule,
+    Address, Family, Kernel, Link, LinkKind, LinkName, Network, Nexthop, Ownership, Route,
+    RouteTarget, Rule,
 };
 use std::io::Write;
 use std::net::Ipv4Addr;
@@ -51,15 +52,37 @@ fn run(options: &Options) -> anyhow::Result<Report> {
     let base = Series::micros("base", &samples[0].switch).median;
     for size in &samples {
         let routes = size.routes;
-        report.results.push(Series::millis(format!("program, {routes} routes, netd"), &size.program));
-        report.results.push(Series::millis(format!("program, {routes} routes, ip -batch"), &size.peer_program));
-        report.results.push(ratio(format!("program, {routes} routes, netd / ip -batch"), &size.program, &size.peer_program));
-        let switch = Series::micros(format!("switch, {routes} routes, netd (one group message)"), &size.switch);
+        report
+            .results
+            .push(Series::millis(format!("program, {routes} routes, netd"), &size.program));
+        report.results.push(Series::millis(
+            format!("program, {routes} routes, ip -batch"),
+            &size.peer_program,
+        ));
+        report.results.push(ratio(
+            format!("program, {routes} routes, netd / ip -batch"),
+            &size.program,
+            &size.peer_program,
+        ));
+        let switch = Series::micros(
+            format!("switch, {routes} routes, netd (one group message)"),
+            &size.switch,
+        );
         let against = switch.samples.iter().map(|sample| sample / base).collect();
         report.results.push(switch);
-        report.results.push(Series::micros(format!("switch, {routes} routes, netd, nexthop_compat_mode=1"), &size.compat_switch));
-        report.results.push(Series::new(format!("switch, {routes} routes / median with 1 route"), "ratio", against));
-        report.results.push(Series::micros(format!("switch, {routes} routes, ip route replace each"), &size.peer_switch));
+        report.results.push(Series::micros(
+            format!("switch, {routes} routes, netd, nexthop_compat_mode=1"),
+            &size.compat_switch,
+        ));
+        report.results.push(Series::new(
+            format!("switch, {routes} routes / median with 1 route"),
+            "ratio",
+            against,
+        ));
+        report.results.push(Series::micros(
+            format!("switch, {routes} routes, ip route replace each"),
+            &size.peer_switch,
+        ));
     }
     Ok(report)
 }
@@ -81,7 +104,14 @@ struct Samples {
 impl Samples {
     fn new(routes: u32) -> Self {
         let none = Vec::new;
-        Samples { routes, program: none(), switch: none(), compat_switch: none(), peer_program: none(), peer_switch: none() }
+        Samples {
+            routes,
+            program: none(),
+            switch: none(),
+            compat_switch: none(),
+            peer_program: none(),
+            peer_switch: none(),
+        }
     }
 }
 
@@ -123,7 +153,8 @@ fn switch(kernel: &mut Kernel, count: u32, samples: &mut Vec<Duration>) -> anyho
 }
 
 fn compat_mode(on: bool) -> anyhow::Result<()> {
-    let mut file = std::fs::OpenOptions::new().write(true).open(COMPAT_MODE).context(COMPAT_MODE)?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).open(COMPAT_MODE).context(COMPAT_MODE)?;
     file.write_all(if on { b"1" } else { b"0" }).context(COMPAT_MODE)
 }
 
@@ -133,22 +164,32 @@ fn ip_round(size: &mut Samples) -> anyhow::Result<()> {
     let mut text = String::new();
     for index in 0..2 {
         let name = link_name(index);
-        text += &format!("link set {name} mtu 1420 up\naddress add 100.64.0.1 peer 100.127.0.{}/32 dev {name}\n", index + 1);
+        text += &format!(
+            "link set {name} mtu 1420 up\naddress add 100.64.0.1 peer 100.127.0.{}/32 dev {name}\n",
+            index + 1
+        );
     }
     text += &format!("rule add priority {TABLE} table {TABLE}\n");
     for prefix in prefixes(size.routes) {
         text += &format!("route add {prefix} dev {} table {TABLE} proto 72\n", link_name(0));
     }
     size.peer_program.push(batch(&text)?);
-    let replaced: String =
-        prefixes(size.routes).map(|prefix| format!("route replace {prefix} dev {} table {TABLE} proto 72\n", link_name(1))).collect();
+    let replaced: String = prefixes(size.routes)
+        .map(|prefix| {
+            format!("route replace {prefix} dev {} table {TABLE} proto 72\n", link_name(1))
+        })
+        .collect();
     size.peer_switch.push(batch(&replaced)?);
     Ok(())
 }
 
 fn batch(text: &str) -> anyhow::Result<Duration> {
     let begin = Instant::now();
-    let mut child = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().context("ip(8), package iproute2")?;
+    let mut child = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("ip(8), package iproute2")?;
     child.stdin.take().context("ip's input")?.write_all(text.as_bytes()).context("ip's input")?;
     let status = child.wait().context("ip")?;
     anyhow::ensure!(status.success(), "ip -batch: {status}");
@@ -178,7 +219,9 @@ fn network(routes: u32) -> anyhow::Result<Network> {
         network.nexthops.insert(Nexthop::dev(GROUP + 1 + u32::from(index), Family::V4, name));
     }
     network.nexthops.insert(Nexthop::active(GROUP, GROUP + 1));
-    network.routes.extend(prefixes(routes).map(|prefix| Route::new(TABLE, prefix, RouteTarget::Nexthop(GROUP))));
+    network.routes.extend(
+        prefixes(routes).map(|prefix| Route::new(TABLE, prefix, RouteTarget::Nexthop(GROUP))),
+    );
     network.rules.insert(Rule::new(TABLE, Family::V4, TABLE));
     Ok(network)
 }
@@ -186,5 +229,7 @@ fn network(routes: u32) -> anyhow::Result<Network> {
 /// So many prefixes of 32 addresses from 10.0.0.0 on.
 fn prefixes(routes: u32) -> impl Iterator<Item = IpNet> {
     let base = u32::from(Ipv4Addr::new(10, 0, 0, 0));
-    (0..routes).filter_map(move |index| Ipv4Net::new(Ipv4Addr::from(base + index * 32), 27).ok()).map(IpNet::V4)
+    (0..routes)
+        .filter_map(move |index| Ipv4Net::new(Ipv4Addr::from(base + index * 32), 27).ok())
+        .map(IpNet::V4)
 }

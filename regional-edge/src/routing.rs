@@ -163,7 +163,7 @@ fn route(table: u32, prefix: IpNet, target: RouteTarget) -> Route {
 /// The edge to send packets for `prefix` to. Among several the node's name decides, so that the
 /// nodes of an edge that dies spread over all that are left, and a node's choice does not move
 /// when an edge that it does not use comes or goes (rendezvous hashing).
-fn backup<'a>(prefix: &IpNet, view: &View<'a>) -> Option<&'a str> {
+pub fn backup<'a>(prefix: &IpNet, view: &View<'a>) -> Option<&'a str> {
     let backbone = view.backbone?;
     let usable = |edge: &&String| {
         // IPv6 packets have no way over an IPv4 neighbour (RFC 8950 is the other way round).

@@ -1,0 +1,436 @@
+//! The ends of the tunnels: the WireGuard device, its liveness sessions, and the kernel beneath.
+//!
+//! Made in one go and given up in one go: when the device dies, everything here is made anew.
+
+use super::{Event, Options};
+use crate::names;
+use crate::nodes::{NodeKey, Nodes};
+use crate::routing::{self, Device, View};
+use holdfast_api::Reason;
+use holdfast_api::tunnel::{BfdState, PublicKey, TunnelKind};
+use ipnet::IpNet;
+use netd::model::{Item, Keyed};
+use netd::tuntap::{self, Tun};
+use netd::{
+    Kernel, LinkKind, LinkName, Network, Observed, Ownership, Route, Step, WgKey, WireguardDevice,
+    WireguardPeer,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime};
+use tunnels::bfd;
+use tunnels::wireguard::{self, PeerConfig, PrivateKey};
+
+/// Handshakes beyond which strangers must show that they can be answered: more than all nodes of
+/// an edge need when they come back at one moment and try again for five seconds.
+const HANDSHAKES_PER_SECOND: u64 = 1000;
+
+/// Why the ends cannot be had, or not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum EndsError {
+    /// The key.
+    #[error("cannot use this edge's WireGuard key")]
+    Key(#[source] wireguard::KeyError),
+    /// The kernel.
+    #[error("cannot talk to the kernel")]
+    Open(#[source] netd::OpenError),
+    /// The TUN device.
+    #[error("cannot make {}", names::LINK)]
+    Tun(#[source] tuntap::TunError),
+    /// The engine.
+    #[error("cannot end tunnels on {}", names::LINK)]
+    Engine(#[source] wireguard::DeviceError),
+    /// Neither kind can be had.
+    #[error("this machine can make no tunnel of the kinds that are allowed")]
+    NoKind,
+    /// The kernel's network cannot be read.
+    #[error("cannot see what the kernel has")]
+    Observe(#[source] netd::ObserveError),
+    /// What is wanted cannot be.
+    #[error("cannot plan the kernel's network")]
+    Plan(#[source] netd::PlanError),
+    /// The kernel refused a change.
+    #[error("cannot change the kernel's network")]
+    Apply(#[source] Box<netd::BatchError>),
+    /// Liveness.
+    #[error("cannot watch liveness on {}", names::LINK)]
+    Liveness(#[source] bfd::SocketError),
+    /// The thread that watches liveness.
+    #[error("cannot start the thread that watches liveness")]
+    Thread(#[source] io::Error),
+    /// A setting of the machine.
+    #[error("cannot set {} to {value}", path.display())]
+    Sysctl {
+        /// Its file.
+        path: PathBuf,
+        /// What it should be.
+        value: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The device is gone.
+    #[error("{} was taken away", names::LINK)]
+    Gone,
+}
+
+impl EndsError {
+    /// The reason code to report.
+    pub fn reason(&self) -> Reason {
+        match self {
+            EndsError::Key(_) => Reason::IdentityUnusable,
+            EndsError::Open(error) => error.reason(),
+            EndsError::Tun(error) => error.reason(),
+            EndsError::Engine(error) => error.reason(),
+            EndsError::NoKind | EndsError::Gone => Reason::TunnelEngineFailed,
+            EndsError::Observe(error) => error.reason(),
+            EndsError::Plan(error) => error.reason(),
+            EndsError::Apply(error) => error.reason(),
+            EndsError::Liveness(_) | EndsError::Thread(_) => Reason::TunnelEngineFailed,
+            EndsError::Sysctl { .. } => Reason::SysctlFailed,
+        }
+    }
+}
+
+enum Engine {
+    Userspace(wireguard::Device),
+    Kernel(PrivateKey),
+}
+
+/// What a tunnel has done so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Traffic {
+    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) rx_bytes: u64,
+    pub(super) tx_bytes: u64,
+    pub(super) handshake_age: Option<Duration>,
+}
+
+/// Everything that is held open.
+pub(super) struct Ends {
+    engine: Engine,
+    kernel: Kernel,
+    link: LinkName,
+    options: Options,
+    sessions: Option<(bfd::Service<NodeKey>, bfd::LinkId)>,
+    /// Routes as we last knew them to be in the kernel.
+    routes: Keyed<Route>,
+    /// Peers as we last gave them to the userspace device.
+    peers: BTreeMap<PublicKey, BTreeSet<IpNet>>,
+    /// Sessions that stand.
+    watched: BTreeSet<NodeKey>,
+    events: mpsc::Sender<Event>,
+}
+
+/// Hands changes of liveness over from the thread that notices them.
+struct Follower(mpsc::Sender<Event>);
+
+impl bfd::Follower<NodeKey> for Follower {
+    fn changed(&mut self, node: &NodeKey, change: bfd::Change, _now: Instant) {
+        let (was, up) = (change.from == BfdState::Up, change.to == BfdState::Up);
+        if was != up {
+            tracing::info!(%node, from = ?change.from, to = ?change.to, why = ?change.diag, "liveness");
+            // The receiver is gone only when everything ends.
+            let _ = self.0.send(Event::Liveness { node: node.clone(), up });
+        }
+    }
+}
+
+impl Ends {
+    /// Makes the device and turns forwarding on. Nothing is routed yet.
+    pub(super) fn open(options: &Options, events: mpsc::Sender<Event>) -> Result<Self, EndsError> {
+        let key = PrivateKey::read(&options.private_key).map_err(EndsError::Key)?;
+        let mut kernel = Kernel::open().map_err(EndsError::Open)?;
+        let link: LinkName = names::LINK.parse().expect("the name is a good one");
+        let mut last = EndsError::NoKind;
+        for kind in &options.kinds {
+            let engine = match kind {
+                TunnelKind::WireguardKernel if kernel.wireguard_supported() => {
+                    Ok(Engine::Kernel(key.clone()))
+                }
+                TunnelKind::WireguardKernel => continue,
+                TunnelKind::WireguardUserspace => {
+                    userspace(&link, key.clone(), options).map(Engine::Userspace)
+                }
+            };
+            match engine {
+                Ok(engine) => {
+                    forwarding(options.overlay)?;
+                    return Ok(Ends {
+                        engine,
+                        kernel,
+                        link,
+                        options: options.clone(),
+                        sessions: None,
+                        routes: Keyed::default(),
+                        peers: BTreeMap::new(),
+                        watched: BTreeSet::new(),
+                        events,
+                    });
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    pub(super) fn kind(&self) -> TunnelKind {
+        match self.engine {
+            Engine::Userspace(_) => TunnelKind::WireguardUserspace,
+            Engine::Kernel(_) => TunnelKind::WireguardKernel,
+        }
+    }
+
+    pub(super) fn listen_port(&self) -> u16 {
+        match &self.engine {
+            Engine::Userspace(device) => device.listen_port(),
+            Engine::Kernel(_) => self.options.listen_port,
+        }
+    }
+
+    pub(super) fn userspace(&self) -> Option<&wireguard::Device> {
+        match &self.engine {
+            Engine::Userspace(device) => Some(device),
+            Engine::Kernel(_) => None,
+        }
+    }
+
+    /// Whether the device still moves packets.
+    pub(super) fn is_alive(&self) -> bool {
+        match &self.engine {
+            Engine::Userspace(device) => device.is_alive(),
+            Engine::Kernel(_) => true,
+        }
+    }
+
+    /// The link that has this address now.
+    pub(super) fn link_with(&mut self, address: IpAddr) -> Result<Option<LinkName>, EndsError> {
+        let owner = Ownership::tunnels();
+        let seen = self.kernel.observe(&owner, &Network::default()).map_err(EndsError::Observe)?;
+        let found = seen.others.addresses.iter().find(|a| a.net.addr() == address);
+        Ok(found.map(|a| a.link.clone()))
+    }
+
+    /// The short way: only the routes to these destinations, by what we know to be there.
+    pub(super) fn reroute(
+        &mut self,
+        destinations: &BTreeSet<IpNet>,
+        view: &View<'_>,
+    ) -> Result<usize, EndsError> {
+        let steps = routing::change(&self.routes, destinations, view);
+        self.apply(&steps)?;
+        for step in &steps {
+            match step {
+                Step::AddRoute(route) | Step::ReplaceRoute { to: route, .. } => {
+                    self.routes.insert(route.clone());
+                }
+                Step::DeleteRoute(route) => {
+                    self.routes.remove(&route.key());
+                }
+                _ => {}
+            }
+        }
+        Ok(steps.len())
+    }
+
+    /// The long way: everything, by what the kernel really has. Tells how much was changed.
+    pub(super) fn reconcile(&mut self, view: &View<'_>) -> Result<usize, EndsError> {
+        // A new peer must be known before its session can speak.
+        self.set_peers(view);
+        let want = self.want(view);
+        let have = self.observe(&want)?;
+        let steps = netd::plan(&want, &have, &Ownership::tunnels()).map_err(EndsError::Plan)?;
+        for step in &steps {
+            tracing::debug!(%step, "network");
+        }
+        // Unknown until it is done; a failure makes the next try look around again.
+        self.routes = have.ours.routes;
+        self.apply(&steps)?;
+        self.routes = want.routes;
+        self.watch(view.nodes)?;
+        Ok(steps.len())
+    }
+
+    /// Peers of the device; the session of one that stays is not touched.
+    pub(super) fn set_peers(&mut self, view: &View<'_>) {
+        let Engine::Userspace(device) = &self.engine else { return };
+        let allowed = routing::allowed_ips(view);
+        let want: BTreeMap<PublicKey, BTreeSet<IpNet>> = allowed
+            .into_iter()
+            .filter_map(|(key, ips)| Some((view.nodes.get(&key)?.public_key, ips)))
+            .collect();
+        for key in self.peers.keys().filter(|key| !want.contains_key(*key)) {
+            device.remove_peer(key);
+        }
+        for (key, allowed_ips) in &want {
+            if self.peers.get(key) != Some(allowed_ips) {
+                let config =
+                    PeerConfig { allowed_ips: allowed_ips.clone(), ..PeerConfig::default() };
+                device.set_peer(*key, config);
+            }
+        }
+        self.peers = want;
+    }
+
+    /// Which nodes are up, by the sessions themselves.
+    pub(super) fn up(&self) -> BTreeSet<NodeKey> {
+        let Some((sessions, _)) = &self.sessions else { return BTreeSet::new() };
+        let all = sessions.statuses().into_iter();
+        all.filter(|(_, s)| s.state == BfdState::Up).map(|(key, _)| key).collect()
+    }
+
+    pub(super) fn liveness(&self) -> BTreeMap<NodeKey, bfd::Status> {
+        let all = self.sessions.as_ref().map(|(sessions, _)| sessions.statuses());
+        all.into_iter().flatten().collect()
+    }
+
+    pub(super) fn traffic(&mut self) -> BTreeMap<PublicKey, Traffic> {
+        match &self.engine {
+            Engine::Userspace(device) => {
+                let traffic = |peer: wireguard::PeerStatus| {
+                    let traffic = Traffic {
+                        endpoint: peer.config.endpoint,
+                        rx_bytes: peer.rx_bytes,
+                        tx_bytes: peer.tx_bytes,
+                        handshake_age: peer.handshake_age,
+                    };
+                    (peer.public_key, traffic)
+                };
+                device.peers().into_iter().map(traffic).collect()
+            }
+            Engine::Kernel(_) => {
+                let now = SystemTime::now();
+                let traffic = |(key, peer): (WgKey, netd::model::PeerState)| {
+                    let age = peer.last_handshake.and_then(|at| now.duration_since(at).ok());
+                    let traffic = Traffic {
+                        endpoint: peer.endpoint,
+                        rx_bytes: peer.rx_bytes,
+                        tx_bytes: peer.tx_bytes,
+                        handshake_age: age,
+                    };
+                    (PublicKey(key.0), traffic)
+                };
+                let peers = self.kernel.wireguard_peers(&self.link).unwrap_or_default();
+                peers.into_iter().map(traffic).collect()
+            }
+        }
+    }
+
+    fn want(&self, view: &View<'_>) -> Network {
+        let kind = match &self.engine {
+            Engine::Userspace(_) => LinkKind::Tun,
+            Engine::Kernel(key) => {
+                let peer = |(node, allowed_ips): (NodeKey, BTreeSet<IpNet>)| {
+                    let peer = WireguardPeer { allowed_ips, ..WireguardPeer::default() };
+                    Some((WgKey(view.nodes.get(&node)?.public_key.0), peer))
+                };
+                LinkKind::Wireguard(WireguardDevice {
+                    private_key: Some(WgKey(*key.expose())),
+                    listen_port: Some(self.options.listen_port),
+                    fwmark: tunnels::names::FWMARK,
+                    peers: routing::allowed_ips(view).into_iter().filter_map(peer).collect(),
+                })
+            }
+        };
+        let device = Device {
+            link: self.link.clone(),
+            kind,
+            overlay: self.options.overlay,
+            mtu: self.options.mtu,
+        };
+        routing::want(&device, view)
+    }
+
+    fn observe(&mut self, want: &Network) -> Result<Observed, EndsError> {
+        self.kernel.observe(&Ownership::tunnels(), want).map_err(EndsError::Observe)
+    }
+
+    fn apply(&mut self, steps: &[Step]) -> Result<(), EndsError> {
+        if steps.is_empty() {
+            return Ok(());
+        }
+        self.kernel.apply_all(steps).map(drop).map_err(|error| EndsError::Apply(Box::new(error)))
+    }
+
+    /// One session per node; those that stand are not interrupted.
+    fn watch(&mut self, nodes: &Nodes) -> Result<(), EndsError> {
+        if self.sessions.is_none() {
+            let seed = holdfast_client::backoff::seed();
+            let service = bfd::Service::start(seed, Follower(self.events.clone()))
+                .map_err(EndsError::Thread)?;
+            let link = service
+                .open_link(self.link.as_str(), self.options.overlay)
+                .map_err(EndsError::Liveness)?;
+            self.sessions = Some((service, link));
+        }
+        let Some((service, link)) = &self.sessions else { return Ok(()) };
+        for gone in self.watched.iter().filter(|key| nodes.get(key).is_none()) {
+            service.remove(gone);
+        }
+        for node in nodes.iter() {
+            match bfd::Settings::new(node.bfd, bfd::Role::Passive) {
+                Ok(settings) => service.insert(node.key.clone(), *link, node.overlay, settings),
+                // Nodes are only admitted with timers that can be.
+                Err(error) => tracing::error!(node = %node.key, %error, "liveness timers"),
+            }
+        }
+        self.watched = nodes.iter().map(|node| node.key.clone()).collect();
+        Ok(())
+    }
+}
+
+fn userspace(
+    link: &LinkName,
+    private_key: PrivateKey,
+    options: &Options,
+) -> Result<wireguard::Device, EndsError> {
+    let tun_options = tuntap::Options { nonblocking: true, ..tuntap::Options::default() };
+    let tun = Tun::open(link, tun_options).map_err(EndsError::Tun)?;
+    let device = wireguard::Options {
+        name: link.to_string(),
+        private_key,
+        listen_port: options.listen_port,
+        fwmark: tunnels::names::FWMARK,
+        handshakes_per_second: HANDSHAKES_PER_SECOND,
+    };
+    wireguard::Device::start(tun.into_fd(), device).map_err(EndsError::Engine)
+}
+
+/// An edge is a router: packets that are not its own are passed on.
+fn forwarding(overlay: IpAddr) -> Result<(), EndsError> {
+    set("/proc/sys/net/ipv4/ip_forward", "1")?;
+    match set("/proc/sys/net/ipv6/conf/all/forwarding", "1") {
+        // A kernel without IPv6 has nothing to forward.
+        Err(_) if overlay.is_ipv4() => Ok(()),
+        result => result,
+    }
+}
+
+/// Lets packets in on the backbone whose answers would go elsewhere: the node that sent them may
+/// be up here as well. Strict becomes loose; whoever switched the check off wins.
+pub(super) fn loosen(link: &LinkName) -> Result<(), EndsError> {
+    let strict = |link: &str| {
+        let path = format!("/proc/sys/net/ipv4/conf/{link}/rp_filter");
+        std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "1")
+    };
+    if strict("all") || strict(link.as_str()) {
+        set(&format!("/proc/sys/net/ipv4/conf/{link}/rp_filter"), "2")?;
+    }
+    Ok(())
+}
+
+fn set(path: &str, value: &'static str) -> Result<(), EndsError> {
+    // Read first: a container may have it set and refuse to be told again.
+    if std::fs::read_to_string(path).is_ok_and(|have| have.trim() == value) {
+        return Ok(());
+    }
+    File::options()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(value.as_bytes()))
+        .map_err(|source| EndsError::Sysctl { path: path.into(), value, source })
+}

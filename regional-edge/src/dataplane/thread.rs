@@ -1,0 +1,256 @@
+//! The thread itself: wait, take in, do, publish.
+
+use super::ends::{self, Ends, EndsError};
+use super::model::{Due, Model};
+use super::{Event, Options};
+use crate::nodes::NodeKey;
+use crate::state::{DataState, NeighbourState, NodeState, Way};
+use holdfast_api::tunnel::BfdState;
+use holdfast_client::{Backoff, backoff};
+use netd::watch::Watch;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Counters are published this often.
+const TICK: Duration = Duration::from_secs(1);
+/// After somebody touched the kernel's network; our own changes count too, so not at once.
+const AFTER_DRIFT: Duration = Duration::from_secs(5);
+/// Whatever happens.
+const AT_LEAST: Duration = Duration::from_secs(60);
+/// The state is not told more often than this, however much happens.
+const PUBLISH: Duration = Duration::from_millis(50);
+/// A device that cannot be had is tried for again.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+pub(super) struct Thread {
+    options: Options,
+    model: Model,
+    ends: Option<Ends>,
+    drift: Option<Watch>,
+    events: Sender<Event>,
+    up: watch::Sender<Arc<BTreeSet<NodeKey>>>,
+    state: watch::Sender<Arc<DataState>>,
+    /// When to look at everything.
+    full_at: Instant,
+    looked_at: Instant,
+    published_at: Option<Instant>,
+    /// Something is new that was not published yet.
+    unpublished: bool,
+    backoff: Backoff,
+    trouble: Option<EndsError>,
+    switches: u64,
+    last_switch: Option<Duration>,
+}
+
+impl Thread {
+    pub(super) fn new(
+        options: Options,
+        events: Sender<Event>,
+        up: watch::Sender<Arc<BTreeSet<NodeKey>>>,
+        state: watch::Sender<Arc<DataState>>,
+    ) -> Self {
+        let now = Instant::now();
+        Thread {
+            model: Model::new(&options.edge, options.overlay),
+            options,
+            ends: None,
+            drift: Watch::open().ok(),
+            events,
+            up,
+            state,
+            full_at: now,
+            looked_at: now,
+            published_at: None,
+            unpublished: false,
+            backoff: Backoff::new(AGAIN.0, AGAIN.1),
+            trouble: None,
+            switches: 0,
+            last_switch: None,
+        }
+    }
+
+    pub(super) fn run(mut self, inbox: &Receiver<Event>) {
+        loop {
+            let now = Instant::now();
+            let longest = if self.unpublished { PUBLISH } else { TICK };
+            let wait = longest.min(self.full_at.saturating_duration_since(now));
+            let first = match inbox.recv_timeout(wait) {
+                Ok(event) => Some(event),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let ticked = first.is_none();
+            // What came together is done together.
+            let events: Vec<Event> = first.into_iter().chain(inbox.try_iter()).collect();
+            if events.iter().any(|event| matches!(event, Event::Stop)) {
+                return;
+            }
+            let begun = Instant::now();
+            let mut due = self.model.take(events);
+            if ticked && let Some(ends) = &self.ends {
+                let missed = self.model.set_all_up(ends.up());
+                due.destinations.extend(missed.destinations);
+                due.told_up |= missed.told_up;
+            }
+            self.act(&due, begun);
+            self.look_for_drift(begun);
+            self.publish(ticked || !due.is_nothing());
+        }
+    }
+
+    fn act(&mut self, due: &Due, begun: Instant) {
+        if due.told_up {
+            self.up.send_replace(Arc::new(self.model.up().clone()));
+        }
+        if due.everything {
+            self.full_at = begun;
+        }
+        if !due.destinations.is_empty() && let Some(ends) = &mut self.ends {
+            let view = self.model.view();
+            match ends.reroute(&due.destinations, &view) {
+                Ok(0) => {}
+                Ok(_) => {
+                    self.switches += 1;
+                    self.last_switch = Some(begun.elapsed());
+                }
+                // What we believed was wrong: look around.
+                Err(error) => {
+                    tracing::debug!(error = holdfast_api::chain(&error), "routes");
+                    self.full_at = begun;
+                }
+            }
+            if due.told_up {
+                ends.set_peers(&view);
+            }
+        }
+        if Instant::now() >= self.full_at {
+            let done = self.everything();
+            let now = Instant::now();
+            self.looked_at = now;
+            self.full_at = now + AT_LEAST;
+            match done {
+                Ok(changed) => {
+                    if self.trouble.take().is_some() {
+                        tracing::info!("the data plane is as it should be");
+                    }
+                    self.backoff.succeeded();
+                    tracing::debug!(changed, "looked at everything");
+                }
+                Err(error) => {
+                    let chain = holdfast_api::chain(&error);
+                    tracing::warn!(reason = %error.reason(), error = chain, "data plane");
+                    self.trouble = Some(error);
+                    self.full_at = now + self.backoff.failed(backoff::seed());
+                }
+            }
+        }
+    }
+
+    fn everything(&mut self) -> Result<usize, EndsError> {
+        if self.ends.as_ref().is_some_and(|ends| !ends.is_alive()) {
+            // Its link is gone, and with it every session and route.
+            self.ends = None;
+            let lost = self.model.set_all_up(BTreeSet::new());
+            if lost.told_up {
+                self.up.send_replace(Arc::default());
+            }
+        }
+        let ends = match &mut self.ends {
+            Some(ends) => ends,
+            None => {
+                let ends = Ends::open(&self.options, self.events.clone())?;
+                tracing::info!(kind = ?ends.kind(), port = ends.listen_port(), "tunnels end here");
+                self.ends.insert(ends)
+            }
+        };
+        if let Some(address) = self.options.backbone {
+            let link = ends.link_with(address)?;
+            if let Some(link) = &link {
+                ends::loosen(link)?;
+            } else {
+                tracing::warn!(%address, "no link has this edge's address on the backbone");
+            }
+            self.model.set_backbone_link(link);
+        }
+        ends.reconcile(&self.model.view())
+    }
+
+    fn look_for_drift(&mut self, now: Instant) {
+        if self.ends.as_ref().is_some_and(|ends| !ends.is_alive()) {
+            if self.trouble.is_none() {
+                self.full_at = now;
+            }
+            return;
+        }
+        let touched = self.drift.as_mut().is_some_and(|drift| drift.changed().unwrap_or(true));
+        if touched {
+            self.full_at = self.full_at.min(self.looked_at.max(now) + AFTER_DRIFT);
+        }
+    }
+
+    fn publish(&mut self, news: bool) {
+        let now = Instant::now();
+        self.unpublished |= news;
+        let soon = self.published_at.is_some_and(|at| now.duration_since(at) < PUBLISH);
+        if !self.unpublished || soon {
+            return;
+        }
+        (self.published_at, self.unpublished) = (Some(now), false);
+        let state = self.describe(now);
+        self.state.send_replace(Arc::new(state));
+    }
+
+    fn describe(&mut self, now: Instant) -> DataState {
+        let mut liveness = self.ends.as_ref().map(Ends::liveness).unwrap_or_default();
+        let traffic = self.ends.as_mut().map(Ends::traffic).unwrap_or_default();
+        let view = self.model.view();
+        let nodes = self.model.nodes().iter().map(|node| {
+            let status = liveness.remove(&node.key);
+            let since = status.map_or(Duration::ZERO, |s| now.saturating_duration_since(s.since));
+            let traffic = traffic.get(&node.public_key).copied().unwrap_or_default();
+            let way = if view.up.contains(&node.key) {
+                Way::Tunnel
+            } else {
+                let edge = crate::routing::backup(&node.overlay.into(), &view);
+                edge.map_or(Way::Nowhere, |edge| Way::Backbone { edge: edge.into() })
+            };
+            NodeState {
+                node: node.key.to_string(),
+                site: node.site.clone(),
+                overlay: node.overlay,
+                prefixes: node.prefixes.iter().copied().collect(),
+                state: status.map_or(BfdState::Down, |s| s.state),
+                since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+                way,
+                endpoint: traffic.endpoint,
+                rx_bytes: traffic.rx_bytes,
+                tx_bytes: traffic.tx_bytes,
+                handshake_age_secs: traffic.handshake_age.map(|age| age.as_secs()),
+            }
+        });
+        let edges = self.model.edges().map(|(edge, backbone, up)| NeighbourState {
+            edge: edge.into(),
+            backbone,
+            heard: up.is_some(),
+            nodes_up: up.unwrap_or(0),
+        });
+        DataState {
+            overlay: Some(self.options.overlay),
+            link: crate::names::LINK.into(),
+            kind: self.ends.as_ref().map(Ends::kind),
+            listen_port: self.ends.as_ref().map_or(0, Ends::listen_port),
+            nodes: nodes.collect(),
+            edges: edges.collect(),
+            refusals: self.model.refusals().to_vec(),
+            reason: self.trouble.as_ref().map(EndsError::reason),
+            message: self.trouble.as_ref().map(|e| holdfast_api::chain(e)).unwrap_or_default(),
+            switches: self.switches,
+            last_switch_us: self
+                .last_switch
+                .map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
+        }
+    }
+}

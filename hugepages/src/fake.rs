@@ -25,6 +25,8 @@ pub(crate) struct Machine {
     pub(crate) pinned: Vec<Bytes>,
     /// Gigantic pools answer EINVAL.
     pub(crate) gigantic_at_boot_only: bool,
+    /// The kernel keeps the pages that it is asked to give back.
+    pub(crate) stubborn: bool,
     /// Every write to a pool answers EACCES.
     pub(crate) forbidden: bool,
     /// The floor that no growing write may break.
@@ -55,6 +57,7 @@ impl Machine {
             scattered: none.clone(),
             pinned: none,
             gigantic_at_boot_only: false,
+            stubborn: false,
             forbidden: false,
             floor: Bytes(0),
             floor_broken: false,
@@ -146,6 +149,9 @@ impl Kernel for Machine {
     ) -> Result<Outcome, ApplyError> {
         self.burn(format!("{node} {size} {pages}"));
         self.refuse(size, pages)?;
+        if self.stubborn && pages < self.have.pool(node, size).map_or(0, |pool| pool.total) {
+            return Ok(Outcome::Unchanged);
+        }
         let can = size.fitting(self.obtainable(node));
         let held = self.have.held(node, size);
         let before = self.have.huge();

@@ -7,7 +7,8 @@
 //!
 //! Fails with [`HostsError`]; the old file then still stands whole. A symbolic link in the
 //! place of the file is replaced by a file. What it leaves out: DNS, and the order of sources
-//! (nsswitch.conf(5)).
+//! (nsswitch.conf(5)); a write by somebody else in the microseconds between our reading and our
+//! rename(2) is lost, as the file has no lock that everybody honours.
 
 mod block;
 mod model;
@@ -64,23 +65,22 @@ impl HostsError {
     }
 }
 
-/// One change of the file.
+/// One change of the file. The content is put together when the step is applied, so that what
+/// others write between planning and applying is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Make the file, as there is none.
     Create {
-        /// All of it.
-        content: Vec<u8>,
+        /// Our lines.
+        want: Want,
     },
-    /// Replace the file's content, of which only our block differs.
+    /// Replace our block in the file.
     Replace {
-        /// All of it.
-        content: Vec<u8>,
-        /// Permission bits to keep.
-        mode: u32,
-        /// Lines of ours that come.
+        /// Our lines.
+        want: Want,
+        /// Lines of the block that come.
         added: usize,
-        /// Lines of ours that go.
+        /// Lines of the block that go.
         removed: usize,
         /// What was wrong with the markers.
         damage: Option<Damage>,
@@ -132,29 +132,30 @@ pub fn observe(root: &Root) -> Result<Have, HostsError> {
 pub fn plan(want: &Want, have: &Have) -> Vec<Step> {
     match have {
         Have::Missing if want.entries.is_empty() => vec![],
-        Have::Missing => vec![Step::Create { content: block::render(want).into_bytes() }],
-        Have::File { content, mode } => {
-            let edit = block::edit(content, want);
-            if edit.content == *content {
-                return vec![];
+        Have::Missing => vec![Step::Create { want: want.clone() }],
+        Have::File { content, .. } => match block::edit(content, want) {
+            edit if edit.content == *content => vec![],
+            block::Edit { added, removed, damage, .. } => {
+                vec![Step::Replace { want: want.clone(), added, removed, damage }]
             }
-            let block::Edit { content, added, removed, damage } = edit;
-            vec![Step::Replace { content, mode: *mode, added, removed, damage }]
-        }
+        },
     }
 }
 
 /// Carries out one step.
 ///
 /// # Errors
-/// [`HostsError::Write`]; the old content then still stands.
+/// [`HostsError`]; the old content then still stands.
 pub fn apply(root: &Root, step: &Step) -> Result<Outcome, HostsError> {
-    let path = path(root);
-    let (content, mode, outcome) = match step {
-        Step::Create { content } => (content, 0o644, Outcome::Created),
-        Step::Replace { content, mode, .. } => (content, *mode, Outcome::Changed),
+    let (Step::Create { want } | Step::Replace { want, .. }) = step;
+    let (content, mode, outcome) = match observe(root)? {
+        Have::Missing => (block::render(want).into_bytes(), 0o644, Outcome::Created),
+        Have::File { content, mode } => {
+            (block::edit(&content, want).content, mode, Outcome::Changed)
+        }
     };
-    match holdfast_durable::write_if_changed(&path, content, mode) {
+    let path = path(root);
+    match holdfast_durable::write_if_changed(&path, &content, mode) {
         Ok(holdfast_durable::Outcome::Changed) => Ok(outcome),
         Ok(holdfast_durable::Outcome::Unchanged) => Ok(Outcome::Unchanged),
         Err(source) => Err(HostsError::Write { path, source }),

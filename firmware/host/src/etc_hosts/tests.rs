@@ -18,14 +18,8 @@ fn file(content: &[u8]) -> Have {
 
 /// The content after carrying the plan out, and what it mends.
 fn after(want: &Want, content: &[u8]) -> (Vec<u8>, Option<Reason>) {
-    match plan(want, &file(content)).pop() {
-        None => (content.to_vec(), None),
-        Some(step) => {
-            let reason = step.reason();
-            let (Step::Create { content } | Step::Replace { content, .. }) = step;
-            (content, reason)
-        }
-    }
+    let reason = plan(want, &file(content)).pop().and_then(|step| step.reason());
+    (block::edit(content, want).content, reason)
 }
 
 fn some() -> Want {
@@ -121,7 +115,7 @@ fn without_block(content: &[u8], want: &Want) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
 
     /// Arbitrary bytes survive to the byte, and come back to the byte when the block goes again.
     #[test]
@@ -239,7 +233,18 @@ fn what_cannot_be_read_or_replaced_is_named() {
     std::fs::create_dir_all(path(&root)).unwrap();
     let error = observe(&root).unwrap_err();
     assert!(matches!(&error, HostsError::Read { path, .. } if path.ends_with("etc/hosts")));
-    let error = apply(&root, &Step::Create { content: b"x".to_vec() }).unwrap_err();
-    assert!(matches!(error, HostsError::Write { .. }));
+    let error = apply(&root, &Step::Create { want: some() }).unwrap_err();
+    assert!(matches!(error, HostsError::Read { .. }));
     assert_eq!(error.reason(), Reason::HostsUnwritable);
+}
+
+#[test]
+fn a_line_that_came_after_planning_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::new(dir.path());
+    holdfast_durable::write(&path(&root), b"a\n", 0o644).unwrap();
+    let step = plan(&some(), &observe(&root).unwrap()).remove(0);
+    holdfast_durable::write(&path(&root), b"a\nb\n", 0o644).unwrap();
+    apply(&root, &step).unwrap();
+    assert_eq!(std::fs::read_to_string(path(&root)).unwrap(), format!("a\nb\n{BLOCK}"));
 }

@@ -98,8 +98,6 @@ fn what_is_no_authority_is_refused_by_name() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
     /// Whatever the bytes, there is an answer; and what is read is read again the same.
     #[test]
     fn any_text_gets_an_answer(line in "(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp256|.{0,10})[ \t]([A-Za-z0-9+/=]{0,200}|.{0,20})( .{0,9})?") {

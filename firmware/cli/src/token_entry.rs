@@ -194,7 +194,9 @@ mod tests {
             let group = at / 6 + 1;
             let mut pasted = TokenEntry::new();
             pasted.paste(&wrong);
-            for mut entry in [typed(&wrong), pasted] {
+            let mut without_dashes = TokenEntry::new();
+            without_dashes.paste(&wrong.replace('-', ""));
+            for mut entry in [typed(&wrong), pasted, without_dashes] {
                 prop_assert_eq!(entry.wrong(), vec![group]);
                 while entry.cursor() + 1 > group { entry.left(); }
                 text.split('-').nth(group - 1).unwrap().chars().for_each(|c| entry.put(c));

@@ -12,5 +12,7 @@ pub mod plot;
 pub mod report;
 pub mod scenario;
 pub mod table;
+mod traffic;
+mod world;
 
 pub use report::{Report, Series};

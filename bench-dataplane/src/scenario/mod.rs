@@ -1,6 +1,10 @@
 //! One file per scenario.
 
+mod bring_up;
+mod failover;
+mod manager_kill;
 mod program;
+mod rest;
 
 use crate::Report;
 
@@ -24,7 +28,13 @@ pub struct Scenario {
 }
 
 /// Every scenario.
-pub const ALL: &[Scenario] = &[program::SCENARIO];
+pub const ALL: &[Scenario] = &[
+    bring_up::SCENARIO,
+    failover::SCENARIO,
+    manager_kill::SCENARIO,
+    program::SCENARIO,
+    rest::SCENARIO,
+];
 
 /// The scenario of this name.
 pub fn find(name: &str) -> Option<&'static Scenario> {

@@ -9,11 +9,13 @@
 #![warn(missing_docs)]
 
 pub mod bfd;
+pub mod daemon;
 pub mod failover;
 pub mod names;
 pub mod probe;
 mod random;
 pub mod select;
 pub mod slots;
+mod udp;
 mod wake;
 pub mod wireguard;

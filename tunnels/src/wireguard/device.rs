@@ -11,7 +11,7 @@
 use super::engine::{Engine, Output};
 use super::key::PrivateKey;
 use super::peer::{PeerConfig, PeerStatus};
-use super::udp;
+use crate::udp;
 use crate::wake::{Deadline, Wake, wait};
 use holdfast_api::Reason;
 use holdfast_api::tunnel::PublicKey;

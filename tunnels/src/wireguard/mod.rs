@@ -14,7 +14,6 @@ mod engine;
 mod key;
 mod peer;
 pub mod uapi;
-mod udp;
 
 pub use allowed_ips::AllowedIps;
 pub use device::{Device, DeviceError, Options, WeakDevice};

@@ -1,4 +1,4 @@
-//! The UDP socket of a device: one for both families.
+//! UDP sockets for both families at once: of WireGuard devices and of probes.
 
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -10,7 +10,7 @@ const BUFFER_BYTES: usize = 2 << 20;
 
 /// A socket on `port` (0: the kernel chooses) of all addresses, whose datagrams carry the mark
 /// `fwmark`. Without IPv6 in the kernel it speaks IPv4 alone.
-pub(super) fn open(port: u16, fwmark: u32) -> io::Result<UdpSocket> {
+pub(crate) fn open(port: u16, fwmark: u32) -> io::Result<UdpSocket> {
     let both = Socket::new(Domain::IPV6, Type::DGRAM.cloexec().nonblocking(), Some(Protocol::UDP));
     let (socket, any): (Socket, IpAddr) = match both {
         Ok(socket) => {
@@ -35,7 +35,7 @@ pub(super) fn open(port: u16, fwmark: u32) -> io::Result<UdpSocket> {
 }
 
 /// `to` as the socket wants it: a socket for both families takes IPv4 as mapped addresses.
-pub(super) fn address_for(socket_is_v6: bool, to: SocketAddr) -> SocketAddr {
+pub(crate) fn address_for(socket_is_v6: bool, to: SocketAddr) -> SocketAddr {
     match to {
         SocketAddr::V4(v4) if socket_is_v6 => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
         other => other,

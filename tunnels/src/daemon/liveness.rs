@@ -1,0 +1,142 @@
+//! From "this tunnel is down" to the kernel's new nexthop group, in one thread and under one
+//! lock: the BFD thread calls [`Liveness`], which runs the failover machine and sends the one
+//! message. Nothing else writes the group's member.
+
+use super::tunnel::TunnelId;
+use crate::bfd::{Change, Follower, State};
+use crate::failover::{Failover, Switch};
+use crate::names::{GROUP, NOWHERE, nexthop};
+use netd::{Kernel, Nexthop};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// A switch that was carried out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Switched {
+    /// From where to where, and why.
+    pub(super) switch: Switch<TunnelId>,
+    /// From the decision to the kernel's confirmation.
+    pub(super) took: Duration,
+    /// When.
+    pub(super) at: Instant,
+}
+
+/// What the BFD thread tells the rest of the daemon.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Event {
+    /// A session changed its state.
+    Session(TunnelId, Change),
+    /// Traffic moved.
+    Switched(Switched),
+    /// The kernel did not take a switch; the network has to be looked at.
+    Refused,
+}
+
+struct Inner {
+    failover: Failover<TunnelId>,
+    kernel: Kernel,
+    switches: u64,
+    last: Option<Switched>,
+    events: UnboundedSender<Event>,
+}
+
+/// The failover machine with its hand on the kernel.
+#[derive(Clone)]
+pub(super) struct Liveness(Arc<Mutex<Inner>>);
+
+impl Liveness {
+    /// Over a conversation with the kernel of its own, so that a long dump never delays it.
+    pub(super) fn new(kernel: Kernel, events: UnboundedSender<Event>) -> Self {
+        let inner =
+            Inner { failover: Failover::default(), kernel, switches: 0, last: None, events };
+        Liveness(Arc::new(Mutex::new(inner)))
+    }
+
+    /// Says which tunnels there are, the preferred first. Traffic has left those that are gone
+    /// when this returns.
+    pub(super) fn set(&self, preferred: &[TunnelId], now: Instant) {
+        let mut inner = self.lock();
+        let switch = inner.failover.set(preferred, now);
+        inner.carry_out(switch);
+    }
+
+    /// Says whether a tunnel is up.
+    pub(super) fn report(&self, tunnel: TunnelId, up: bool, now: Instant) {
+        let mut inner = self.lock();
+        let switch = inner.failover.report(tunnel, up, now);
+        inner.carry_out(switch);
+    }
+
+    /// Where traffic goes.
+    pub(super) fn active(&self) -> Option<TunnelId> {
+        self.lock().failover.active()
+    }
+
+    /// Switches so far, and the last one.
+    pub(super) fn switches(&self) -> (u64, Option<Switched>) {
+        let inner = self.lock();
+        (inner.switches, inner.last)
+    }
+
+    /// Puts the group right when the kernel has another member, `seen`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn assert_group(&self, seen: Option<&Nexthop>) -> Result<bool, netd::TalkError> {
+        let mut inner = self.lock();
+        let want = Nexthop::active(GROUP, member(inner.failover.active()));
+        if seen == Some(&want) {
+            return Ok(false);
+        }
+        inner.kernel.replace_nexthop(&want).map(|()| true)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn member(tunnel: Option<TunnelId>) -> u32 {
+    tunnel.map_or(NOWHERE, |tunnel| nexthop(tunnel.slot))
+}
+
+impl Inner {
+    /// Carries a switch out; a tunnel that the kernel does not take counts as down, and the
+    /// next one is tried.
+    fn carry_out(&mut self, mut switch: Option<Switch<TunnelId>>) {
+        while let Some(now) = switch {
+            let start = Instant::now();
+            let result = self.kernel.replace_nexthop(&Nexthop::active(GROUP, member(now.to)));
+            let took = start.elapsed();
+            self.switches += u64::from(now.from.is_some());
+            match result {
+                Ok(()) => {
+                    let switched = Switched { switch: now, took, at: start };
+                    self.last = Some(switched);
+                    let _ = self.events.send(Event::Switched(switched));
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(to = ?now.to, %error, "the kernel did not move traffic");
+                    let _ = self.events.send(Event::Refused);
+                    switch = now.to.and_then(|to| self.failover.report(to, false, start));
+                }
+            }
+        }
+    }
+}
+
+impl Follower<TunnelId> for Liveness {
+    fn changed(&mut self, key: &TunnelId, change: Change, now: Instant) {
+        self.report(*key, change.to == State::Up, now);
+        let _ = self.lock().events.send(Event::Session(*key, change));
+    }
+
+    fn turn(&mut self, now: Instant) -> Option<Instant> {
+        let mut inner = self.lock();
+        let switch = inner.failover.tick(now);
+        inner.carry_out(switch);
+        inner.failover.wake_at()
+    }
+}

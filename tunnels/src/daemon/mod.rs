@@ -1,0 +1,133 @@
+//! `tunneld`: follows a file, holds the tunnels that it asks for, and says how they are.
+//!
+//! One thread on a current-thread runtime decides ([`Control`]); one thread runs BFD and moves
+//! traffic ([`Liveness`]); one thread per userspace device moves packets. Only the second is in
+//! a hurry, and it waits for nobody.
+//!
+//! Fails: at the start, when there is no rights to speak of or another `tunneld` runs. After
+//! that every trouble is in the state with its reason, and is tried again.
+
+mod control;
+mod health;
+mod http;
+mod liveness;
+mod metrics;
+mod report;
+mod settings;
+mod tunnel;
+mod want;
+
+
+use control::Control;
+
+use anyhow::Context;
+use holdfast_api::paths::Root;
+use holdfast_api::tunnel::TunnelsState;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+/// How often the file is looked at. Whoever writes it and is in a hurry asks for a reload.
+const LOOK_AT_FILE: Duration = Duration::from_secs(1);
+/// Between two looks at the network when something changes all the time.
+const NETWORK_PAUSE: Duration = Duration::from_millis(100);
+/// Questions that wait; more than people and the manager ever ask at once.
+const QUESTIONS: usize = 16;
+
+/// What the command line says.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Below which all paths are.
+    pub root: Root,
+    /// The file to follow, when it is not the usual one.
+    pub config: Option<PathBuf>,
+}
+
+/// A question from the socket.
+#[derive(Debug)]
+enum Question {
+    State(oneshot::Sender<TunnelsState>),
+    Metrics(oneshot::Sender<String>),
+    Reload(oneshot::Sender<Result<u64, holdfast_api::local::Problem>>),
+}
+
+/// Runs until SIGTERM or SIGINT, and then takes away what it made.
+///
+/// # Errors
+/// It cannot start: no rights, no socket, or another one runs.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let root = &options.root;
+    std::fs::create_dir_all(root.run_dir()).with_context(|| format!("cannot make {}", root.run_dir().display()))?;
+    let _alone = only_one(&root.run_dir().join("tunneld.lock"))?;
+
+    let (events_in, mut events) = mpsc::unbounded_channel();
+    let mut control = Control::start(&options, events_in)?;
+    let probes = control.probe_socket()?;
+    let mut watch = netd::watch::Watch::open()
+        .context("cannot watch the kernel's network")?
+        .into_async()
+        .context("cannot wait for changes of the kernel's network")?;
+    let (questions_in, mut questions) = mpsc::channel(QUESTIONS);
+    let server = http::Server::open(&root.tunneld_socket(), questions_in)?;
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut look_at_file = tokio::time::interval(LOOK_AT_FILE);
+    look_at_file.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut buffer = [0; 64];
+    let mut network_looked_at = Instant::now();
+
+    control.load(Instant::now());
+    loop {
+        let now = Instant::now();
+        control.turn(now);
+        for (to, probe) in control.due_probes(now) {
+            // Not sent is not answered.
+            let _ = probes.try_send_to(&probe, to);
+        }
+        let wake = control.wake_at().unwrap_or(now + LOOK_AT_FILE * 60);
+        // Every arm either has no state of its own or is cancel safe by its documentation:
+        // what is not taken now is taken on the next turn.
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            Some(event) = events.recv() => control.event(event, Instant::now()),
+            received = probes.recv_from(&mut buffer) => match received {
+                Ok((bytes, from)) => control.probe_answer(from, &buffer[..bytes], Instant::now()),
+                Err(error) => tracing::debug!(%error, "probe socket"),
+            },
+            Some(question) = questions.recv() => control.answer(question),
+            changed = watch.changed(), if network_looked_at.elapsed() >= NETWORK_PAUSE => {
+                changed.context("the watch on the kernel's network broke")?;
+                network_looked_at = Instant::now();
+                control.network_changed();
+            }
+            () = tokio::time::sleep_until((network_looked_at + NETWORK_PAUSE).into()), if network_looked_at.elapsed() < NETWORK_PAUSE => {}
+            _ = hangup.recv() => drop(control.reload(Instant::now())),
+            _ = look_at_file.tick() => control.look_at_file(Instant::now()),
+            () = tokio::time::sleep_until(wake.into()) => {}
+        }
+    }
+    tracing::info!("taking the tunnels down");
+    drop(server);
+    control.shut_down();
+    Ok(())
+}
+
+/// Holds a lock while we run: two of us would fight over the links.
+fn only_one(path: &std::path::Path) -> anyhow::Result<Flock<File>> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, errno)| errno)
+        .with_context(|| format!("another tunneld runs: it holds {}", path.display()))
+}

@@ -1,0 +1,234 @@
+//! What the kernel shall have for the tunnels that stand. Pure.
+//!
+//! | what | which |
+//! |---|---|
+//! | link | `hf-wg<slot>`, up, MTU 1420, loose reverse-path filter; forwarding when there are site prefixes |
+//! | address | the node's overlay address, peer: the edge's |
+//! | nexthop | one per slot over its link; one that leads nowhere; the group with one member |
+//! | routes, table 7200 | each prefix over the group, and behind it one to nowhere; each edge over its own link |
+//! | rule 7200 | packets without our mark look into table 7200 |
+//!
+//! The reverse-path filter is loose because replies may come back over the tunnel that is not
+//! the active one. The routes to nowhere take over in the moment in which the group is gone
+//! (a link was deleted, `tunneld` was killed): nothing leaves in the clear.
+
+use super::settings::Settings;
+use crate::names::{self, CATCH_METRIC, FWMARK, GROUP, NOWHERE, RULE_PRIORITY, TABLE};
+use crate::wireguard::DEFAULT_MTU;
+use holdfast_api::tunnel::TunnelKind;
+use ipnet::IpNet;
+use netd::{
+    Address, Family, Link, LinkKind, LinkName, LinkSysctl, Network, Nexthop, NexthopTarget, Observed,
+    Route, RouteTarget, Rule, WgKey, WireguardDevice, WireguardPeer,
+};
+use std::net::{IpAddr, SocketAddr};
+
+/// A tunnel as far as the kernel knows it.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    /// Its slot.
+    pub(super) slot: u8,
+    /// How it is made.
+    pub(super) kind: TunnelKind,
+    /// The edge's overlay address.
+    pub(super) peer: IpAddr,
+    /// The edge's key.
+    pub(super) public_key: holdfast_api::tunnel::PublicKey,
+    /// Where the edge is.
+    pub(super) endpoint: SocketAddr,
+}
+
+/// The link of a slot.
+pub(super) fn link_name(slot: u8) -> LinkName {
+    // Checked by a test for every slot.
+    names::link(slot).parse().expect("the name is four letters, a dash and a digit")
+}
+
+/// All of it. The group's member is left to whoever does failover: it stays as `have` shows it
+/// when it leads somewhere we know.
+pub(super) fn network(settings: &Settings, tunnels: &[Wanted], have: &Observed) -> Network {
+    let mut network = Network::default();
+    let families = families(settings);
+    let family = if families.contains(&Family::V6) { Family::V6 } else { Family::V4 };
+    for tunnel in tunnels {
+        let link = link_name(tunnel.slot);
+        network.links.insert(describe_link(settings, tunnel, &families));
+        network.addresses.insert(Address {
+            link: link.clone(),
+            net: IpNet::from(settings.overlay),
+            peer: Some(tunnel.peer),
+        });
+        network.nexthops.insert(Nexthop::dev(names::nexthop(tunnel.slot), family, link));
+    }
+    network.nexthops.insert(Nexthop { id: NOWHERE, target: NexthopTarget::Blackhole(family) });
+    network.nexthops.insert(group(&network, have));
+
+    let source = |prefix: &IpNet| Some(settings.overlay).filter(|o| o.is_ipv4() == prefix.addr().is_ipv4());
+    for prefix in &settings.routes {
+        let over_group = Route::new(TABLE, *prefix, RouteTarget::Nexthop(GROUP));
+        network.routes.insert(Route { source: source(prefix), ..over_group });
+        network.routes.insert(Route::new(TABLE, *prefix, RouteTarget::Blackhole).with_metric(CATCH_METRIC));
+    }
+    // After the others, so that an edge is reached over its own tunnel even when a route
+    // names its very address.
+    for tunnel in tunnels {
+        let prefix = IpNet::from(tunnel.peer);
+        let over_link = Route::new(TABLE, prefix, RouteTarget::Dev(link_name(tunnel.slot)));
+        network.routes.insert(Route { source: source(&prefix), ..over_link });
+    }
+    for family in families {
+        let rule = Rule::new(RULE_PRIORITY, family, TABLE);
+        network.rules.insert(Rule { fwmark: Some((0, FWMARK)), ..rule });
+    }
+    network
+}
+
+fn families(settings: &Settings) -> Vec<Family> {
+    let mut all: Vec<Family> = settings.routes.iter().map(|net| Family::from(net.addr())).collect();
+    all.push(Family::from(settings.overlay));
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn describe_link(settings: &Settings, tunnel: &Wanted, families: &[Family]) -> Link {
+    let kind = match tunnel.kind {
+        TunnelKind::WireguardUserspace => LinkKind::Tun,
+        TunnelKind::WireguardKernel => LinkKind::Wireguard(describe_device(settings, tunnel)),
+    };
+    let mut link = Link::new(link_name(tunnel.slot), kind)
+        .with_mtu(DEFAULT_MTU)
+        .with_sysctl(LinkSysctl::rp_filter(), "2");
+    if settings.forwards {
+        for family in families {
+            link = link.with_sysctl(LinkSysctl::forwarding(*family), "1");
+        }
+    }
+    link
+}
+
+fn describe_device(settings: &Settings, tunnel: &Wanted) -> WireguardDevice {
+    let peer = WireguardPeer {
+        endpoint: Some(tunnel.endpoint),
+        preshared_key: None,
+        keepalive_secs: 0,
+        allowed_ips: everything().into(),
+    };
+    WireguardDevice {
+        private_key: Some(WgKey(*settings.private_key.expose())),
+        listen_port: listen_port(settings, tunnel.slot),
+        fwmark: FWMARK,
+        peers: [(WgKey(tunnel.public_key.0), peer)].into(),
+    }
+}
+
+/// All addresses: what goes into which tunnel is for routes to say.
+pub(super) fn everything() -> [IpNet; 2] {
+    [ipnet::Ipv4Net::default().into(), ipnet::Ipv6Net::default().into()]
+}
+
+/// The UDP port of a slot; none when the kernel shall choose.
+pub(super) fn listen_port(settings: &Settings, slot: u8) -> Option<u16> {
+    (settings.listen_port != 0).then(|| settings.listen_port.saturating_add(slot.into()))
+}
+
+fn group(network: &Network, have: &Observed) -> Nexthop {
+    let seen = have.ours.nexthops.get(&GROUP).filter(|nexthop| match &nexthop.target {
+        NexthopTarget::Group(members) => {
+            members.len() == 1 && members.keys().all(|id| network.nexthops.contains(id))
+        }
+        NexthopTarget::Single { .. } | NexthopTarget::Blackhole(_) => false,
+    });
+    seen.cloned().unwrap_or_else(|| Nexthop::active(GROUP, NOWHERE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::settings::tests::{edge, settings};
+    use netd::{Ownership, Step, plan};
+
+    fn wanted(slot: u8) -> Wanted {
+        let edge = edge(slot + 1);
+        Wanted {
+            slot,
+            kind: TunnelKind::WireguardUserspace,
+            peer: edge.overlay_address,
+            public_key: edge.public_key,
+            endpoint: edge.endpoint,
+        }
+    }
+
+    /// What the kernel has after `network` was applied to it.
+    fn applied(network: &Network) -> Observed {
+        let owner = Ownership::tunnels();
+        let mut have = Observed { ours: network.clone(), ..Observed::default() };
+        // Settings are read back as they are.
+        assert_eq!(plan(network, &have, &owner), Ok(Vec::new()));
+        have.others = Default::default();
+        have
+    }
+
+    #[test]
+    fn every_slot_has_a_name() {
+        for slot in 0..names::SLOTS {
+            assert_eq!(link_name(slot).as_str(), names::link(slot));
+        }
+    }
+
+    #[test]
+    fn all_of_it_is_ours_to_make() {
+        let settings = settings();
+        let mut have = Observed::default();
+        for slot in [0, 1] {
+            // TUN devices are there before the plan is made.
+            have.add_link(&Ownership::tunnels(), Link { up: false, ..Link::new(link_name(slot), LinkKind::Tun) });
+        }
+        let want = network(&settings, &[wanted(0), wanted(1)], &have);
+        let steps = plan(&want, &have, &Ownership::tunnels()).unwrap();
+        assert!(steps.iter().any(|step| matches!(step, Step::AddRule(_))));
+        let group = steps.iter().position(|s| matches!(s, Step::CreateNexthop(n) if n.id == GROUP)).unwrap();
+        let route = steps.iter().position(|s| matches!(s, Step::AddRoute(_))).unwrap();
+        assert!(group < route);
+    }
+
+    #[test]
+    fn the_groups_member_is_left_to_failover() {
+        let settings = settings();
+        let two = [wanted(0), wanted(1)];
+        let fresh = network(&settings, &two, &Observed::default());
+        assert_eq!(fresh.nexthops.get(&GROUP), Some(&Nexthop::active(GROUP, NOWHERE)));
+        let mut have = applied(&fresh);
+        let on_one = Nexthop::active(GROUP, names::nexthop(1));
+        have.ours.nexthops.insert(on_one.clone());
+        assert_eq!(network(&settings, &two, &have).nexthops.get(&GROUP), Some(&on_one));
+        assert_eq!(plan(&network(&settings, &two, &have), &have, &Ownership::tunnels()), Ok(Vec::new()));
+        // Its tunnel is gone, so it cannot stay.
+        let without = network(&settings, &two[..1], &have);
+        assert_eq!(without.nexthops.get(&GROUP), Some(&Nexthop::active(GROUP, NOWHERE)));
+    }
+
+    #[test]
+    fn another_tunnel_touches_nothing_of_the_first() {
+        let settings = settings();
+        let one = network(&settings, &[wanted(0)], &Observed::default());
+        let mut have = applied(&one);
+        have.add_link(&Ownership::tunnels(), Link { up: false, ..Link::new(link_name(1), LinkKind::Tun) });
+        let both = network(&settings, &[wanted(0), wanted(1)], &have);
+        let steps = plan(&both, &have, &Ownership::tunnels()).unwrap();
+        let first = link_name(0);
+        assert!(!steps.is_empty());
+        assert!(steps.iter().all(|step| !step.to_string().contains(first.as_str())), "{steps:?}");
+    }
+
+    #[test]
+    fn an_edge_is_reached_over_its_own_tunnel_whatever_the_routes_say() {
+        let mut settings = settings();
+        settings.routes.insert("100.64.0.1/32".parse().unwrap());
+        let network = network(&settings, &[wanted(0)], &Observed::default());
+        let key = Route::new(TABLE, "100.64.0.1/32".parse().unwrap(), RouteTarget::Blackhole);
+        use netd::model::Item;
+        let route = network.routes.get(&key.key()).unwrap();
+        assert_eq!(route.target, RouteTarget::Dev(link_name(0)));
+    }
+}

@@ -31,6 +31,7 @@ fn candidates() -> Vec<Link> {
         link("hf-x0", LinkKind::Veth { peer: Peer::In { netns: "other".into(), name: name("p") } }),
         link("hf-vlan7", LinkKind::Vlan { parent: name("eth0"), id: 7 }),
         link("hf-mac0", LinkKind::Macvlan { parent: name("eth0") }),
+        link("hf-k0", LinkKind::Wireguard(WireguardDevice::default())),
     ]
 }
 
@@ -55,6 +56,10 @@ fn links() -> impl Strategy<Value = Vec<Link>> {
                 link.mtu = mtu;
                 let port = bridge && !matches!(link.kind, LinkKind::Bridge | LinkKind::Vlan { .. });
                 link.controller = controller.filter(|_| port).map(name);
+                if let LinkKind::Wireguard(device) = &mut link.kind {
+                    device.private_key = forward.then_some(WgKey([7; 32]));
+                    device.peers.insert(WgKey([u8::from(forward); 32]), WireguardPeer::default());
+                }
                 if forward {
                     link = link.with_sysctl(LinkSysctl::forwarding(Family::V4), "1");
                 }
@@ -164,10 +169,16 @@ fn wish() -> impl Strategy<Value = Network> {
     })
 }
 
-/// A machine with two ports, things of others all around, and `have` on top.
-fn machine(have: &Network) -> FakeKernel {
+/// A machine with ports and things of others all around.
+fn bare_machine() -> FakeKernel {
     let mut kernel = FakeKernel::with_ports(&["eth0", "eth1", "docker0"]);
     kernel.foreign();
+    kernel
+}
+
+/// The same with `have` on top.
+fn machine(have: &Network) -> FakeKernel {
+    let mut kernel = bare_machine();
     let owner = Ownership::host();
     for step in plan(have, &kernel.observe(&owner, have), &owner).unwrap() {
         kernel.apply(&step).unwrap_or_else(|e| panic!("{step}: {e}"));
@@ -199,14 +210,17 @@ proptest! {
     }
 
     #[test]
-    fn nothing_without_our_mark_is_ever_changed(have in wish(), want in wish()) {
+    fn nothing_without_our_mark_is_ever_changed(first in wish(), then in wish()) {
         let owner = Ownership::host();
-        let mut kernel = machine(&have);
-        let declared: BTreeSet<LinkName> = want.links.iter().map(|link| link.name.clone()).collect();
-        let before = kernel.of_others(&owner, &declared);
-        for step in plan(&want, &kernel.observe(&owner, &want), &owner).unwrap() {
-            kernel.apply(&step).unwrap();
-            prop_assert_eq!(&kernel.of_others(&owner, &declared), &before, "{}", step);
+        let mut kernel = bare_machine();
+        let both = first.links.iter().chain(&then.links);
+        let declared: BTreeSet<LinkName> = both.map(|link| link.name.clone()).collect();
+        let before = kernel.of_others(&declared);
+        for want in [&first, &then] {
+            for step in plan(want, &kernel.observe(&owner, want), &owner).unwrap() {
+                kernel.apply(&step).unwrap();
+                prop_assert_eq!(&kernel.of_others(&declared), &before, "{}", step);
+            }
         }
     }
 

@@ -49,6 +49,16 @@ impl FakeKernel {
             self.routes.insert(route.key(), (route, 4));
         }
         self.rules.insert(Rule::new(100, Family::V4, 100));
+
+        let tunnel = Link::new("hf-wg0".parse().unwrap(), LinkKind::Tun).with_mtu(1420);
+        let address = Address::new(tunnel.name.clone(), "10.0.0.9/32".parse().unwrap());
+        self.addresses.insert(address, OURS);
+        let nexthop = Nexthop::dev(0x4846_0001, Family::V6, tunnel.name.clone());
+        self.nexthops.insert(nexthop.id, (nexthop, OURS));
+        let target = RouteTarget::Nexthop(0x4846_0001);
+        let route = Route::new(7200, "172.16.1.0/24".parse().unwrap(), target);
+        self.routes.insert(route.key(), (route, OURS));
+        self.links.insert(tunnel.name.clone(), tunnel);
         self.rules.insert(Rule::new(7200, Family::V4, 7200));
     }
 
@@ -75,22 +85,28 @@ impl FakeKernel {
         observed
     }
 
-    /// Everything that `owner` must not touch: all that is not its own, but for the settings of
-    /// links that the wish declares, and but for the one setting that keeps the addresses of
-    /// others in place when one of ours is removed from beside them.
-    pub(super) fn of_others(&self, owner: &Ownership, declared: &BTreeSet<LinkName>) -> FakeKernel {
+    /// Everything that the host must not touch, by the letter of the marks and not by
+    /// [`Ownership`], which is under test here. Left out are the settings of links that the wish
+    /// declares, and the one setting that keeps the addresses of others in place when one of
+    /// ours is removed from beside them.
+    pub(super) fn of_others(&self, declared: &BTreeSet<LinkName>) -> FakeKernel {
         let mut others = self.clone();
-        others.links.retain(|name, _| !owner.owns_link(name) && !declared.contains(name));
+        let ours = |name: &LinkName| {
+            let name = name.as_str();
+            name.starts_with("hf-") && !name.starts_with("hf-wg")
+        };
+        others.links.retain(|name, _| !ours(name) && !declared.contains(name));
         for link in others.links.values_mut() {
             link.sysctls.remove(&LinkSysctl::promote_secondaries());
             // Being a port of a controller of ours is our doing.
-            link.controller = link.controller.take().filter(|name| !owner.owns_link(name));
+            link.controller = link.controller.take().filter(|name| !ours(name));
         }
-        others.addresses.retain(|address, mark| !owner.owns_address(address, *mark));
+        let tunnels = |link: &LinkName| link.as_str().starts_with("hf-wg");
+        others.addresses.retain(|address, mark| tunnels(&address.link) || *mark != OURS);
         others.seniority.clear();
-        others.nexthops.retain(|id, _| !owner.owns_nexthop(*id));
-        others.routes.retain(|key, (_, mark)| !owner.owns_route(key.table, *mark));
-        others.rules.retain(|rule| !owner.owns_rule(rule.priority));
+        others.nexthops.retain(|id, _| !(0x4846_8000..=0x4846_ffff).contains(id));
+        others.routes.retain(|key, (_, mark)| *mark != OURS || (7200..7250).contains(&key.table));
+        others.rules.retain(|rule| !(7250..=7299).contains(&rule.priority));
         others
     }
 

@@ -14,6 +14,7 @@ pub mod exec;
 pub mod faults;
 pub mod fleet;
 pub mod forward;
+pub mod machine;
 pub mod measure;
 pub mod netns;
 pub mod node_root;

@@ -17,6 +17,7 @@ mod build;
 mod doctor;
 mod down;
 mod inside;
+mod machine;
 mod show;
 mod table;
 mod test;
@@ -114,6 +115,8 @@ enum Command {
     Down(down::Down),
     /// Run everything that CI runs.
     Test(test::Test),
+    /// Run tests on a kernel of their own, in an emulated machine.
+    Machine(machine::Machine),
     /// Say what this machine can and cannot do.
     Doctor,
     /// Print a completion script for a shell.
@@ -127,6 +130,9 @@ enum Command {
     /// Forward a port to a host; started by `up`.
     #[command(hide = true)]
     Forward(workers::Forward),
+    /// Be process 1 of a test machine; started by its kernel.
+    #[command(hide = true)]
+    MachineInit,
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -144,6 +150,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Kubectl(command) => command.run(&global),
         Command::Down(command) => command.run(&global).map(done),
         Command::Test(command) => command.run(&global),
+        Command::Machine(command) => command.run(&global),
         Command::Doctor => doctor::run(&global),
         Command::Completion { shell } => {
             clap_complete::generate(
@@ -156,6 +163,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Emulate(command) => command.run().map(done),
         Command::Forward(command) => command.run().map(done),
+        Command::MachineInit => match lab::machine::init()? {},
     }
 }
 

@@ -52,14 +52,19 @@ impl<W: Write> Archive<W> {
         Ok(self.written)
     }
 
-    fn entry(&mut self, name: &str, mode: u32, size: u64, content: &mut dyn Read) -> io::Result<()> {
+    fn entry(
+        &mut self,
+        name: &str,
+        mode: u32,
+        size: u64,
+        content: &mut dyn Read,
+    ) -> io::Result<()> {
         let too_large = |_| io::Error::new(io::ErrorKind::FileTooLarge, "cpio takes up to 4 GiB");
         let size = u32::try_from(size).map_err(too_large)?;
         let name_size = u32::try_from(name.len() + 1).map_err(too_large)?;
         self.entries += 1;
         // Magic; inode, mode, uid, gid, links, mtime, size, device twice, rdevice twice, name size, check.
-        let fields =
-            [self.entries, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
+        let fields = [self.entries, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
         let digits: String = fields.iter().map(|field| format!("{field:08X}")).collect();
         self.put(format!("070701{digits}{name}\0").as_bytes())?;
         self.pad()?;

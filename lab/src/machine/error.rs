@@ -96,10 +96,7 @@ impl MachineError {
     }
 }
 
-pub(super) fn io_at(
-    attempt: &'static str,
-    path: &Path,
-) -> impl FnOnce(io::Error) -> MachineError {
+pub(super) fn io_at(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> MachineError {
     let path = path.to_path_buf();
     move |source| MachineError::File { attempt, path, source }
 }

@@ -52,8 +52,12 @@ pub(super) fn build(packages: &[&str]) -> Result<Built, MachineError> {
 fn artifacts(answer: &str) -> Built {
     let mut built = Built::default();
     for line in answer.lines() {
-        let Ok(Message { reason, manifest_path: Some(manifest), target: Some(target), executable: Some(path) }) =
-            serde_json::from_str::<Message>(line)
+        let Ok(Message {
+            reason,
+            manifest_path: Some(manifest),
+            target: Some(target),
+            executable: Some(path),
+        }) = serde_json::from_str::<Message>(line)
         else {
             continue;
         };

@@ -37,10 +37,7 @@ impl Kernel {
 }
 
 /// The kernel that this machine's package sources have; without them, the one of last time.
-pub(super) fn obtain(
-    cache: &Path,
-    say: &mut dyn FnMut(&str),
-) -> Result<Kernel, MachineError> {
+pub(super) fn obtain(cache: &Path, say: &mut dyn FnMut(&str)) -> Result<Kernel, MachineError> {
     let package = match newest() {
         Ok(package) => package,
         Err(error) => kept(cache).ok_or(error)?,
@@ -62,8 +59,7 @@ pub(super) fn obtain(
 
 /// The package that the meta package stands for.
 fn newest() -> Result<String, MachineError> {
-    let missing =
-        |why: String| MachineError::NoKernel { package: META_PACKAGE.to_owned(), why };
+    let missing = |why: String| MachineError::NoKernel { package: META_PACKAGE.to_owned(), why };
     let depends = || run("apt-cache", &["depends", META_PACKAGE], Path::new("/"));
     let find = |output: &Output| dependency(&String::from_utf8_lossy(&output.stdout));
     let output = depends().map_err(|error| missing(format!("apt-cache: {error}")))?;
@@ -97,12 +93,11 @@ fn kept(cache: &Path) -> Option<String> {
     named.max().map(|(_, name)| name)
 }
 
-fn fetch(
-    cache: &Path,
-    package: &str,
-    say: &mut dyn FnMut(&str),
-) -> Result<Kernel, MachineError> {
-    say(&format!("fetching {package} (about 27 MB; unpacked into {}, not installed)", cache.display()));
+fn fetch(cache: &Path, package: &str, say: &mut dyn FnMut(&str)) -> Result<Kernel, MachineError> {
+    say(&format!(
+        "fetching {package} (about 27 MB; unpacked into {}, not installed)",
+        cache.display()
+    ));
     let new = Unfinished(cache.join(format!(".new-{}", std::process::id())));
     let (root, packed) = (new.0.join("root"), new.0.join("packed"));
     for dir in [&root, &packed] {
@@ -195,7 +190,10 @@ mod tests {
     fn a_kernel_without_its_parts_is_refused_and_named() {
         let dir = tempfile::tempdir().unwrap();
         let error = Kernel::in_dir(dir.path(), "linux-image-1.2-x").unwrap_err();
-        assert!(matches!(&error, MachineError::BadKernel { why, .. } if why.contains("vmlinuz-1.2-x")), "{error}");
+        assert!(
+            matches!(&error, MachineError::BadKernel { why, .. } if why.contains("vmlinuz-1.2-x")),
+            "{error}"
+        );
         assert!(!error.skips(), "a broken cache must not look like a skipped test");
     }
 

@@ -77,10 +77,7 @@ impl Default for Options {
 ///
 /// # Errors
 /// No machine could be had, or nothing to run in it. Failed tests are no error but in the report.
-pub fn run_tests(
-    options: &Options,
-    say: &mut dyn FnMut(&str),
-) -> Result<Report, MachineError> {
+pub fn run_tests(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Report, MachineError> {
     if !cfg!(target_arch = "x86_64") {
         return Err(MachineError::Architecture { architecture: std::env::consts::ARCH });
     }

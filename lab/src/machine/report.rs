@@ -66,10 +66,7 @@ impl fmt::Display for Report {
         let passed = self.count(|outcome| *outcome == Outcome::Passed);
         let failed = self.count(|outcome| *outcome == Outcome::Failed);
         let skipped = self.count(|outcome| matches!(outcome, Outcome::Skipped { .. }));
-        write!(
-            f,
-            "machine: kernel {kernel}: {passed} passed, {failed} failed, {skipped} skipped"
-        )?;
+        write!(f, "machine: kernel {kernel}: {passed} passed, {failed} failed, {skipped} skipped")?;
         match &self.cut_short {
             Some(why) => write!(f, "; cut short: {why}"),
             None => Ok(()),
@@ -110,8 +107,9 @@ impl Collector {
                 self.report.results.push(TestResult { test, outcome, millis, output });
                 Some(line)
             }
-            Event::Finished => {
+            Event::Finished { cut_short } => {
                 self.finished = true;
+                self.report.cut_short = cut_short;
                 None
             }
         }
@@ -129,7 +127,7 @@ impl Collector {
             let outcome = Outcome::Failed;
             self.report.results.push(TestResult { test, outcome, millis: 0, output });
         }
-        self.report.cut_short = cut_short;
+        self.report.cut_short = cut_short.or(self.report.cut_short);
         self.report
     }
 }
@@ -163,7 +161,7 @@ mod tests {
             ended("a", Outcome::Passed),
             ended("b", Outcome::Failed),
             ended("c", skipped),
-            Event::Finished,
+            Event::Finished { cut_short: None },
         ];
         let report = told(&events, None);
         assert_eq!(
@@ -172,7 +170,13 @@ mod tests {
         );
         assert!(!report.passed());
         assert_eq!(report.failed().map(|result| result.test.as_str()).collect::<Vec<_>>(), ["b"]);
-        assert!(told(&[booted(), ended("a", Outcome::Passed), Event::Finished], None).passed());
+        assert!(
+            told(
+                &[booted(), ended("a", Outcome::Passed), Event::Finished { cut_short: None }],
+                None
+            )
+            .passed()
+        );
     }
 
     #[test]

@@ -62,7 +62,10 @@ pub(super) enum Event {
         output: String,
     },
     /// There are no more tests.
-    Finished,
+    Finished {
+        /// Why some were left out.
+        cut_short: Option<String>,
+    },
 }
 
 impl Event {

@@ -139,7 +139,7 @@ fn options(
         kinds: settings.kinds.clone(),
         mtu: settings.mtu,
         backbone: settings.backbone.map(|at| at.ip()),
-        uapi_dir: Some(root.wireguard_dir()),
+        uapi: Some((root.wireguard_dir(), tokio::runtime::Handle::current())),
     }
 }
 

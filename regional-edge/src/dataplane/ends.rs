@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 use tunnels::bfd;
-use tunnels::wireguard::{self, PeerConfig, PrivateKey};
+use tunnels::wireguard::{self, PeerConfig, PrivateKey, uapi};
 
 /// Handshakes beyond which strangers must show that they can be answered: more than all nodes of
 /// an edge need when they come back at one moment and try again for five seconds.
@@ -31,7 +31,7 @@ const HANDSHAKES_PER_SECOND: u64 = 1000;
 
 /// Why the ends cannot be had, or not be changed.
 #[derive(Debug, thiserror::Error)]
-pub enum EndsError {
+pub(super) enum EndsError {
     /// The key.
     #[error("cannot use this edge's WireGuard key")]
     Key(#[source] wireguard::KeyError),
@@ -73,20 +73,17 @@ pub enum EndsError {
         #[source]
         source: io::Error,
     },
-    /// The device is gone.
-    #[error("{} was taken away", names::LINK)]
-    Gone,
 }
 
 impl EndsError {
     /// The reason code to report.
-    pub fn reason(&self) -> Reason {
+    pub(super) fn reason(&self) -> Reason {
         match self {
             EndsError::Key(_) => Reason::IdentityUnusable,
             EndsError::Open(error) => error.reason(),
             EndsError::Tun(error) => error.reason(),
             EndsError::Engine(error) => error.reason(),
-            EndsError::NoKind | EndsError::Gone => Reason::TunnelEngineFailed,
+            EndsError::NoKind => Reason::TunnelEngineFailed,
             EndsError::Observe(error) => error.reason(),
             EndsError::Plan(error) => error.reason(),
             EndsError::Apply(error) => error.reason(),
@@ -97,7 +94,11 @@ impl EndsError {
 }
 
 enum Engine {
-    Userspace(wireguard::Device),
+    Userspace {
+        device: wireguard::Device,
+        /// For wg(8); an edge works without it.
+        _uapi: Option<uapi::Listener>,
+    },
     Kernel(PrivateKey),
 }
 
@@ -154,7 +155,7 @@ impl Ends {
                 }
                 TunnelKind::WireguardKernel => continue,
                 TunnelKind::WireguardUserspace => {
-                    userspace(&link, key.clone(), options).map(Engine::Userspace)
+                    userspace(&link, key.clone(), options)
                 }
             };
             match engine {
@@ -180,29 +181,22 @@ impl Ends {
 
     pub(super) fn kind(&self) -> TunnelKind {
         match self.engine {
-            Engine::Userspace(_) => TunnelKind::WireguardUserspace,
+            Engine::Userspace { .. } => TunnelKind::WireguardUserspace,
             Engine::Kernel(_) => TunnelKind::WireguardKernel,
         }
     }
 
     pub(super) fn listen_port(&self) -> u16 {
         match &self.engine {
-            Engine::Userspace(device) => device.listen_port(),
+            Engine::Userspace { device, .. } => device.listen_port(),
             Engine::Kernel(_) => self.options.listen_port,
-        }
-    }
-
-    pub(super) fn userspace(&self) -> Option<&wireguard::Device> {
-        match &self.engine {
-            Engine::Userspace(device) => Some(device),
-            Engine::Kernel(_) => None,
         }
     }
 
     /// Whether the device still moves packets.
     pub(super) fn is_alive(&self) -> bool {
         match &self.engine {
-            Engine::Userspace(device) => device.is_alive(),
+            Engine::Userspace { device, .. } => device.is_alive(),
             Engine::Kernel(_) => true,
         }
     }
@@ -257,7 +251,7 @@ impl Ends {
 
     /// Peers of the device; the session of one that stays is not touched.
     pub(super) fn set_peers(&mut self, view: &View<'_>) {
-        let Engine::Userspace(device) = &self.engine else { return };
+        let Engine::Userspace { device, .. } = &self.engine else { return };
         let allowed = routing::allowed_ips(view);
         let want: BTreeMap<PublicKey, BTreeSet<IpNet>> = allowed
             .into_iter()
@@ -290,7 +284,7 @@ impl Ends {
 
     pub(super) fn traffic(&mut self) -> BTreeMap<PublicKey, Traffic> {
         match &self.engine {
-            Engine::Userspace(device) => {
+            Engine::Userspace { device, .. } => {
                 let traffic = |peer: wireguard::PeerStatus| {
                     let traffic = Traffic {
                         endpoint: peer.config.endpoint,
@@ -322,7 +316,7 @@ impl Ends {
 
     fn want(&self, view: &View<'_>) -> Network {
         let kind = match &self.engine {
-            Engine::Userspace(_) => LinkKind::Tun,
+            Engine::Userspace { .. } => LinkKind::Tun,
             Engine::Kernel(key) => {
                 let peer = |(node, allowed_ips): (NodeKey, BTreeSet<IpNet>)| {
                     let peer = WireguardPeer { allowed_ips, ..WireguardPeer::default() };
@@ -387,7 +381,7 @@ fn userspace(
     link: &LinkName,
     private_key: PrivateKey,
     options: &Options,
-) -> Result<wireguard::Device, EndsError> {
+) -> Result<Engine, EndsError> {
     let tun_options = tuntap::Options { nonblocking: true, ..tuntap::Options::default() };
     let tun = Tun::open(link, tun_options).map_err(EndsError::Tun)?;
     let device = wireguard::Options {
@@ -397,7 +391,14 @@ fn userspace(
         fwmark: tunnels::names::FWMARK,
         handshakes_per_second: HANDSHAKES_PER_SECOND,
     };
-    wireguard::Device::start(tun.into_fd(), device).map_err(EndsError::Engine)
+    let device = wireguard::Device::start(tun.into_fd(), device).map_err(EndsError::Engine)?;
+    let _uapi = options.uapi.as_ref().and_then(|(dir, runtime)| {
+        let _inside = runtime.enter();
+        uapi::Listener::open(dir, &device)
+            .inspect_err(|error| tracing::warn!(error = holdfast_api::chain(error), "wg(8) will not see this device"))
+            .ok()
+    });
+    Ok(Engine::Userspace { device, _uapi })
 }
 
 /// An edge is a router: packets that are not its own are passed on.

@@ -48,8 +48,9 @@ pub struct Options {
     pub mtu: u32,
     /// This edge's address on the backbone.
     pub backbone: Option<IpAddr>,
-    /// Where the UAPI socket for wg(8) is published; nowhere when absent.
-    pub uapi_dir: Option<PathBuf>,
+    /// Where the UAPI socket for wg(8) is published, and the runtime that serves it; nowhere when
+    /// absent.
+    pub uapi: Option<(PathBuf, tokio::runtime::Handle)>,
 }
 
 /// What the data plane is told.

@@ -1,0 +1,212 @@
+//! The data plane against the real kernel: tunnels, liveness, routes and the backbone.
+
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use holdfast_api::tunnel::BfdState;
+use regional_edge::dataplane::Event;
+use regional_edge::mesh::Heard;
+use regional_edge::names;
+use regional_edge::nodes::NodeKey;
+use regional_edge::state::Way;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use world::{SITE_HOST, TestEdge, World, eventually};
+
+const BOTH: &[&str] = &["re-1", "re-2"];
+
+fn table(world: &World, edge: &str, table: u32) -> String {
+    // ip(8) fails for a table that was never used.
+    let name = world.name(edge);
+    let show = ["-n", name, "route", "show", "table", &table.to_string()];
+    let output = std::process::Command::new("ip").args(show).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Carries between two edges what the mesh would.
+struct Wire(Arc<AtomicBool>, Vec<std::thread::JoinHandle<()>>);
+
+impl Wire {
+    fn between(edges: [&TestEdge; 2]) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let carry = |from: &TestEdge, name: &str, to: &TestEdge| {
+            let (mut up, events, stop) =
+                (from.dataplane.up(), to.dataplane.sender(), stop.clone());
+            let name = name.to_string();
+            std::thread::spawn(move || {
+                let mut told = None;
+                while !stop.load(Ordering::Relaxed) {
+                    let now = up.borrow_and_update().clone();
+                    if told.as_ref() != Some(&now) {
+                        let heard = Heard::All((*now).clone());
+                        let _ = events.send(Event::Mesh { edge: name.clone(), heard });
+                        told = Some(now);
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+            })
+        };
+        let threads = vec![carry(edges[0], "re-1", edges[1]), carry(edges[1], "re-2", edges[0])];
+        Wire(stop, threads)
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        self.1.drain(..).for_each(|thread| thread.join().unwrap());
+    }
+}
+
+#[test]
+fn an_edge_serves_a_node_and_its_site() {
+    or_skip!();
+    let world = World::new();
+    let edge = world.edge(1);
+    let node = world.node(&[(1, edge.public_key)]);
+    eventually("the device", || edge.state().kind.is_some());
+    assert!(!world.client_reaches(SITE_HOST), "nobody is served yet");
+
+    edge.serve(&node, BOTH);
+    eventually("liveness on both sides", || edge.node_is(BfdState::Up) && node.up(1));
+    eventually("the way", || edge.state().nodes[0].way == Way::Tunnel);
+    assert!(world.client_reaches(SITE_HOST));
+    assert!(world.client_reaches("100.64.1.1"));
+    let state = edge.state();
+    assert_eq!(state.reason, None, "{}", state.message);
+    assert!(state.nodes[0].rx_bytes > 0 && state.nodes[0].handshake_age_secs.is_some());
+
+    // Not served any more: nothing is left but what belongs to the edge itself.
+    edge.dataplane.tell(Event::Peers(Vec::new()));
+    eventually("no routes", || {
+        [names::LOCAL_TABLE, names::BACKBONE_TABLE, names::LAST_TABLE]
+            .iter()
+            .all(|t| table(&world, "re1", *t).is_empty())
+    });
+    eventually("the node notices", || !node.up(1));
+}
+
+#[test]
+fn a_dead_tunnel_moves_traffic_over_the_backbone_and_back() {
+    or_skip!();
+    let world = World::new();
+    let (one, two) = (world.edge(1), world.edge(2));
+    let node = world.node(&[(1, one.public_key), (2, two.public_key)]);
+    one.serve(&node, BOTH);
+    two.serve(&node, BOTH);
+    let _wire = Wire::between([&one, &two]);
+    eventually("both tunnels", || one.node_is(BfdState::Up) && two.node_is(BfdState::Up));
+    eventually("the way stands ready while it is not needed", || {
+        table(&world, "re1", names::BACKBONE_TABLE).contains("10.1.0.0/24")
+    });
+    assert!(world.client_reaches(SITE_HOST));
+
+    // The node answers over whichever tunnel it uses; that is its business.
+    world.ip("node", &["link", "set", "wan0", "down"]);
+    eventually("edge 1 notices", || one.node_is(BfdState::Down));
+    eventually("the other way", || {
+        one.state().nodes[0].way == Way::Backbone { edge: "re-2".into() }
+    });
+    world.ip("node", &["route", "del", "172.16.1.0/24", "dev", "hf-wg1"]);
+    eventually("the site is reached through edge 2", || world.client_reaches(SITE_HOST));
+    assert!(!table(&world, "re1", names::LOCAL_TABLE).contains("10.1.0.0/24"));
+
+    world.ip("node", &["link", "set", "wan0", "up"]);
+    eventually("edge 1 has it again", || one.node_is(BfdState::Up));
+    eventually("the tunnel again", || one.state().nodes[0].way == Way::Tunnel);
+    assert!(world.client_reaches(SITE_HOST));
+}
+
+#[test]
+fn what_came_over_the_backbone_does_not_go_back() {
+    or_skip!();
+    let world = World::new();
+    let (one, two) = (world.edge(1), world.edge(2));
+    let node = world.node(&[]);
+    one.serve(&node, BOTH);
+    two.serve(&node, BOTH);
+    // Each believes that the other has the node; nobody has.
+    let all = [NodeKey::new("acme", "ce01-1").unwrap()];
+    for (edge, other) in [(&one, "re-2"), (&two, "re-1")] {
+        let heard = Heard::All(all.clone().into());
+        edge.dataplane.tell(Event::Mesh { edge: other.into(), heard });
+    }
+    for edge in ["re1", "re2"] {
+        eventually("the backbone route", || {
+            table(&world, edge, names::BACKBONE_TABLE).contains("10.1.0.0/24")
+        });
+    }
+    let received = |edge: &str| {
+        let text = world.ip(edge, &["-s", "-j", "link", "show", "dev", "bb0"]);
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        value[0]["stats64"]["rx"]["packets"].as_u64().unwrap()
+    };
+    // Neighbours are resolved and counters settle.
+    world.client_reaches(SITE_HOST);
+    let before = (received("re1"), received("re2"));
+    assert!(!world.client_reaches(SITE_HOST));
+    let (back, forth) = (received("re1") - before.0, received("re2") - before.1);
+    // One request over; the answer is at most an "unreachable" and neighbour discovery. A loop
+    // would be sixty-four of each.
+    assert!(forth >= 1 && forth <= 4 && back <= 4, "forth {forth}, back {back}");
+}
+
+#[test]
+fn what_others_change_is_mended_and_what_is_theirs_is_left() {
+    or_skip!();
+    let world = World::new();
+    let edge = world.edge(1);
+    let node = world.node(&[(1, edge.public_key)]);
+    edge.serve(&node, BOTH);
+    eventually("liveness", || edge.node_is(BfdState::Up));
+    world.ip("re1", &["route", "add", "198.51.100.0/24", "via", "192.0.2.2"]);
+    world.ip("re1", &["rule", "add", "priority", "5000", "lookup", "100"]);
+    let t = names::LOCAL_TABLE.to_string();
+    eventually("routes", || table(&world, "re1", names::LOCAL_TABLE).contains("10.1.0.0/24"));
+    world.ip("re1", &["route", "del", "10.1.0.0/24", "table", &t]);
+    world.ip("re1", &["rule", "del", "priority", &names::LAST_RULE.to_string()]);
+    eventually("mended", || {
+        table(&world, "re1", names::LOCAL_TABLE).contains("10.1.0.0/24")
+            && world.ip("re1", &["rule"]).contains(&format!("{}:", names::LAST_RULE))
+    });
+    assert!(world.ip("re1", &["route"]).contains("198.51.100.0/24"));
+    assert!(world.ip("re1", &["rule"]).contains("5000:"));
+
+    // The device itself is taken away: everything is made anew, liveness included.
+    world.ip("re1", &["link", "del", names::LINK]);
+    eventually("gone", || !edge.node_is(BfdState::Up) && !node.up(1));
+    eventually("a new device", || edge.state().kind.is_some() && edge.state().reason.is_none());
+    node.renew(1, edge.public_key);
+    eventually("back", || edge.node_is(BfdState::Up) && world.client_reaches(SITE_HOST));
+}
+
+#[test]
+fn a_restart_finds_its_own_and_the_backup_carries_on_meanwhile() {
+    or_skip!();
+    let world = World::new();
+    let (one, two) = (world.edge(1), world.edge(2));
+    let node = world.node(&[(1, one.public_key), (2, two.public_key)]);
+    one.serve(&node, BOTH);
+    two.serve(&node, BOTH);
+    let wire = Wire::between([&one, &two]);
+    eventually("both tunnels", || one.node_is(BfdState::Up) && two.node_is(BfdState::Up));
+    eventually("the way over", || {
+        table(&world, "re1", names::BACKBONE_TABLE).contains("10.1.0.0/24")
+    });
+    drop(wire);
+    let TestEdge { dataplane, public_key, private_key } = one;
+    drop(dataplane);
+    // The device went with the process, and with it what pointed at it. The rest still stands.
+    world.ip("node", &["route", "del", "172.16.1.0/24", "dev", "hf-wg1"]);
+    eventually("over the backbone", || world.client_reaches(SITE_HOST));
+
+    let one = world.edge_with(1, public_key, private_key);
+    one.serve(&node, BOTH);
+    eventually("the device", || one.state().kind.is_some());
+    node.renew(1, one.public_key);
+    eventually("liveness", || one.node_is(BfdState::Up));
+    eventually("the tunnel", || world.client_reaches(SITE_HOST));
+    let rules = world.ip("re1", &["rule"]);
+    assert_eq!(rules.matches(&format!("{}:", names::LOCAL_RULE)).count(), 1, "{rules}");
+}

@@ -3,7 +3,7 @@
 use super::Kernel;
 use super::route::Seen;
 use crate::error::{ObserveError, TalkError};
-use crate::model::{LinkKind, LinkName, MAIN_TABLE, Network, Nexthop, Observed};
+use crate::model::{LinkKind, LinkName, Network, Nexthop, Observed};
 use crate::ownership::Ownership;
 use crate::wire::nexthop::{NexthopMessage, RTM_GETNEXTHOP, RTM_NEWNEXTHOP};
 use nix::errno::Errno;
@@ -45,8 +45,9 @@ impl Kernel {
                 }
             }
         }
-        // Unfiltered by mark: what others put into the way, or into our tables, counts too.
-        let in_reach = |table| table == MAIN_TABLE || owner.may_add_route(table);
+        // Unfiltered by mark: what others put into the way, or into our tables, counts too. Who
+        // may have nothing in the main table need not hear of the routes there.
+        let in_reach = |table| owner.may_add_route(table);
         for seen in self.dump_routes(&names, None, in_reach).map_err(fail("routes"))? {
             match seen {
                 Seen::Route(route, mark) => observed.add_route(owner, route, mark),

@@ -2,7 +2,10 @@
 
 mod world;
 
+use holdfast_api::Reason;
+use holdfast_api::tunnel::{BfdState, TunnelKind};
 use nix::sys::signal::Signal;
+use std::time::Instant;
 use world::{World, active, of, wait_for};
 
 macro_rules! need_rights {
@@ -17,11 +20,341 @@ macro_rules! need_rights {
 #[test]
 fn two_nearest_tunnels_come_up_and_traffic_flows() {
     need_rights!();
-    let world = World::three().up();
-    let state = world.state().unwrap();
-    assert_eq!(state.candidates[0].edge, "re-1");
+    let mut world = World::three();
+    let config = world.config();
+    world.write(&config);
+    let start = Instant::now();
+    world.start();
+    let state = world.wait("two tunnels up", |state| state.up() == 2);
+    eprintln!("two tunnels up {:?} after the start of the process", start.elapsed());
     let chosen: Vec<_> = state.candidates.iter().filter(|c| c.chosen).map(|c| c.edge.as_str()).collect();
     assert_eq!(chosen, ["re-1", "re-2"], "the nearest two");
+    assert_eq!((state.generation, state.reason), (1, None), "{}", state.message);
+    assert!(world.ping());
+
+    assert_eq!(world.group_member(), Some(0x4846_0001));
+    let rules = world.json(&["rule", "show"]);
+    let rule = rules.as_array().unwrap().iter().find(|rule| rule["priority"] == 7200).unwrap();
+    assert_eq!((&rule["table"], &rule["fwmask"]), (&"7200".into(), &"0x2000".into()), "{rule}");
+    let routes = world.json(&["route", "show", "table", "7200"]);
+    let route = routes.as_array().unwrap().iter().find(|r| r["dst"] == "10.200.0.0/16" && r["type"] != "blackhole");
+    assert_eq!(route.unwrap()["prefsrc"], "100.64.1.1");
+    let edge = routes.as_array().unwrap().iter().find(|r| r["dst"] == "100.64.0.2").unwrap();
+    assert_eq!(edge["dev"], "hf-wg1");
+    let link = &world.json(&["-d", "link", "show", "dev", "hf-wg0"])[0];
+    assert_eq!((&link["mtu"], &link["linkinfo"]["info_kind"]), (&1420.into(), &"tun".into()));
+    let metrics = world.metrics();
+    assert!(metrics.contains("holdfast_tunnel_up{edge=\"re-2\",link=\"hf-wg1\"} 1\n"), "{metrics}");
+    wait_for("nothing to be done", || world.state().filter(|state| state.pending.is_empty()));
+}
+
+#[test]
+fn wg_sees_and_changes_a_userspace_device() {
+    need_rights!();
+    let world = World::three().up();
+    let dir = world.root.path().join("run/wireguard");
+    // wg(8) looks in /run/wireguard whatever our root is.
+    let wg = |args: &str| {
+        let script = format!(
+            "mkdir -p /run/wireguard && mount --bind {} /run/wireguard && wg {args}",
+            dir.display()
+        );
+        let out = world.node.run("unshare", &["-m", "sh", "-c", &script]);
+        assert!(out.status.success(), "wg {args}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let edge = world.edge("re-1").candidate();
+    assert_eq!(wg("show interfaces").split_whitespace().collect::<Vec<_>>(), ["hf-wg0", "hf-wg1"]);
+    assert_eq!(wg("show hf-wg0 endpoints"), format!("{}\t{}\n", edge.public_key, edge.endpoint));
+    assert_eq!(wg("show hf-wg0 fwmark"), "0x2000\n");
+    let handshake = wg("show hf-wg0 latest-handshakes");
+    assert!(!handshake.trim_end().ends_with("\t0"), "{handshake}");
+    assert!(wg("show hf-wg0").contains("allowed ips: 0.0.0.0/0, ::/0"));
+    wg(&format!("set hf-wg0 peer {} persistent-keepalive 25", edge.public_key));
+    assert_eq!(wg("show hf-wg0 persistent-keepalive"), format!("{}\t25\n", edge.public_key));
+    let port = wg("show hf-wg0 listen-port");
+    wg("set hf-wg0 listen-port 0");
+    assert_ne!(wg("show hf-wg0 listen-port"), port);
+    world.wait("up on the other port", |state| state.up() == 2);
+    assert!(world.ping());
+}
+
+#[test]
+fn a_cut_moves_traffic_and_healing_brings_it_back_after_a_while() {
+    need_rights!();
+    let world = World::three().up();
+    world.wait("the nearest active", |state| active(state) == "re-1");
+    world.edge("re-1").cut();
+    let cut = Instant::now();
+    let state = world.wait("traffic on the second", |state| active(state) == "re-2");
+    eprintln!("traffic moved {:?} after the cut (3 × 100 ms)", cut.elapsed());
+    assert!(world.ping());
+    world.edge("re-1").heal();
+    let last = state.last_failover.unwrap();
+    assert_eq!((last.from.as_deref(), last.to.as_deref()), (Some("re-1"), Some("re-2")));
+    assert_eq!(state.reason, Some(Reason::TunnelSingle), "{}", state.message);
+    let up = world.wait("the first up again", |state| state.up() == 2);
+    assert_eq!(active(&up), "re-2", "not yet");
+    let state = world.wait("traffic back", |state| active(state) == "re-1");
+    assert!(of(&state, "re-1").unwrap().since_ms >= 4_900);
+    assert!(world.ping());
+}
+
+#[test]
+fn a_third_edge_takes_over_from_one_that_is_dead_for_good() {
+    need_rights!();
+    let world = World::three().up();
+    world.edge("re-1").cut();
+    world.wait("the third is chosen", |state| of(state, "re-3").is_some());
+    let state = world.wait("the third instead of the first", |state| {
+        state.up() == 2 && of(state, "re-1").is_none()
+    });
+    assert_eq!(active(&state), "re-2");
     assert_eq!(state.reason, None, "{}", state.message);
+    assert!(world.ping());
+    let links: Vec<_> = state.tunnels.iter().map(|t| t.link.as_str()).collect();
+    assert_eq!(links, ["hf-wg1", "hf-wg2"], "made before the other was broken");
+    // And the second goes as well.
+    world.edge("re-2").cut();
+    world.wait("traffic on the third", |state| active(state) == "re-3");
+    assert!(world.ping());
+}
+
+#[test]
+fn an_edge_that_restarts_is_reached_again_soon() {
+    need_rights!();
+    let mut world = World::three().up();
+    let edge = world.edges.iter_mut().find(|edge| edge.name == "re-2").unwrap();
+    edge.crash();
+    world.wait("it is down", |state| of(state, "re-2").is_some_and(|t| t.state != BfdState::Up));
+    world.restart_edge("re-2");
+    let restarted = Instant::now();
+    world.wait("it is up", |state| of(state, "re-2").is_some_and(|t| t.state == BfdState::Up));
+    eprintln!("up {:?} after the edge's restart", restarted.elapsed());
+}
+
+#[test]
+fn killed_and_started_again_it_takes_up_where_it_was() {
+    need_rights!();
+    let mut world = World::three().up();
+    world.signal(Signal::SIGKILL);
+    world.ended();
+    // Nothing leaves in the clear meanwhile: the routes to nowhere have taken over.
+    wait_for("the links to go", || world.json(&["link", "show"]).to_string().contains("hf-wg").then_some(()).is_none().then_some(()));
+    let out = world.node.run("ip", &["route", "get", world::TARGET]);
+    assert!(!out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+    world.start();
+    world.wait("two tunnels up", |state| state.up() == 2);
+    assert!(world.ping());
+    let rules = world.json(&["rule", "show"]);
+    let ours = rules.as_array().unwrap().iter().filter(|rule| rule["priority"] == 7200).count();
+    assert_eq!(ours, 1, "{rules}");
+}
+
+#[test]
+fn asked_to_end_it_leaves_nothing_behind_and_tells_the_edges() {
+    need_rights!();
+    let mut world = World::three().up();
+    world.node.ip(&["route", "add", "10.99.0.0/16", "dev", "up1", "proto", "static", "table", "7300"]);
+    world.signal(Signal::SIGTERM);
+    world.ended();
+    let all = [
+        world.json(&["rule", "show"]).to_string(),
+        world.json(&["nexthop", "show"]).to_string(),
+        world.json(&["link", "show"]).to_string(),
+    ];
+    assert!(all.iter().all(|text| !text.contains("7200") && !text.contains("hf-wg") && !text.contains("12127")), "{all:?}");
+    assert_eq!(world.node.run("ip", &["route", "show", "table", "7200"]).stdout, b"");
+    assert!(world.node.ip(&["route", "show", "table", "7300"]).contains("10.99.0.0/16"), "not ours");
+    assert!(!world.root.path().join("run/holdfast/tunneld.sock").exists());
+    assert!(std::fs::read_dir(world.root.path().join("run/wireguard")).unwrap().next().is_none());
+}
+
+#[test]
+fn a_bad_configuration_leaves_the_last_good_one_in_force() {
+    need_rights!();
+    let mut world = World::three().up();
+    world.write_bytes(b"{\"generation\": 9, \"kin");
+    let (code, body) = world.reload();
+    assert_eq!(code, 422);
+    assert!(body.contains("tunnel.config-invalid"), "{body}");
+    let state = world.wait("the trouble is told", |state| state.reason == Some(Reason::TunnelConfigInvalid));
+    assert_eq!((state.generation, state.up()), (1, 2), "{}", state.message);
+    assert!(world.ping());
+    // A restart finds the bad file and takes the last good one.
+    world.signal(Signal::SIGKILL);
+    world.ended();
+    world.start();
+    let state = world.wait("two tunnels up", |state| state.up() == 2);
+    assert_eq!((state.generation, state.reason), (1, Some(Reason::TunnelConfigInvalid)));
+    // So does one that finds no file at all, and then nothing is wrong.
+    std::fs::remove_file(world.config_path()).unwrap();
+    world.signal(Signal::SIGKILL);
+    world.ended();
+    world.start();
+    let state = world.wait("two tunnels up", |state| state.up() == 2);
+    assert_eq!((state.generation, state.reason), (1, None), "{}", state.message);
+}
+
+#[test]
+fn a_new_configuration_does_not_interrupt_what_stays() {
+    need_rights!();
+    let mut world = World::three().up();
+    let before = world.state().unwrap();
+    let mut config = world.config();
+    config.intent.routes.push("10.201.0.0/16".parse().unwrap());
+    config.intent.bfd.interval_ms = 50;
+    config.intent.candidates.retain(|edge| edge.name != "re-2");
+    world.write(&config);
+    assert_eq!(world.reload().0, 204);
+    let state = world.wait("re-3 instead of re-2", |state| {
+        state.generation == 2 && of(state, "re-2").is_none() && of(state, "re-3").is_some_and(|t| t.state == BfdState::Up)
+    });
+    let (old, new) = (of(&before, "re-1").unwrap(), of(&state, "re-1").unwrap());
+    assert!(new.state == BfdState::Up && new.since_ms > old.since_ms && new.rx_bytes > old.rx_bytes);
+    assert_eq!(state.failovers, 0);
+    let routes = world.json(&["route", "show", "table", "7200"]).to_string();
+    assert!(routes.contains("10.201.0.0/16"), "{routes}");
+    // The file is followed without being told, too.
+    let mut config = world.config();
+    config.intent.routes.clear();
+    world.write(&config);
+    world.wait("the file is noticed", |state| state.generation == 3);
+    wait_for("the routes to go", || {
+        (!world.json(&["route", "show", "table", "7200"]).to_string().contains("10.20")).then_some(())
+    });
+}
+
+#[test]
+fn what_somebody_changes_is_put_back() {
+    need_rights!();
+    let mut world = World::three();
+    let mut config = world.config();
+    config.intent.candidates.truncate(2);
+    world.write(&config);
+    world.start();
+    world.wait("two tunnels up", |state| state.up() == 2 && active(state) == "re-1");
+    let spoil: [&[&str]; 6] = [
+        &["route", "flush", "table", "7200"],
+        &["rule", "del", "pref", "7200"],
+        &["nexthop", "replace", "id", "1212547072", "group", "1212547074"],
+        &["addr", "flush", "dev", "hf-wg1"],
+        &["link", "set", "hf-wg0", "mtu", "1300"],
+        &["nexthop", "flush"],
+    ];
+    let snapshot = |world: &World| {
+        let text = |args: &[&str]| world.node.ip(args);
+        let routes = text(&["route", "show", "table", "7200"]);
+        let mut routes: Vec<_> = routes.lines().map(str::trim).map(String::from).collect();
+        routes.sort();
+        (routes, text(&["rule"]), text(&["nexthop"]), text(&["addr", "show", "dev", "hf-wg1", "scope", "global"]), text(&["link", "show", "dev", "hf-wg0"]))
+    };
+    let good = wait_for("rest", || {
+        let one = snapshot(&world);
+        (world.state()?.pending.is_empty() && snapshot(&world) == one).then_some(one)
+    });
+    for args in spoil {
+        world.node.ip(args);
+        wait_for(&format!("mending after ip {args:?}"), || (snapshot(&world) == good).then_some(()));
+    }
+    assert!(world.metrics().contains("holdfast_tunnel_network_mended_total"));
+    // A link that is deleted takes its tunnel with it; both come back.
+    world.node.ip(&["link", "del", "hf-wg0"]);
+    world.wait("the other takes over", |state| active(state) == "re-2");
+    world.wait("two tunnels up", |state| state.up() == 2);
+    world.node.ip(&["link", "set", "hf-wg1", "down"]);
+    wait_for("the link to be up", || (world.json(&["link", "show", "dev", "hf-wg1"])[0]["flags"].to_string().contains("\"UP\"")).then_some(()));
+    world.wait("two tunnels up", |state| state.up() == 2);
+    wait_for("traffic", || world.ping().then_some(()));
+}
+
+#[test]
+fn a_default_route_into_the_tunnels_does_not_swallow_the_tunnels() {
+    need_rights!();
+    let mut world = World::three();
+    let mut config = world.config();
+    config.intent.routes = vec!["0.0.0.0/0".parse().unwrap()];
+    world.write(&config);
+    world.start();
+    world.wait("two tunnels up", |state| state.up() == 2);
+    assert!(world.ping());
+    let state = world.wait("probes still measure", |state| state.candidates.iter().all(|c| c.rtt_us.is_some()));
+    assert_eq!(state.reason, None);
+}
+
+#[test]
+fn with_all_edges_away_traffic_goes_nowhere_and_the_reason_is_told() {
+    need_rights!();
+    let world = World::of(&[("a", 0), ("b", 10)]).up();
+    world.edges.iter().for_each(world::Edge::cut);
+    world.wait("all down", |state| state.up() == 0 && state.reason == Some(Reason::TunnelNoEdgeAnswers));
+    assert_eq!(world.group_member(), Some(0x4846_0100));
+    assert!(!world.ping());
+    world.edges.iter().for_each(world::Edge::heal);
+    let state = world.wait("all up again", |state| state.up() == 2);
+    assert_eq!(state.reason, None, "{}", state.message);
+    assert!(world.ping());
+}
+
+#[test]
+fn edges_that_are_away_at_the_start_are_found_when_they_come() {
+    need_rights!();
+    let mut world = World::of(&[("a", 0), ("b", 10)]);
+    world.edges.iter().for_each(world::Edge::cut);
+    let config = world.config();
+    world.write(&config);
+    world.start();
+    world.wait("nobody answers", |state| state.reason == Some(Reason::TunnelNoEdgeAnswers));
+    world.edges.iter().for_each(world::Edge::heal);
+    world.wait("two tunnels up", |state| state.up() == 2);
+    assert!(world.ping());
+}
+
+#[test]
+fn one_failure_domain_is_used_twice_rather_than_one_tunnel_less() {
+    need_rights!();
+    let world = World::of(&[("a", 0), ("a", 10)]).up();
+    let state = world.state().unwrap();
+    assert_eq!(state.reason, Some(Reason::TunnelSharedDomain), "{}", state.message);
+}
+
+#[test]
+fn overlay_and_routes_may_be_ipv6() {
+    need_rights!();
+    let plan = |domain, ms| world::Plan { domain, probe_delay: std::time::Duration::from_millis(ms) };
+    let world = World::new(&[plan("a", 0), plan("b", 10)], true).up();
+    assert!(world.ping());
+    world.edge("re-1").cut();
+    world.wait("traffic on the second", |state| active(state) == "re-2");
+    assert!(world.ping());
+}
+
+#[test]
+fn a_kernel_without_wireguard_is_a_reason_when_nothing_else_is_allowed() {
+    need_rights!();
+    let mut world = World::of(&[("a", 0)]);
+    let mut config = world.config();
+    config.kinds = vec![TunnelKind::WireguardKernel];
+    world.write(&config);
+    world.start();
+    let state = world.wait("a reason or a tunnel", |state| {
+        state.reason == Some(Reason::TunnelEngineFailed) || state.up() == 1
+    });
+    if state.up() == 1 {
+        eprintln!("skipped: this kernel has WireGuard");
+    } else {
+        assert!(state.message.contains("kernel has no WireGuard"), "{}", state.message);
+    }
+}
+
+#[test]
+fn a_second_one_ends_by_itself_and_harms_nothing() {
+    need_rights!();
+    let world = World::three().up();
+    let out = world.node.run(env!("CARGO_BIN_EXE_tunneld"), &["--root", &world.root.path().display().to_string()]);
+    assert!(!out.status.success());
+    let text = String::from_utf8_lossy(&out.stderr).to_string();
+    assert!(text.contains("another tunneld runs"), "{text}");
+    assert_eq!(world.state().unwrap().up(), 2);
     assert!(world.ping());
 }

@@ -20,10 +20,14 @@ use std::time::{Duration, Instant};
 use tunnels::bfd::{Change, Follower, Role, Service, Settings};
 use tunnels::wireguard::{Device, Options, PeerConfig, PrivateKey};
 
-/// The node's overlay address.
-pub(crate) const NODE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(100, 64, 1, 1));
 /// An address behind every edge.
 pub(crate) const TARGET: &str = "10.200.0.1";
+pub(crate) const TARGET6: &str = "fd00:200::1";
+
+/// The node's overlay address.
+fn node_overlay(v6: bool) -> IpAddr {
+    if v6 { "fd00:64::1:1".parse().unwrap() } else { [100, 64, 1, 1].into() }
+}
 
 /// How long a condition may take before the test fails; nothing waits for so long when it works.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -62,6 +66,7 @@ pub(crate) struct World {
     pub(crate) edges: Vec<Edge>,
     pub(crate) root: tempfile::TempDir,
     key: PrivateKey,
+    v6: bool,
     pub(crate) daemon: Option<Child>,
     generation: u64,
 }
@@ -74,22 +79,25 @@ pub(crate) struct Plan {
 }
 
 impl World {
-    pub(crate) fn new(plans: &[Plan]) -> Self {
+    pub(crate) fn new(plans: &[Plan], v6: bool) -> Self {
         let root = tempfile::tempdir().unwrap();
         let key = PrivateKey::generate().unwrap();
         holdfast_durable::write(&root.path().join("key"), key.to_base64().as_bytes(), 0o600).unwrap();
         let node = Namespace::new();
         node.ip(&["link", "set", "lo", "up"]);
-        let edges = plans.iter().zip(1..).map(|(plan, n)| Edge::new(n, *plan, &node, &key)).collect();
-        World { node, edges, root, key, daemon: None, generation: 0 }
+        let edges = plans.iter().zip(1..).map(|(plan, n)| Edge::new(n, *plan, v6, &node, &key)).collect();
+        World { node, edges, root, key, v6, daemon: None, generation: 0 }
     }
 
     /// Three edges, 0, 15 and 30 ms away, each in a domain of its own.
     pub(crate) fn three() -> Self {
-        Self::new(&[("a", 0), ("b", 15), ("c", 30)].map(|(domain, ms)| Plan {
-            domain,
-            probe_delay: Duration::from_millis(ms),
-        }))
+        Self::of(&[("a", 0), ("b", 15), ("c", 30)])
+    }
+
+    /// Edges of these failure domains, so many milliseconds away.
+    pub(crate) fn of(edges: &[(&'static str, u64)]) -> Self {
+        let plan = |(domain, ms): &(&'static str, u64)| Plan { domain, probe_delay: Duration::from_millis(*ms) };
+        Self::new(&edges.iter().map(plan).collect::<Vec<_>>(), false)
     }
 
     pub(crate) fn config(&self) -> TunnelsConfig {
@@ -99,9 +107,12 @@ impl World {
             listen_port: 0,
             kinds: vec![TunnelKind::WireguardKernel, TunnelKind::WireguardUserspace],
             intent: TunnelIntent {
-                overlay_address: NODE,
+                overlay_address: node_overlay(self.v6),
                 site_prefixes: Vec::new(),
-                routes: vec!["10.200.0.0/16".parse().unwrap()],
+                routes: match self.v6 {
+                    false => vec!["10.200.0.0/16".parse().unwrap()],
+                    true => vec!["fd00:200::/32".parse().unwrap()],
+                },
                 candidates: self.edges.iter().map(Edge::candidate).collect(),
                 bfd: BfdTimers::default(),
                 want: 2,
@@ -210,7 +221,8 @@ impl World {
 
     /// Whether the target answers.
     pub(crate) fn ping(&self) -> bool {
-        self.node.run("ping", &["-c", "1", "-W", "1", "-n", TARGET]).status.success()
+        let target = if self.v6 { TARGET6 } else { TARGET };
+        self.node.run("ping", &["-c", "1", "-W", "1", "-n", target]).status.success()
     }
 
     /// What `ip -j …` says in the node's namespace.
@@ -298,6 +310,7 @@ pub(crate) struct Edge {
     pub(crate) namespace: Namespace,
     domain: &'static str,
     n: u8,
+    v6: bool,
     key: PrivateKey,
     port: u16,
     probe: SocketAddr,
@@ -308,7 +321,7 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
-    fn new(n: u8, plan: Plan, node: &Namespace, node_key: &PrivateKey) -> Self {
+    fn new(n: u8, plan: Plan, v6: bool, node: &Namespace, node_key: &PrivateKey) -> Self {
         let namespace = Namespace::new();
         let (near, far) = (format!("up{n}"), "wan");
         node.ip(&["link", "add", &near, "type", "veth", "peer", "name", far, "netns", &namespace.name]);
@@ -321,6 +334,7 @@ impl Edge {
         namespace.ip(&["rule", "add", "pref", "10", "lookup", "local"]);
         namespace.ip(&["rule", "del", "pref", "0"]);
         namespace.ip(&["addr", "add", &format!("{TARGET}/32"), "dev", "lo"]);
+        namespace.ip(&["addr", "add", &format!("{TARGET6}/128"), "dev", "lo"]);
 
         let probes = namespace
             .net
@@ -331,6 +345,7 @@ impl Edge {
             namespace,
             domain: plan.domain,
             n,
+            v6,
             key: PrivateKey::generate().unwrap(),
             port: 0,
             probe: probes.local_addr().unwrap(),
@@ -366,16 +381,17 @@ impl Edge {
             .unwrap();
         self.port = device.listen_port();
         let overlay = self.overlay().to_string();
-        self.namespace.ip(&["addr", "add", &overlay, "dev", "hf-wg0"]);
+        let node = node_overlay(self.v6);
+        self.namespace.ip(&["addr", "add", &overlay, "dev", "hf-wg0", "nodad"][..if self.v6 { 6 } else { 5 }]);
         self.namespace.ip(&["link", "set", "hf-wg0", "up", "mtu", "1420"]);
-        self.namespace.ip(&["route", "add", &NODE.to_string(), "dev", "hf-wg0", "src", &overlay]);
-        let allowed_ips = [format!("{NODE}/32").parse().unwrap()].into();
+        self.namespace.ip(&["route", "add", &node.to_string(), "dev", "hf-wg0", "src", &overlay]);
+        let allowed_ips = [ipnet::IpNet::from(node)].into();
         device.set_peer(node_key.public(), PeerConfig { allowed_ips, ..PeerConfig::default() });
 
         let bfd = Service::start(u64::from(self.n), Quiet).unwrap();
         let link = self.namespace.net.enter(|| bfd.open_link("hf-wg0", self.overlay()).unwrap()).unwrap();
         let settings = Settings::new(BfdTimers::default(), Role::Passive).unwrap();
-        bfd.insert("node", link, NODE, settings);
+        bfd.insert("node", link, node, settings);
         self.device = Some(device);
         self.bfd = Some(bfd);
     }
@@ -399,7 +415,10 @@ impl Edge {
     }
 
     fn overlay(&self) -> IpAddr {
-        [100, 64, 0, self.n].into()
+        match self.v6 {
+            false => [100, 64, 0, self.n].into(),
+            true => format!("fd00:64::{}", self.n).parse().unwrap(),
+        }
     }
 
     pub(crate) fn candidate(&self) -> EdgeCandidate {

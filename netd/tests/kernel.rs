@@ -214,6 +214,7 @@ fn routes_and_rules_in_our_tables() {
     }
     want.rules.insert(Rule { from: Some(net("10.9.0.0/16")), ..Rule::new(7250, Family::V4, 7250) });
     want.rules.insert(Rule { fwmark: Some((0x72, 0xff)), ..Rule::new(7251, Family::V4, 7251) });
+    want.rules.insert(Rule { fwmark: Some((0, 0x2000)), ..Rule::new(7252, Family::V4, 7251) });
     want.rules.insert(Rule {
         iif: Some(name("hf-a")),
         to: Some(net("2001:db8:9::/48")),

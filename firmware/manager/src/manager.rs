@@ -32,6 +32,8 @@ const TUNNEL_LOOK_CALM: Duration = Duration::from_secs(2);
 const TUNNELD_RESTART: Duration = Duration::from_secs(2);
 /// The kernel sends a burst for one change; a pass follows when it is over.
 const NETWORK_SETTLES: Duration = Duration::from_millis(200);
+/// Somebody who changes the network all the time gets it put back once in this time, and costs no more.
+const NETWORK_PASS_EVERY: Duration = Duration::from_secs(1);
 
 /// All state of the manager.
 pub struct Manager {
@@ -54,6 +56,7 @@ pub struct Manager {
     inbox: mpsc::Receiver<Request>,
     report: watch::Sender<NodeReport>,
     next_pass: Instant,
+    last_pass: Instant,
 }
 
 /// What is known of the controller.
@@ -111,6 +114,7 @@ impl Manager {
             inbox,
             report,
             next_pass: now,
+            last_pass: now,
         };
         (manager, receiver)
     }
@@ -133,7 +137,10 @@ impl Manager {
                     None => return,
                 },
                 () = self.leases.changed() => self.next_pass = Instant::now(),
-                () = changed(&mut network) => self.next_pass = self.next_pass.min(Instant::now() + NETWORK_SETTLES),
+                () = changed(&mut network) => {
+                    let soon = (Instant::now() + NETWORK_SETTLES).max(self.last_pass + NETWORK_PASS_EVERY);
+                    self.next_pass = self.next_pass.min(soon);
+                }
                 () = tokio::time::sleep_until(next_pass.into()) => self.run_pass().await,
                 () = tokio::time::sleep(look) => self.look_at_tunnels().await,
             }
@@ -268,7 +275,8 @@ impl Manager {
                 self.daemon.reload().await;
             }
         }
-        self.next_pass = Instant::now() + self.settings.pass;
+        self.last_pass = Instant::now();
+        self.next_pass = self.last_pass + self.settings.pass;
         self.look_at_tunnels().await;
     }
 

@@ -60,7 +60,7 @@ pub(super) fn read(body: &[u8]) -> Result<Option<Rule>, DecodeError> {
         return Ok(None);
     }
     let mut rule = Rule::new(0, family, header.table.into());
-    let (mut mark, mut mask) = (None, u32::MAX);
+    let (mut mark, mut mask) = (None, None);
     let net = |ip: &IpAddr, length| IpNet::new(*ip, length).ok();
     for attribute in &message.attributes {
         match attribute {
@@ -69,7 +69,7 @@ pub(super) fn read(body: &[u8]) -> Result<Option<Rule>, DecodeError> {
             RuleAttribute::Source(ip) => rule.from = net(ip, header.src_len),
             RuleAttribute::Destination(ip) => rule.to = net(ip, header.dst_len),
             RuleAttribute::FwMark(value) => mark = Some(*value),
-            RuleAttribute::FwMask(value) => mask = *value,
+            RuleAttribute::FwMask(value) => mask = Some(*value),
             RuleAttribute::Iifname(name) => match name.parse() {
                 Ok(name) => rule.iif = Some(name),
                 Err(_) => return Ok(None),
@@ -88,7 +88,12 @@ pub(super) fn read(body: &[u8]) -> Result<Option<Rule>, DecodeError> {
             _ => {}
         }
     }
-    rule.fwmark = mark.map(|value| (value, mask));
+    rule.fwmark = match (mark, mask) {
+        (None, None) => None,
+        (Some(mark), mask) => Some((mark, mask.unwrap_or(u32::MAX))),
+        // The kernel leaves out a mark of zero (net/core/fib_rules.c, fib_nl_fill_rule).
+        (None, Some(mask)) => Some((0, mask)),
+    };
     Ok(Some(rule))
 }
 
@@ -151,6 +156,14 @@ mod tests {
         fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = read(&body);
         }
+    }
+
+    #[test]
+    fn a_mark_of_zero_is_told_by_its_mask_alone() {
+        let rule = Rule { fwmark: Some((0, 0x2000)), ..Rule::new(7200, Family::V4, 7200) };
+        let mut message = describe(&rule, Some(72));
+        message.attributes.retain(|attribute| !matches!(attribute, RuleAttribute::FwMark(_)));
+        assert_eq!(read(&bytes(&message)).unwrap(), Some(rule));
     }
 
     #[test]

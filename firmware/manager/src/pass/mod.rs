@@ -18,6 +18,7 @@ pub(crate) use holdfast_api::chain;
 use holdfast_api::local::{
     Effect, ItemReport, ItemState, PlanReport, PlannedStep, Problem, TrafficImpact,
 };
+use std::collections::BTreeMap;
 use std::error::Error;
 use tracing::{debug, info, warn};
 
@@ -50,6 +51,8 @@ pub(crate) trait Domain: Send {
 /// All domains, in the order of the pass.
 pub struct Pass {
     domains: Vec<Box<dyn Domain>>,
+    /// What each domain reported last: what fails again and again is told once.
+    last: BTreeMap<&'static str, ItemReport>,
 }
 
 impl Default for Pass {
@@ -63,6 +66,7 @@ impl Default for Pass {
                 Box::<network::Network>::default(),
                 Box::new(tunnels::Tunnels),
             ],
+            last: BTreeMap::new(),
         }
     }
 }
@@ -85,11 +89,21 @@ impl Pass {
 
     /// Brings the machine to what the inputs ask for; one report per domain.
     pub fn run(&mut self, inputs: &Inputs) -> Vec<ItemReport> {
-        self.domains.iter_mut().map(|domain| run_one(domain.as_mut(), inputs)).collect()
+        let last = &mut self.last;
+        let one = |domain: &mut Box<dyn Domain>| {
+            let name = domain.name();
+            let known = last.get(name).filter(|item| item.state == ItemState::Failed);
+            let report = run_one(domain.as_mut(), inputs, known);
+            last.insert(name, report.clone());
+            report
+        };
+        self.domains.iter_mut().map(one).collect()
     }
 }
 
-fn run_one(domain: &mut dyn Domain, inputs: &Inputs) -> ItemReport {
+/// One domain: plan, apply, plan again. `known` is its failure of the last pass, which is told to the
+/// log only when it is another one.
+fn run_one(domain: &mut dyn Domain, inputs: &Inputs, known: Option<&ItemReport>) -> ItemReport {
     let name = domain.name();
     let report = |state, problem: Option<Problem>| ItemReport {
         domain: name.into(),
@@ -100,8 +114,9 @@ fn run_one(domain: &mut dyn Domain, inputs: &Inputs) -> ItemReport {
     let (steps, problems, apply) = match domain.plan(inputs) {
         Ok(DomainPlan { steps, problems, apply }) => (steps, problems, apply),
         Err(problem) => {
-            warn!(domain = name, reason = %problem.reason, message = problem.message, "cannot plan");
-            return report(ItemState::Failed, Some(problem));
+            let failed = report(ItemState::Failed, Some(problem));
+            tell(&failed, known, "cannot plan");
+            return failed;
         }
     };
     if steps.is_empty() {
@@ -112,11 +127,15 @@ fn run_one(domain: &mut dyn Domain, inputs: &Inputs) -> ItemReport {
     }
     let planned = steps.len();
     for step in &steps {
-        info!(domain = name, step = step.text, "applying");
+        match known {
+            None => info!(domain = name, step = step.text, "applying"),
+            Some(_) => debug!(domain = name, step = step.text, "trying again"),
+        }
     }
     if let Err(problem) = apply() {
-        warn!(domain = name, reason = %problem.reason, message = problem.message, "step failed");
-        return report(ItemState::Failed, Some(problem));
+        let failed = report(ItemState::Failed, Some(problem));
+        tell(&failed, known, "step failed");
+        return failed;
     }
     // Success is what the kernel says, not what we asked.
     match domain.plan(inputs) {
@@ -139,6 +158,13 @@ fn run_one(domain: &mut dyn Domain, inputs: &Inputs) -> ItemReport {
                 }
             }
         }
+    }
+}
+
+fn tell(failed: &ItemReport, known: Option<&ItemReport>, what: &str) {
+    if known != Some(failed) {
+        let reason = failed.reason.unwrap_or(Reason::Internal);
+        warn!(domain = failed.domain, %reason, message = failed.message, what);
     }
 }
 
@@ -206,7 +232,8 @@ mod tests {
     fn run(obeys: bool, fails: bool) -> (ItemState, ItemState) {
         let inputs = Inputs::for_tests();
         let have = Arc::new(Mutex::new(1));
-        let mut pass = Pass { domains: vec![Box::new(Fake { have, want: 2, obeys, fails })] };
+        let domains: Vec<Box<dyn Domain>> = vec![Box::new(Fake { have, want: 2, obeys, fails })];
+        let mut pass = Pass { domains, last: BTreeMap::new() };
         assert_eq!(pass.plan(&inputs).steps.len(), 1);
         let first = pass.run(&inputs).remove(0).state;
         (first, pass.run(&inputs).remove(0).state)

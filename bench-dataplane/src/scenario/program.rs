@@ -136,9 +136,10 @@ fn netd_round(size: &mut Samples) -> anyhow::Result<()> {
     size.program.push(begin.elapsed());
     let left = netd::plan(&want, &kernel.observe(&owner, &want)?, &owner)?;
     anyhow::ensure!(left.is_empty(), "{} steps left after programming", left.len());
-    compat_mode(false)?;
+    kernel.disable_nexthop_compat().context(COMPAT_MODE)?;
     switch(&mut kernel, SWITCHES, &mut size.switch)?;
-    compat_mode(true)?;
+    let mut file = std::fs::OpenOptions::new().write(true).open(COMPAT_MODE).context(COMPAT_MODE)?;
+    file.write_all(b"1").context(COMPAT_MODE)?;
     switch(&mut kernel, COMPAT_SWITCHES, &mut size.compat_switch)
 }
 
@@ -150,12 +151,6 @@ fn switch(kernel: &mut Kernel, count: u32, samples: &mut Vec<Duration>) -> anyho
         samples.push(begin.elapsed());
     }
     Ok(())
-}
-
-fn compat_mode(on: bool) -> anyhow::Result<()> {
-    let mut file =
-        std::fs::OpenOptions::new().write(true).open(COMPAT_MODE).context(COMPAT_MODE)?;
-    file.write_all(if on { b"1" } else { b"0" }).context(COMPAT_MODE)
 }
 
 /// The same state by iproute2: what a script would do.

@@ -84,7 +84,11 @@ impl Control {
     pub(super) fn start(options: &Options, events: UnboundedSender<Event>) -> anyhow::Result<Self> {
         let seed = getrandom::u64().map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
         let kernel = || Kernel::open().context("cannot speak to the kernel's network");
-        let liveness = Liveness::new(kernel()?, events);
+        let quick = kernel()?;
+        if let Err(error) = quick.disable_nexthop_compat() {
+            tracing::warn!(%error, "net.ipv4.nexthop_compat_mode stays on; a failover costs time for each route");
+        }
+        let liveness = Liveness::new(quick, events);
         Ok(Control {
             config: options.config.clone().unwrap_or_else(|| options.root.tunnels_config()),
             root: options.root.clone(),

@@ -62,7 +62,7 @@ pub async fn follow<S, U>(
                 continue;
             }
             Err(error) => {
-                let chain = chain(&error);
+                let chain = holdfast_api::chain(&error);
                 tracing::warn!(reason = %error.reason(), error = %chain, "lost the controller's {}", <Object<S, U>>::KIND.plural());
                 into.send_if_modified(|copy| {
                     let trouble = Some((error.reason(), chain));
@@ -145,17 +145,6 @@ where
         Event::Deleted(object) => objects.remove(&key(&object)).is_some(),
         Event::Bookmark { .. } => false,
     }
-}
-
-/// An error and everything below it, as one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text += &format!(": {error}");
-        next = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

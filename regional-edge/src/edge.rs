@@ -56,9 +56,11 @@ pub async fn run(root: Root, settings: Settings) -> anyhow::Result<()> {
     let mut mesh = Listeners::new(uplink.mesh(), settings.backbone.map(|at| at.ip()));
     let mut knowledge = uplink.knowledge();
     let mut running: Option<Running> = None;
+    let (listeners, may_listen) = watch::channel(BTreeSet::new());
     let mut speaking = false;
     loop {
         let known = knowledge.borrow_and_update().clone();
+        listeners.send_replace(known.neighbours.keys().cloned().collect());
         if let Some(overlay) = known.overlay {
             if running.as_ref().is_none_or(|r| r.overlay != overlay) {
                 // The old one lets go of link and port before the new one takes them.
@@ -82,6 +84,7 @@ pub async fn run(root: Root, settings: Settings) -> anyhow::Result<()> {
                 edge: known.edge.clone(),
                 heartbeat: settings.heartbeat,
                 tls: uplink.mesh(),
+                listeners: may_listen.clone(),
                 up: up.clone(),
             };
             tasks.spawn(speak(at, speaker));

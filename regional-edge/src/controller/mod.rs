@@ -172,8 +172,7 @@ impl Talk {
         let known = !self.knowledge.borrow().edge.is_empty();
         match kept.filter(|_| known) {
             Some((certificate, facts)) => {
-                let mesh = MeshTls::new(&key, &certificate, self.clock())
-                    .map_err(UplinkError::Mesh)?;
+                let mesh = MeshTls::new(&key, &certificate).map_err(UplinkError::Mesh)?;
                 self.mesh.send_replace(Some(mesh));
                 self.state.send_modify(|state| state.admitted = true);
                 self.serve(&key, &certificate, &facts, backoff).await

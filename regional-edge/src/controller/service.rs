@@ -22,7 +22,7 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Nodes that come and go in a burst are told together.
 const GATHER: Duration = Duration::from_secs(1);
 /// How often the age of the certificate is looked at.
-const RENEWAL_LOOK: Duration = Duration::from_secs(600);
+const RENEWAL_LOOK: Duration = Duration::from_secs(60);
 
 impl Talk {
     pub(super) async fn serve(

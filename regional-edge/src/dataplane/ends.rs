@@ -146,6 +146,10 @@ impl Ends {
     pub(super) fn open(options: &Options, events: mpsc::Sender<Event>) -> Result<Self, EndsError> {
         let key = PrivateKey::read(&options.private_key).map_err(EndsError::Key)?;
         let mut kernel = Kernel::open().map_err(EndsError::Open)?;
+        // Moving routes works without it, more slowly (docs/decisions/0007-nexthop-compat-mode.md).
+        if let Err(error) = kernel.disable_nexthop_compat() {
+            tracing::warn!(%error, "net.ipv4.nexthop_compat_mode stays on");
+        }
         let link: LinkName = names::LINK.parse().expect("the name is a good one");
         let mut last = EndsError::NoKind;
         for kind in &options.kinds {

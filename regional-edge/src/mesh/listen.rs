@@ -29,6 +29,8 @@ pub struct Speaker {
     pub heartbeat: Duration,
     /// The certificates in force; none before admission, when nobody is let in.
     pub tls: watch::Receiver<Option<MeshTls>>,
+    /// The edges that may listen.
+    pub listeners: watch::Receiver<BTreeSet<String>>,
     /// The nodes that are up here.
     pub up: watch::Receiver<Arc<BTreeSet<NodeKey>>>,
 }
@@ -66,6 +68,9 @@ async fn welcome(tcp: TcpStream, speaker: Speaker) -> io::Result<()> {
     let stream = timeout(HANDSHAKE, tls.acceptor.accept(tcp)).await??;
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let listener = shown.and_then(edge_name).unwrap_or_default();
+    if !speaker.listeners.borrow().contains(&listener) {
+        return Err(io::Error::other(format!("{listener:?} is no edge that the controller named")));
+    }
     tracing::info!(edge = listener, "another edge listens");
     let (mut read, mut write) = split(stream);
     let mut byte = [0];

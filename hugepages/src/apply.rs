@@ -85,14 +85,6 @@ impl ApplyError {
     pub fn not_at_run_time(&self) -> bool {
         matches!(self, ApplyError::Write { source, .. } if source.kind() == io::ErrorKind::InvalidInput)
     }
-
-    /// The attempt and its cause in one line, for reports.
-    pub fn chain(&self) -> String {
-        match std::error::Error::source(self) {
-            Some(source) => format!("{self}: {source}"),
-            None => self.to_string(),
-        }
-    }
 }
 
 /// The kernel as this crate needs it; a fake one stands beside it in tests.

@@ -158,8 +158,10 @@ impl Converge {
                 self.failure = Some(Cause::Refused(Refusal::BootOnly { node: *node, size: *size }));
             }
             Step::SetPool { .. } | Step::Demote { .. } => {
-                self.failure =
-                    Some(Cause::Failed { reason: error.reason(), message: error.chain() });
+                self.failure = Some(Cause::Failed {
+                    reason: error.reason(),
+                    message: holdfast_api::chain(error),
+                });
             }
         }
     }
@@ -207,7 +209,8 @@ impl Converge {
     }
 
     fn mount_failed(&mut self, at: &Path, error: &ApplyError) {
-        let failed = MountOutcome::Failed { reason: error.reason(), message: error.chain() };
+        let failed =
+            MountOutcome::Failed { reason: error.reason(), message: holdfast_api::chain(error) };
         if let Stage::Mounts(todo) = &mut self.stage {
             for (mount, steps) in todo.iter_mut().filter(|(mount, _)| mount.path == at) {
                 steps.clear();

@@ -82,7 +82,7 @@ pub fn drive(
             Action::Do(step) => match apply(kernel, &step) {
                 Ok(outcome) => tracing::info!(%step, ?outcome, "huge pages"),
                 Err(error) => {
-                    tracing::warn!(%step, error = error.chain(), "huge pages");
+                    tracing::warn!(%step, error = holdfast_api::chain(&error), "huge pages");
                     machine.failed(&step, &error);
                 }
             },

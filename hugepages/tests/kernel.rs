@@ -70,7 +70,9 @@ impl Drop for Machine {
         for size in [G1, M2] {
             if let Some(pool) = self.before.pool(self.node, size) {
                 let put_back = self.kernel.set_pool(self.node, size, pool.persistent());
-                put_back.map(drop).unwrap_or_else(|error| eprintln!("{}", error.chain()));
+                put_back
+                    .map(drop)
+                    .unwrap_or_else(|error| eprintln!("{}", holdfast_api::chain(&error)));
             }
         }
     }

@@ -25,14 +25,3 @@ pub enum Outcome {
     /// It was so already.
     Unchanged,
 }
-
-/// An error and its causes in one line, for reports.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!(": {cause}");
-        source = cause.source();
-    }
-    text
-}

@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test stops where something is wrong")]
 
 use holdfast_api::Reason;
+use holdfast_api::chain;
 use holdfast_api::paths::Root;
+use holdfast_host::Outcome;
 use holdfast_host::etc_hosts::{self, Entry, HostName};
 use holdfast_host::ssh_ca::{self, DaemonError, Places, Sshd};
 use holdfast_host::sysctl::{self, Name, SysctlError};
-use holdfast_host::{Outcome, chain};
 use nix::mount::{MsFlags, mount};
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -6,11 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "a test stops where something is wrong")]
 
 use holdfast_api::Reason;
+use holdfast_api::chain;
 use holdfast_api::paths::Root;
+use holdfast_host::Outcome;
 use holdfast_host::ssh_ca::{
     OpenSsh, Places, Reload, SshError, Step, Want, WantError, apply, observe, plan,
 };
-use holdfast_host::{Outcome, chain};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -6,12 +6,16 @@
 //!           ▲                                  │  │
 //!           └── x goes down, none is up ───────┘  │ x goes down: the most preferred that is
 //!                                                 │ up, at once
-//!                        Active(y) ◄──────────────┘ y is preferred and was up for 5 s: back
+//!                        Active(y) ◄──────────────┘ y is preferred, and steady: back
 //! ```
 //!
+//! A tunnel is steady when it was up for [`RETURN_AFTER`], or when it never went down since it
+//! was made: what did not fail need not prove itself, so a node that starts ends on its
+//! nearest edge however the handshakes race.
+//!
 //! Laws: it never points at a tunnel that is not up while another is; it moves away at once and
-//! back only after [`RETURN_AFTER`]; each move is one [`Switch`], which is one message to the
-//! kernel. Left out: noticing that a tunnel is down ([`crate::bfd`]), and carrying out.
+//! back only to a steady one; each move is one [`Switch`], which is one message to the kernel.
+//! Left out: noticing that a tunnel is down ([`crate::bfd`]), and carrying out.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -38,8 +42,10 @@ pub enum Why {
     Lost,
     /// Traffic went nowhere, and a tunnel came up.
     Found,
-    /// A preferred tunnel was up for long enough.
+    /// A preferred tunnel that had failed was up for long enough.
     Returned,
+    /// A preferred tunnel came up for the first time.
+    Preferred,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +53,8 @@ struct Tunnel {
     /// Smaller is preferred.
     rank: usize,
     up_since: Option<Instant>,
+    /// It was up and went down.
+    fell: bool,
 }
 
 /// The machine. `T` names a tunnel.
@@ -74,8 +82,8 @@ impl<T: Ord + Copy> Failover<T> {
     pub fn set(&mut self, preferred: &[T], now: Instant) -> Option<Switch<T>> {
         let old = std::mem::take(&mut self.tunnels);
         for (rank, tunnel) in preferred.iter().enumerate() {
-            let up_since = old.get(tunnel).and_then(|tunnel| tunnel.up_since);
-            self.tunnels.entry(*tunnel).or_insert(Tunnel { rank, up_since });
+            let known = old.get(tunnel).copied().unwrap_or(Tunnel { rank, up_since: None, fell: false });
+            self.tunnels.entry(*tunnel).or_insert(Tunnel { rank, ..known });
         }
         self.settle(now)
     }
@@ -83,6 +91,7 @@ impl<T: Ord + Copy> Failover<T> {
     /// A tunnel came up or went down. One that is not known is ignored.
     pub fn report(&mut self, tunnel: T, up: bool, now: Instant) -> Option<Switch<T>> {
         let known = self.tunnels.get_mut(&tunnel)?;
+        known.fell |= !up && known.up_since.is_some();
         known.up_since = match (up, known.up_since) {
             (true, None) => Some(now),
             (true, since) => since,
@@ -100,7 +109,7 @@ impl<T: Ord + Copy> Failover<T> {
     pub fn wake_at(&self) -> Option<Instant> {
         let rank = self.tunnels.get(&self.active?)?.rank;
         let preferred = self.tunnels.values().filter(|tunnel| tunnel.rank < rank);
-        preferred.filter_map(|tunnel| tunnel.up_since).min().map(|since| since + self.return_after)
+        preferred.filter_map(|tunnel| self.steady_at(tunnel)).min()
     }
 
     /// Where traffic goes.
@@ -119,16 +128,23 @@ impl<T: Ord + Copy> Failover<T> {
         let (to, why) = match (self.active, active_rank) {
             (_, Some(rank)) => {
                 let steady = |tunnel: &Tunnel| {
-                    let up = tunnel.up_since.map(|since| now.saturating_duration_since(since));
-                    tunnel.rank < rank && up.is_some_and(|up| up >= self.return_after)
+                    tunnel.rank < rank && self.steady_at(tunnel).is_some_and(|at| now >= at)
                 };
-                (Some(self.best(steady)?), Why::Returned)
+                let to = self.best(steady)?;
+                let fell = self.tunnels.get(&to).is_some_and(|tunnel| tunnel.fell);
+                (Some(to), if fell { Why::Returned } else { Why::Preferred })
             }
             (Some(_), None) => (self.best(|tunnel| tunnel.up_since.is_some()), Why::Lost),
             (None, None) => (Some(self.best(|tunnel| tunnel.up_since.is_some())?), Why::Found),
         };
         let from = std::mem::replace(&mut self.active, to);
         Some(Switch { from, to, why })
+    }
+
+    /// From when on traffic may move to a tunnel although the active one is up.
+    fn steady_at(&self, tunnel: &Tunnel) -> Option<Instant> {
+        let since = tunnel.up_since?;
+        Some(if tunnel.fell { since + self.return_after } else { since })
     }
 
     fn best(&self, fits: impl Fn(&Tunnel) -> bool) -> Option<T> {
@@ -199,9 +215,21 @@ mod tests {
     fn a_new_order_moves_traffic_only_to_what_is_steadily_up() {
         let now = Instant::now();
         let mut machine = both_up(now);
-        assert_eq!(machine.set(&[3, 2, 1], now + secs(1)), None);
+        machine.report(2, false, now);
+        machine.report(2, true, now + secs(1));
+        assert_eq!(machine.set(&[3, 2, 1], now + secs(2)), None);
         let back = Switch { from: Some(1), to: Some(2), why: Why::Returned };
-        assert_eq!(machine.tick(now + secs(5)), Some(back));
+        assert_eq!(machine.tick(now + secs(6)), Some(back));
+    }
+
+    #[test]
+    fn at_the_start_the_nearest_wins_however_the_handshakes_race() {
+        let now = Instant::now();
+        let mut machine = Failover::default();
+        machine.set(&[1, 2], now);
+        machine.report(2, true, now);
+        let preferred = Switch { from: Some(2), to: Some(1), why: Why::Preferred };
+        assert_eq!(machine.report(1, true, now), Some(preferred));
     }
 
     #[derive(Debug, Clone)]
@@ -222,24 +250,30 @@ mod tests {
 
     proptest! {
         /// Never at a tunnel that is down while another is up; a switch tells the truth; a
-        /// working tunnel is left only for a preferred one that was up for long enough.
+        /// working tunnel is left only for a preferred one that is steady.
         #[test]
         fn laws(events in events()) {
             let mut now = Instant::now();
             let mut machine = Failover::new(RETURN_AFTER);
             let mut order: Vec<u8> = Vec::new();
             let mut up: BTreeMap<u8, Instant> = BTreeMap::new();
+            let mut fell: Vec<u8> = Vec::new();
             for event in events {
                 let before = machine.active();
                 let switch = match event {
                     Event::Report(tunnel, state) => {
                         if order.contains(&tunnel) {
-                            if state { up.entry(tunnel).or_insert(now); } else { up.remove(&tunnel); }
+                            if state {
+                                up.entry(tunnel).or_insert(now);
+                            } else if up.remove(&tunnel).is_some() {
+                                fell.push(tunnel);
+                            }
                         }
                         machine.report(tunnel, state, now)
                     }
                     Event::Set(tunnels) => {
                         up.retain(|tunnel, _| tunnels.contains(tunnel));
+                        fell.retain(|tunnel| tunnels.contains(tunnel));
                         order = tunnels;
                         machine.set(&order, now)
                     }
@@ -258,7 +292,7 @@ mod tests {
                     let left_working = before.is_some_and(|b| up.contains_key(&b));
                     if let (true, Some(to)) = (left_working, switch.to) {
                         let rank = |t| order.iter().position(|o| *o == t);
-                        prop_assert!(now - up[&to] >= RETURN_AFTER);
+                        prop_assert!(now - up[&to] >= RETURN_AFTER || !fell.contains(&to));
                         prop_assert!(rank(to) < before.and_then(rank));
                     }
                 }

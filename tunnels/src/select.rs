@@ -7,6 +7,8 @@
 //! * Among the living, a nearer one replaces a held one when it was nearer by more than the
 //!   margin, a fifth or 5 ms, whichever is more, for ten seconds on end. The same time passes
 //!   before two tunnels of one failure domain are spread over two.
+//! * The order of those that are held, which says where traffic goes, changes by the same
+//!   margin and time. One that is silent keeps its place: failover passes it by.
 //!
 //! Left out: making and removing tunnels ([`crate::slots`]) and which of them carries traffic
 //! ([`crate::failover`]).
@@ -50,7 +52,7 @@ pub struct Candidate {
 /// What to hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Choice {
-    /// Names, the nearest first. As many as are wanted, or all there are.
+    /// Names, the nearest first but for the hysteresis. As many as are wanted, or all there are.
     pub edges: Vec<String>,
     /// A failure domain that holds two of them, for lack of another with a living edge.
     pub shared_domain: Option<String>,
@@ -59,9 +61,12 @@ pub struct Choice {
 /// Chooses and remembers.
 #[derive(Debug, Default)]
 pub struct Selector {
+    /// By preference.
     held: Vec<String>,
     /// Swaps (held, candidate) that would be better, and since when.
     better: BTreeMap<(String, String), Instant>,
+    /// Held ones (before, after) of which the latter is nearer, and since when.
+    nearer: BTreeMap<(String, String), Instant>,
 }
 
 impl Selector {
@@ -70,22 +75,21 @@ impl Selector {
     pub fn decide(&mut self, want: usize, candidates: &[Candidate], now: Instant) -> Choice {
         let pool = Pool::new(candidates);
         self.held.retain(|name| pool.get(name).is_some());
-        pool.sort(&mut self.held);
         self.drop_surplus(want, &pool);
         while self.held.len() < want
             && let Some(next) = pool.best_addition(&self.held)
         {
-            self.held.push(next.to_string());
+            pool.insert_by_distance(&mut self.held, next);
         }
         self.replace_dead(&pool);
         self.improve(&pool, now);
-        pool.sort(&mut self.held);
+        self.reorder(&pool, now);
         Choice { edges: self.held.clone(), shared_domain: pool.shared_domain(&self.held) }
     }
 
     /// When a decision may change although nothing new is measured.
     pub fn wake_at(&self) -> Option<Instant> {
-        self.better.values().min().map(|since| *since + HOLD)
+        self.better.values().chain(self.nearer.values()).min().map(|since| *since + HOLD)
     }
 
     /// Keeps those that together are best: a new domain before a second of the same, then the
@@ -94,13 +98,14 @@ impl Selector {
         if self.held.len() <= want {
             return;
         }
-        let old = std::mem::take(&mut self.held);
-        let held = Pool { candidates: old.iter().filter_map(|name| pool.get(name)).collect() };
-        while self.held.len() < want
-            && let Some(next) = held.best_addition(&self.held)
+        let held = Pool { candidates: self.held.iter().filter_map(|name| pool.get(name)).collect() };
+        let mut best: Vec<String> = Vec::new();
+        while best.len() < want
+            && let Some(next) = held.best_addition(&best)
         {
-            self.held.push(next.to_string());
+            best.push(next.to_string());
         }
+        self.held.retain(|name| best.contains(name));
     }
 
     /// Takes in the best that is not dead for each dead one. Of two dead ones the one goes that
@@ -116,7 +121,7 @@ impl Selector {
             }
             let same_domain = |name: &&String| pool.get(name).is_some_and(|c| c.domain == into.domain);
             let out = dead.iter().find(same_domain).unwrap_or(farthest);
-            self.swap(out, &into.name);
+            self.swap(pool, out, &into.name);
         }
     }
 
@@ -134,16 +139,36 @@ impl Selector {
             };
             let Some(best) = swaps.iter().filter(ripe).max_by_key(|swap| swap.rank()) else { return };
             let (out, into) = (best.out.clone(), best.into.clone());
-            self.swap(&out, &into);
+            self.swap(pool, &out, &into);
         }
     }
 
-    fn swap(&mut self, out: &str, into: &str) {
-        for held in &mut self.held {
-            if held == out {
-                *held = into.to_string();
+    /// Moves one that is nearer than the one before it forward, after the hold time.
+    fn reorder(&mut self, pool: &Pool<'_>, now: Instant) {
+        let mut nearer = BTreeMap::new();
+        let mut n = 1;
+        while n < self.held.len() {
+            let pair = (self.held[n - 1].clone(), self.held[n].clone());
+            let (before, after) = (pool.get(&pair.0), pool.get(&pair.1));
+            let is_nearer = before.zip(after).is_some_and(|(before, after)| {
+                before.rtt.is_some() && after.rtt.is_some() && gain(before, after) > margin(before)
+            });
+            if is_nearer {
+                let since = self.nearer.get(&pair).copied().unwrap_or(now);
+                if now.saturating_duration_since(since) >= HOLD {
+                    self.held.swap(n - 1, n);
+                } else {
+                    nearer.insert(pair, since);
+                }
             }
+            n += 1;
         }
+        self.nearer = nearer;
+    }
+
+    fn swap(&mut self, pool: &Pool<'_>, out: &str, into: &str) {
+        self.held.retain(|held| held != out);
+        pool.insert_by_distance(&mut self.held, into);
         self.better.retain(|(o, i), _| o != out && i != into);
     }
 }
@@ -187,8 +212,11 @@ impl<'a> Pool<'a> {
         self.get(name).map_or(Health::Dead, |c| c.health)
     }
 
-    fn sort(&self, names: &mut [String]) {
-        names.sort_by_key(|name| self.candidates.iter().position(|c| c.name == *name));
+    /// Puts `name` before the first that is farther; the others keep their order.
+    fn insert_by_distance(&self, held: &mut Vec<String>, name: &str) {
+        let place = |name: &str| self.candidates.iter().position(|c| c.name == name);
+        let farther = held.iter().position(|other| place(other) > place(name));
+        held.insert(farther.unwrap_or(held.len()), name.to_string());
     }
 
     /// The candidate to hold beside `held`: living before unknown before dead; among those a

@@ -31,6 +31,8 @@ fn two_nearest_tunnels_come_up_and_traffic_flows() {
     assert_eq!(chosen, ["re-1", "re-2"], "the nearest two");
     assert_eq!((state.generation, state.reason), (1, None), "{}", state.message);
     assert!(world.ping());
+    let state = world.state().unwrap();
+    assert_eq!((active(&state), state.failovers), ("re-1", 0), "the nearest, however the handshakes raced");
 
     assert_eq!(world.group_member(), Some(0x4846_0001));
     let rules = world.json(&["rule", "show"]);
@@ -112,8 +114,6 @@ fn a_third_edge_takes_over_from_one_that_is_dead_for_good() {
     assert_eq!(active(&state), "re-2");
     assert_eq!(state.reason, None, "{}", state.message);
     assert!(world.ping());
-    let links: Vec<_> = state.tunnels.iter().map(|t| t.link.as_str()).collect();
-    assert_eq!(links, ["hf-wg1", "hf-wg2"], "made before the other was broken");
     // And the second goes as well.
     world.edge("re-2").cut();
     world.wait("traffic on the third", |state| active(state) == "re-3");
@@ -235,7 +235,7 @@ fn what_somebody_changes_is_put_back() {
     world.start();
     world.wait("two tunnels up", |state| state.up() == 2 && active(state) == "re-1");
     let spoil: [&[&str]; 6] = [
-        &["route", "flush", "table", "7200"],
+        &["route", "del", "10.200.0.0/16", "table", "7200", "proto", "72", "metric", "0"],
         &["rule", "del", "pref", "7200"],
         &["nexthop", "replace", "id", "1212547072", "group", "1212547074"],
         &["addr", "flush", "dev", "hf-wg1"],

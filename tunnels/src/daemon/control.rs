@@ -246,7 +246,9 @@ impl Control {
         self.choose(now);
         self.arrange(now);
         let retry = self.retry.is_some_and(|(at, _)| now >= at);
-        if self.look || retry {
+        // What we fail to do changes the network as well: that is for the retry to look at.
+        let drift = self.look_for_drift && self.retry.is_none();
+        if self.look || drift || retry {
             self.make_missing(now);
             self.reconcile(now);
         }
@@ -485,7 +487,6 @@ impl Control {
 
     /// Somebody, perhaps we, changed the kernel's network.
     pub(super) fn network_changed(&mut self) {
-        self.look = true;
         self.look_for_drift = true;
     }
 

@@ -4,7 +4,7 @@
 
 use super::tunnel::TunnelId;
 use crate::bfd::{Change, Follower, State};
-use crate::failover::{Failover, Switch};
+use crate::failover::{Failover, Switch, Why};
 use crate::names::{GROUP, NOWHERE, nexthop};
 use netd::{Kernel, Nexthop};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -109,7 +109,8 @@ impl Inner {
             let start = Instant::now();
             let result = self.kernel.replace_nexthop(&Nexthop::active(GROUP, member(now.to)));
             let took = start.elapsed();
-            self.switches += u64::from(now.from.is_some());
+            // Where traffic settles at the start is nothing that failed over.
+            self.switches += u64::from(now.from.is_some() && now.why != Why::Preferred);
             match result {
                 Ok(()) => {
                     let switched = Switched { switch: now, took, at: start };

@@ -65,8 +65,11 @@ pub(super) fn network(settings: &Settings, tunnels: &[Wanted], have: &Observed) 
 
     let source = |prefix: &IpNet| Some(settings.overlay).filter(|o| o.is_ipv4() == prefix.addr().is_ipv4());
     for prefix in &settings.routes {
-        let over_group = Route::new(TABLE, *prefix, RouteTarget::Nexthop(GROUP));
-        network.routes.insert(Route { source: source(prefix), ..over_group });
+        // Without a tunnel no link has the address that is to be the source.
+        if !tunnels.is_empty() {
+            let over_group = Route::new(TABLE, *prefix, RouteTarget::Nexthop(GROUP));
+            network.routes.insert(Route { source: source(prefix), ..over_group });
+        }
         network.routes.insert(Route::new(TABLE, *prefix, RouteTarget::Blackhole).with_metric(CATCH_METRIC));
     }
     // After the others, so that an edge is reached over its own tunnel even when a route

@@ -89,6 +89,20 @@ fn nearer_by_the_margin_for_the_hold_time_and_not_a_moment_less() {
 }
 
 #[test]
+fn the_order_of_the_held_has_the_same_patience() {
+    let (mut selector, mut now) = (Selector::default(), Instant::now());
+    let mut candidates = vec![edge("a", "east", 10), edge("b", "west", 30)];
+    assert_eq!(selector.decide(2, &candidates, now).edges, ["a", "b"]);
+    candidates[0] = edge("a", "east", 36);
+    assert_eq!(run(&mut selector, &candidates, &mut now, 60), 0, "6 ms of 36 are no reason");
+    candidates[0] = dead(edge("a", "east", 36));
+    assert_eq!(run(&mut selector, &candidates, &mut now, 60), 0, "silence is for failover");
+    candidates[0] = edge("a", "east", 40);
+    assert_eq!(run(&mut selector, &candidates, &mut now, 11), 1);
+    assert_eq!(selector.decide(2, &candidates, now).edges, ["b", "a"]);
+}
+
+#[test]
 fn among_near_edges_five_milliseconds_count() {
     let (mut selector, mut now) = (Selector::default(), Instant::now());
     let mut candidates = vec![edge("a", "east", 6), edge("c", "west", 3)];
@@ -180,9 +194,9 @@ proptest! {
         for _ in 0..100 {
             let mut next = || base + random.next() % 5;
             let pool: Vec<_> = (0..edges).map(|n| edge(&format!("re-{n}"), &format!("d{}", n % 3), next())).collect();
-            let held: BTreeSet<_> = selector.decide(2, &pool, now).edges.into_iter().collect();
+            let held = selector.decide(2, &pool, now).edges;
             let first = first.get_or_insert_with(|| held.clone());
-            prop_assert_eq!(&held, first);
+            prop_assert_eq!(&held, first, "neither the set nor its order");
             now += MS(500);
         }
     }

@@ -98,6 +98,8 @@ pub enum Entry {
     File(String, u32),
     /// A symbolic link to this place of the machine.
     Link(PathBuf),
+    /// A file of its own that begins with what this file of the machine says.
+    Copy(PathBuf),
 }
 
 /// Why a root could not be made.
@@ -136,6 +138,16 @@ impl Hardware {
     }
 }
 
+/// Kernel settings of the network that belong to the whole machine and cannot be written inside a
+/// namespace (net/core/sysctl_net_core.c): a node sets copies of its own.
+const MACHINE_WIDE: [&str; 5] = [
+    "proc/sys/net/core/netdev_max_backlog",
+    "proc/sys/net/core/rmem_default",
+    "proc/sys/net/core/rmem_max",
+    "proc/sys/net/core/wmem_default",
+    "proc/sys/net/core/wmem_max",
+];
+
 /// Where the devices that the box does not really have are, below the root.
 const FIXTURE: &str = "sys/fixture";
 
@@ -147,7 +159,24 @@ pub fn entries(hardware: Hardware, hostname: &str) -> Vec<(PathBuf, Entry)> {
     let dmi =
         dmi.map(|(name, value)| file(&format!("sys/class/dmi/id/{name}"), format!("{value}\n")));
     let links = [
-        "proc",
+        "proc/cmdline",
+        "proc/cpuinfo",
+        "proc/filesystems",
+        "proc/interrupts",
+        "proc/irq",
+        "proc/meminfo",
+        "proc/modules",
+        "proc/mounts",
+        "proc/self",
+        "proc/stat",
+        "proc/sys/fs",
+        "proc/sys/kernel",
+        "proc/sys/net/ipv4",
+        "proc/sys/net/ipv6",
+        "proc/sys/net/core/somaxconn",
+        "proc/sys/vm",
+        "proc/uptime",
+        "proc/version",
         "sys/block",
         "sys/bus",
         "sys/class/net/lo",
@@ -159,6 +188,11 @@ pub fn entries(hardware: Hardware, hostname: &str) -> Vec<(PathBuf, Entry)> {
     let places =
         ["etc/holdfast/config.d", "run/holdfast", "tmp", "usr/lib/holdfast", "var/lib/holdfast"];
     dmi.chain(links.iter().map(|path| real(path)))
+        .chain(
+            MACHINE_WIDE
+                .iter()
+                .map(|path| (PathBuf::from(path), Entry::Copy(Path::new("/").join(path)))),
+        )
         .chain(port_entries(hardware.port()))
         .chain(places.iter().map(|path| (PathBuf::from(path), Entry::Directory)))
         .chain([
@@ -202,6 +236,11 @@ pub fn make(root: &Path, entries: &[(PathBuf, Entry)]) -> Result<(), RootError> 
             Entry::File(content, mode) => {
                 holdfast_durable::write(&path, content.as_bytes(), *mode)
                     .map_err(RootError::File)?;
+            }
+            Entry::Copy(of) if path.exists() || !of.exists() => {}
+            Entry::Copy(of) => {
+                let content = std::fs::read(of).map_err(fail)?;
+                holdfast_durable::write(&path, &content, 0o644).map_err(RootError::File)?;
             }
             Entry::Link(target) => {
                 std::fs::create_dir_all(path.parent().unwrap_or(root)).map_err(fail)?;

@@ -17,6 +17,7 @@ use std::time::Duration;
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 
 fn make(place: &Place, spec: &WorldSpec) -> World {
+    let spec = &WorldSpec { nodes_set_themselves_up: false, ..spec.clone() };
     let mode = EmulatorMode::Process(LAB.into());
     World::create(&place.home, spec, Path::new("/nonexistent"), &mode, &mut |_| {}).unwrap()
 }

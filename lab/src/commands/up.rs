@@ -77,6 +77,7 @@ impl Up {
             tenant: self.tenant.clone(),
             edges: self.edges,
             nodes: self.nodes,
+            nodes_set_themselves_up: true,
             hardware: self.hardware,
             bfd_interval_ms: self.bfd_ms,
         }
@@ -85,11 +86,13 @@ impl Up {
 
 fn bring_up(world: &mut World, programs: &Programs, began: Instant) -> Result<(), FleetError> {
     let mut tell = |stage: &StageTime| tell_stage(began, stage);
-    Stages::begun(began, &mut tell).reached(world, "hosts and links")?;
-    fleet::start(world, programs, &mut tell)?;
-    let mut last = Stages::new(&mut tell);
+    let mut stages = Stages::begun(began, &mut tell);
+    stages.reached(world, "hosts and links")?;
+    let operator = fleet::start_controller(world, programs)?;
+    stages.reached(world, "controller answers")?;
     expose_controller(world, programs)?;
-    last.reached(world, "controller reachable from this machine")
+    stages.reached(world, "controller reachable from this machine")?;
+    fleet::finish(world, programs, &operator, &mut stages)
 }
 
 pub(super) fn tell_stage(began: Instant, stage: &StageTime) {

@@ -95,18 +95,31 @@ pub fn start(
     let mut clock = Stages::new(done);
     let operator = start_controller(world, programs)?;
     clock.reached(world, "controller answers")?;
+    finish(world, programs, &operator, &mut clock)?;
+    Ok(operator)
+}
+
+/// Starts edges and nodes in a world whose controller answers.
+///
+/// # Errors
+/// As [`start`].
+pub fn finish(
+    world: &mut World,
+    programs: &Programs,
+    operator: &Operator,
+    clock: &mut Stages<'_>,
+) -> Result<(), FleetError> {
     let edges: Vec<Host> = (1..=world.spec().edges).map(Host::Edge).collect();
-    start_edges(world, programs, &operator, &edges)?;
+    start_edges(world, programs, operator, &edges)?;
     clock.reached(world, "regional edges registered")?;
     let nodes: Vec<u8> = (1..=world.spec().nodes).collect();
-    start_nodes(world, programs, &operator, &nodes)?;
+    start_nodes(world, programs, operator, &nodes)?;
     clock.reached(world, "nodes started")?;
     wait_online(world, &nodes)?;
     clock.reached(world, "nodes online")?;
     let mut file = load(world)?;
     file.complete = true;
-    world.home().store(&file).map_err(at("write down the world"))?;
-    Ok(operator)
+    world.home().store(&file).map_err(at("write down the world"))
 }
 
 /// Starts the nodes `numbers`, whose hosts are there, each with a token of its own.
@@ -225,7 +238,11 @@ pub fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, unix::Un
     runtime.block_on(unix::get_json(socket, path))
 }
 
-fn start_controller(world: &mut World, programs: &Programs) -> Result<Operator, FleetError> {
+/// Starts the controller and waits until it answers.
+///
+/// # Errors
+/// [`FleetError`] with the end of its log.
+pub fn start_controller(world: &mut World, programs: &Programs) -> Result<Operator, FleetError> {
     let stage = "start the controller";
     let data = controller_data(world).display().to_string();
     let address = Host::Controller.address().map(|address| address.to_string()).unwrap_or_default();
@@ -251,7 +268,11 @@ fn start_controller(world: &mut World, programs: &Programs) -> Result<Operator, 
     operator(world, programs)
 }
 
-fn start_edges(
+/// Starts these edges and waits until the controller knows them.
+///
+/// # Errors
+/// [`FleetError`] with the end of the log of one that failed.
+pub fn start_edges(
     world: &mut World,
     programs: &Programs,
     operator: &Operator,

@@ -43,9 +43,18 @@ pub fn edge(host: Host) -> String {
 /// Place of the laboratory's fragment of a node's configuration below its root.
 pub const NODE_SETTINGS: &str = "etc/holdfast/config.d/50-lab.toml";
 
-/// A node's fragment. The laboratory starts `tunneld` itself, as systemd would.
+/// A node's fragment: its address outside, as an installer would have noted it. The laboratory starts
+/// `tunneld` itself, as systemd would.
 pub fn node(host: Host) -> String {
-    format!("hostname = \"{host}\"\n\n[tunneld]\nstart = \"external\"\n")
+    let text =
+        |address: Option<std::net::Ipv4Addr>| address.map(|a| a.to_string()).unwrap_or_default();
+    let (address, gateway) = (text(host.address()), text(host.gateway()));
+    format!(
+        "hostname = \"{host}\"\n\n\
+         [tunneld]\nstart = \"external\"\n\n\
+         [[network.links]]\nrole = \"outside\"\naddresses = [\"{address}/30\"]\n\n\
+         [[network.routes]]\nprefix = \"0.0.0.0/0\"\nvia = \"{gateway}\"\n"
+    )
 }
 
 /// The site of a node.

@@ -80,6 +80,8 @@ pub struct WorldSpec {
     pub edges: u8,
     /// Nodes, 0 to [`NODES_MAX`]; each is a site of its own.
     pub nodes: u8,
+    /// Whether the nodes' own managers give them their addresses; else the laboratory does.
+    pub nodes_set_themselves_up: bool,
     /// What hardware the nodes believe to be.
     pub hardware: Hardware,
     /// Interval of BFD in milliseconds, when it is not to be the default.
@@ -112,6 +114,7 @@ impl Default for WorldSpec {
             tenant: "acme".into(),
             edges: 3,
             nodes: 1,
+            nodes_set_themselves_up: true,
             hardware: Hardware::default(),
             bfd_interval_ms: None,
         }

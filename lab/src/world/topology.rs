@@ -144,6 +144,8 @@ pub struct HostSetup {
 pub struct Topology {
     /// The world.
     pub world: WorldName,
+    /// Whether nodes get their addresses from their own managers.
+    pub nodes_set_themselves_up: bool,
     /// Every host.
     pub hosts: Vec<Host>,
     /// Every link, with both ends.
@@ -173,6 +175,7 @@ impl Topology {
             .map(|host| link(format!("{host}-bb"), host, BACKBONE, Host::Backbone, backbone_delay));
         Topology {
             world: spec.name.clone(),
+            nodes_set_themselves_up: spec.nodes_set_themselves_up,
             links: wan.chain(backbone).collect(),
             hosts: [Host::Net, Host::Backbone].into_iter().chain(leaves).collect(),
         }
@@ -188,7 +191,8 @@ impl Topology {
         for host in &self.hosts {
             let name = host.to_string();
             if links.iter().any(|link| link.name == name) {
-                wan_setup(*host, &mut setups);
+                let itself = self.nodes_set_themselves_up && matches!(host, Host::Node(_));
+                wan_setup(*host, itself, &mut setups);
             }
             if links.iter().any(|link| link.name == format!("{name}-bb")) {
                 backbone_setup(*host, &mut setups);
@@ -221,12 +225,14 @@ fn own_setup(host: Host) -> HostSetup {
     }
 }
 
-fn wan_setup(host: Host, setups: &mut BTreeMap<Host, HostSetup>) {
+fn wan_setup(host: Host, itself: bool, setups: &mut BTreeMap<Host, HostSetup>) {
     let (Some(address), Some(gateway)) = (host.address(), host.gateway()) else { return };
-    setups.entry(host).or_default().ip.extend([
-        format!("address replace {address}/30 dev {WAN}"),
-        format!("route replace default via {gateway}"),
-    ]);
+    if !itself {
+        setups.entry(host).or_default().ip.extend([
+            format!("address replace {address}/30 dev {WAN}"),
+            format!("route replace default via {gateway}"),
+        ]);
+    }
     setups
         .entry(Host::Net)
         .or_default()

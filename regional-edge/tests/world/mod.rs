@@ -159,7 +159,18 @@ impl World {
     /// A node with a tunnel to each of `edges`.
     pub(crate) fn node(&self, edges: &[(u8, PublicKey)]) -> Node {
         let key = PrivateKey::generate().unwrap();
-        let node = self.node.enter(|| Node::start(key, edges)).unwrap();
+        let edges: Vec<_> = edges.iter().map(|(n, key)| (*n, *key, edge_overlay(*n))).collect();
+        self.node_with(key, NODE_OVERLAY.into(), &edges)
+    }
+
+    /// A node with this key and address, and a tunnel to each of `edges` with its key and address.
+    pub(crate) fn node_with(
+        &self,
+        key: PrivateKey,
+        overlay: IpAddr,
+        edges: &[(u8, PublicKey, IpAddr)],
+    ) -> Node {
+        let node = self.node.enter(|| Node::start(key, overlay, edges)).unwrap();
         for link in node.links() {
             self.ip("node", &["route", "add", "172.16.1.0/24", "dev", &link, "metric", &node.metric(&link)]);
         }
@@ -213,13 +224,12 @@ impl bfd::Follower<u8> for Nobody {
 }
 
 impl Node {
-    fn start(key: PrivateKey, edges: &[(u8, PublicKey)]) -> Self {
+    fn start(key: PrivateKey, overlay: IpAddr, edges: &[(u8, PublicKey, IpAddr)]) -> Self {
         let public_key = key.public();
         let sessions = bfd::Service::start(7, Nobody).unwrap();
         let timers = BfdTimers { interval_ms: 50, multiplier: 3 };
-        let overlay: IpAddr = NODE_OVERLAY.into();
         let mut tunnels = Vec::new();
-        for (n, edge_key) in edges {
+        for (n, edge_key, edge_overlay) in edges {
             let link = link(*n);
             let options = tuntap::Options { nonblocking: true, ..Default::default() };
             let tun = Tun::open(&link.parse().unwrap(), options).unwrap();
@@ -239,12 +249,12 @@ impl Node {
                 ..PeerConfig::default()
             };
             device.set_peer(*edge_key, config);
-            let peer = edge_overlay(*n).to_string();
+            let peer = edge_overlay.to_string();
             ip(&["addr", "add", &overlay.to_string(), "peer", &peer, "dev", &link]);
             ip(&["link", "set", &link, "up", "mtu", "1420"]);
             let id = sessions.open_link(&link, overlay).unwrap();
             let settings = Settings::new(timers, Role::Active).unwrap();
-            sessions.insert(*n, id, edge_overlay(*n), settings);
+            sessions.insert(*n, id, *edge_overlay, settings);
             tunnels.push((*n, device));
         }
         Node { public_key, tunnels, sessions }

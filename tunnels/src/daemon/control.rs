@@ -386,15 +386,18 @@ impl Control {
         let outcome = mend(&mut self.kernel, settings, &wanted, &mut self.pending);
         self.troubles.retain(|(reason, _)| *reason == Reason::TunnelEngineFailed);
         match outcome {
-            Ok(mended) => {
+            Ok(mut mended) => {
+                self.open_bfd(now);
+                match self.liveness.assert_group(mended.group.as_ref()) {
+                    Ok(true) => mended.steps.push("point the group at the active tunnel".into()),
+                    Ok(false) => {}
+                    Err(error) => self.fail(now, Reason::NetApplyFailed, chain(&error)),
+                }
                 if foreign && !mended.steps.is_empty() {
                     self.mended += 1;
                     tracing::warn!(steps = ?mended.steps, "the network was changed by somebody and put back");
                 }
-                self.open_bfd(now);
-                if let Err(error) = self.liveness.assert_group(mended.group.as_ref()) {
-                    self.fail(now, Reason::NetApplyFailed, chain(&error));
-                } else if self.troubles.is_empty() {
+                if self.troubles.is_empty() {
                     self.retry = None;
                 }
                 self.report_all(now);

@@ -32,7 +32,11 @@ const SLOW_TX: Duration = Duration::from_secs(1);
 pub enum Role {
     /// Sends from the start.
     Active,
-    /// Sends only after something was heard: for an edge whose nodes may be away for months.
+    /// Sends only while something is heard: for an edge whose nodes may be away for months.
+    ///
+    /// One packet more than §6.8.7 allows: when silence takes the session down it says so once.
+    /// Without that a cut of the way towards us would be noticed by the other side only by our
+    /// silence, which begins when we noticed theirs: after two detection times instead of one.
     Passive,
 }
 
@@ -133,6 +137,8 @@ pub struct Session {
     final_due: bool,
     /// The next packet differs from the last and need not wait.
     news: bool,
+    /// A passive side still has to say that silence took the session down.
+    last_word: bool,
     last_sent: Option<Instant>,
     next_periodic: Option<Instant>,
     last_heard: Option<Instant>,
@@ -157,6 +163,7 @@ impl Session {
             poll: Poll::Idle,
             final_due: false,
             news: true,
+            last_word: false,
             last_sent: None,
             next_periodic: None,
             last_heard: None,
@@ -234,6 +241,7 @@ impl Session {
         self.remote = REMOTE_UNKNOWN;
         let change = match self.state {
             BfdState::Init | BfdState::Up => {
+                self.last_word = true;
                 self.enter(BfdState::Down, Diag::DETECTION_TIME_EXPIRED, now)
             }
             BfdState::Down | BfdState::AdminDown => None,
@@ -340,7 +348,7 @@ impl Session {
     }
 
     fn may_send(&self) -> bool {
-        self.settings.role == Role::Active || self.remote.discriminator != 0
+        self.settings.role == Role::Active || self.remote.discriminator != 0 || self.last_word
     }
 
     fn may_send_periodic(&self) -> bool {
@@ -365,6 +373,7 @@ impl Session {
     fn compose(&mut self, now: Instant, is_final: bool) -> Packet {
         self.last_sent = Some(now);
         self.news = false;
+        self.last_word = false;
         self.next_periodic = None;
         self.schedule();
         Packet {

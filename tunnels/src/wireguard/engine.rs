@@ -166,18 +166,20 @@ impl Engine {
     }
 
     /// Encrypts a packet from the link. Without a session it waits for one, with up to 256
-    /// others per peer. A packet that belongs to no peer, or that is a datagram of this very
-    /// tunnel on its way back into it, is dropped.
+    /// others per peer. A packet is dropped that belongs to no peer, or to one that was never
+    /// heard and has no endpoint, or that is a datagram of this very tunnel on its way back into it.
     pub fn from_link(&mut self, packet: &[u8], out: &mut impl Output) {
         let Some(destination) = Tunn::dst_address(packet) else { return };
         let Some(index) = self.allowed.lookup(destination).copied() else { return };
         let Some(peer) = self.peers.get_mut(index as usize).and_then(Option::as_mut) else { return };
-        if peer.config.endpoint.is_some_and(|endpoint| is_udp_to(packet, endpoint)) {
+        // Nobody knows where the peer is, so there is nothing to wait for either.
+        let Some(endpoint) = peer.config.endpoint else { return };
+        if is_udp_to(packet, endpoint) {
             tracing::debug!(%destination, "a datagram of the tunnel was routed into the tunnel");
             return;
         }
         let result = peer.tunn.encapsulate(packet, &mut self.buffer);
-        hand_out(result, peer.config.endpoint, &mut peer.tx_bytes, out);
+        hand_out(result, Some(endpoint), &mut peer.tx_bytes, out);
     }
 
     /// Takes a datagram from the network.

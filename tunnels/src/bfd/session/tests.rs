@@ -189,6 +189,21 @@ fn a_passive_side_is_silent_until_it_is_spoken_to() {
 }
 
 #[test]
+fn a_one_way_cut_takes_one_detection_time_with_a_passive_side_too() {
+    let passive = Settings { role: Role::Passive, ..settings(100, 3) };
+    let mut sim = Sim::new(passive, settings(100, 3), MS(5), 13);
+    sim.run_for(MS(2000), &mut { NEVER });
+    let cut = sim.now;
+    sim.run_for(MS(320), &mut |from| from == 1);
+    let last = sim.changes.last().unwrap();
+    assert_eq!((last.1, last.2.diag), (1, Diag::NEIGHBOR_SIGNALED_DOWN));
+    assert!(last.0 - cut <= MS(315));
+    let words = sim.sent[0].len();
+    sim.run_for(MS(10_000), &mut |from| from == 1);
+    assert_eq!(sim.sent[0].len(), words, "after its last word it is silent");
+}
+
+#[test]
 fn a_peer_that_restarts_with_a_new_discriminator_is_taken_up_again() {
     let mut sim = Sim::new(settings(100, 3), settings(100, 3), MS(5), 10);
     sim.run_for(MS(1000), &mut { NEVER });

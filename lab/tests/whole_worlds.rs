@@ -16,8 +16,12 @@ use lab::world::{EmulatorMode, Home, Host, World, WorldSpec, down};
 use lab::{exec, fleet};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
@@ -71,23 +75,49 @@ fn heal(world: &mut World, what: &str) {
 /// Steady traffic from a node through its tunnels to what stands behind the edges.
 struct Traffic {
     ping: Child,
+    answered: Arc<AtomicUsize>,
+    reader: JoinHandle<String>,
 }
 
 impl Traffic {
     fn start(world: &World, node: u8) -> Self {
         let mut ping = Command::new("ping");
         ping.args(["-n", "-i", "0.01", &SERVICE.to_string()]).stdout(Stdio::piped());
-        Traffic { ping: exec::spawn(&world.netns(Host::Node(node)), &mut ping).unwrap() }
+        let mut ping = exec::spawn(&world.netns(Host::Node(node)), &mut ping).unwrap();
+        let answered = Arc::new(AtomicUsize::new(0));
+        let (lines, count) =
+            (BufReader::new(ping.stdout.take().unwrap()).lines(), answered.clone());
+        let reader = std::thread::spawn(move || {
+            let line = |line: std::io::Result<String>| {
+                let line = line.unwrap();
+                count.fetch_add(rtts(line.as_bytes()).len(), Ordering::Relaxed);
+                line
+            };
+            lines.map(line).collect::<Vec<_>>().join("\n")
+        });
+        Traffic { ping, answered, reader }
     }
 
-    /// Packets sent and answered.
-    fn stop(self) -> (usize, usize) {
+    /// Lets this many more packets be answered.
+    fn flow(&self, packets: usize) {
+        let goal = self.answered.load(Ordering::Relaxed) + packets;
+        until("traffic flows", Duration::from_secs(60), || {
+            self.answered.load(Ordering::Relaxed) >= goal
+        });
+    }
+
+    /// Ends the traffic; none of its packets may have been lost.
+    fn assert_nothing_lost(mut self) {
         kill(Pid::from_raw(i32::try_from(self.ping.id()).unwrap()), Signal::SIGINT).unwrap();
-        let output = self.ping.wait_with_output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let sent =
-            text.lines().find_map(|line| line.split_once(" packets transmitted")?.0.parse().ok());
-        (sent.unwrap_or_else(|| panic!("ping says {text}")), rtts(&output.stdout).len())
+        let text = self.reader.join().unwrap();
+        self.ping.wait().unwrap();
+        let number =
+            |line: &str| line.split_once("icmp_seq=")?.1.split(' ').next()?.parse::<usize>().ok();
+        let answered: Vec<usize> = text.lines().filter_map(number).collect();
+        // What was sent after the last answer is still under way.
+        let last = answered.iter().max().copied().unwrap();
+        let lost: Vec<usize> = (1..=last).filter(|number| !answered.contains(number)).collect();
+        assert_eq!(lost, [] as [usize; 0], "of {last} packets");
     }
 }
 
@@ -136,30 +166,20 @@ fn traffic_survives_what_can_break() {
     });
     until("traffic passes over the first again", Duration::from_secs(5), || passes(&world, 1));
 
+    let traffic = Traffic::start(&world, 1);
+    traffic.flow(50);
     break_it(&world, "controller");
-    let traffic = Traffic::start(&world, 1);
-    std::thread::sleep(Duration::from_secs(3));
-    let (sent, answered) = traffic.stop();
-    assert!(
-        sent > 100 && answered + 5 >= sent,
-        "without the controller {answered} of {sent} were answered"
-    );
+    traffic.flow(200);
     heal(&mut world, "controller");
-
-    let traffic = Traffic::start(&world, 1);
-    until("traffic flows", Duration::from_secs(5), || passes(&world, 1));
+    traffic.flow(50);
     break_it(&world, "node-1.holdfastd");
-    std::thread::sleep(Duration::from_secs(2));
+    traffic.flow(100);
     heal(&mut world, "node-1.holdfastd");
     until("the manager is back", Duration::from_secs(20), || {
         matches!(state(&world).nodes[0].stage, Some(Stage::Online | Stage::Degraded))
     });
-    let (sent, answered) = traffic.stop();
-    // The last packets may still be under way.
-    assert!(
-        sent > 200 && answered + 5 >= sent,
-        "without the manager {answered} of {sent} were answered"
-    );
+    traffic.flow(50);
+    traffic.assert_nothing_lost();
 
     assert!(down(&place.home).unwrap().problems.is_empty());
     assert_nothing_is_left(&place.home);

@@ -110,8 +110,9 @@ impl Kernel {
     ) -> Result<(), TalkError> {
         let family = self.family()?;
         let name = || WireguardAttribute::IfName(link.to_string());
-        // All zeros take the private key away.
-        let key = to.private_key.map_or([0; 32], |key| key.0);
+        // All zeros take the private key away. One with other bits than the kernel has, even
+        // those that do not count, would end every session.
+        let key = to.private_key.map_or([0; 32], |key| key.clamped().0);
         let mut first = vec![
             name(),
             WireguardAttribute::PrivateKey(key),

@@ -16,6 +16,15 @@ impl fmt::Debug for WgKey {
     }
 }
 
+impl WgKey {
+    /// As the kernel keeps a private key (RFC 7748 §5): other bits, the same public key.
+    pub(crate) fn clamped(mut self) -> Self {
+        self.0[0] &= 0xf8;
+        self.0[31] = self.0[31] & 0x7f | 0x40;
+        self
+    }
+}
+
 /// How a WireGuard device is set up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WireguardDevice {
@@ -50,7 +59,7 @@ impl WireguardDevice {
                 && want.keepalive_secs == have.keepalive_secs
                 && want.allowed_ips == have.allowed_ips
         };
-        self.private_key == seen.private_key
+        self.private_key.map(WgKey::clamped) == seen.private_key.map(WgKey::clamped)
             && self.fwmark == seen.fwmark
             && self.listen_port.is_none_or(|port| seen.listen_port == Some(port))
             && self.peers.len() == seen.peers.len()

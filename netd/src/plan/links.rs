@@ -27,7 +27,9 @@ pub(super) fn plan(want: &Network, have: &Observed, owner: &Ownership) -> Result
         let seen = match have.link(&link.name) {
             Some(seen) if !links.lost.contains(&link.name) => {
                 let mut seen = seen.clone();
-                seen.controller = seen.controller.filter(|name| !links.lost.contains(name));
+                if let Some(gone) = seen.controller.take_if(|name| links.lost.contains(name)) {
+                    seen.up &= !is_bond(have.link(&gone));
+                }
                 seen
             }
             _ if made.contains(&link.name) => fresh(link, peer_mtu(want, link)),
@@ -39,7 +41,7 @@ pub(super) fn plan(want: &Network, have: &Observed, owner: &Ownership) -> Result
                 fresh(link, link.mtu)
             }
         };
-        settings(link, &seen, want, owner, &mut links.make);
+        settings(link, &seen, want, have, owner, &mut links.make);
     }
 
     let stays = |link: &Link| {
@@ -193,7 +195,20 @@ fn peer_mtu(want: &Network, link: &Link) -> Option<u32> {
     }
 }
 
-fn settings(want: &Link, have: &Link, network: &Network, owner: &Ownership, steps: &mut Vec<Step>) {
+/// A bond takes only ports that are down (Documentation/networking/bonding.rst), and leaves those
+/// down that it gives back.
+fn is_bond(controller: Option<&Link>) -> bool {
+    controller.is_some_and(|link| matches!(link.kind, LinkKind::Bond { .. }))
+}
+
+fn settings(
+    want: &Link,
+    have: &Link,
+    all_wanted: &Network,
+    all: &Observed,
+    owner: &Ownership,
+    steps: &mut Vec<Step>,
+) {
     let link = || want.name.clone();
     if let (LinkKind::Wireguard(to), LinkKind::Wireguard(from)) = (&want.kind, &have.kind)
         && !to.is_met_by(from)
@@ -222,16 +237,11 @@ fn settings(want: &Link, have: &Link, network: &Network, owner: &Ownership, step
     let leaves =
         have.controller.as_ref().is_some_and(|c| owner.owns_link(c) || owner.owns_link(&want.name));
     if want.controller != have.controller && (want.controller.is_some() || leaves) {
-        // A bond takes only ports that are down (Documentation/networking/bonding.rst).
-        let into_bond = want
-            .controller
-            .as_ref()
-            .and_then(|name| network.links.get(name))
-            .is_some_and(|c| matches!(c.kind, LinkKind::Bond { .. }));
-        if into_bond && up {
+        if is_bond(want.controller.as_ref().and_then(|name| all_wanted.links.get(name))) && up {
             steps.push(Step::SetUp { link: link(), up: false });
             up = false;
         }
+        up &= !is_bond(have.controller.as_ref().and_then(|name| all.link(name)));
         let (from, to) = (have.controller.clone(), want.controller.clone());
         steps.push(Step::SetController { link: link(), from, to });
     }

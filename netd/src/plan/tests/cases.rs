@@ -202,3 +202,20 @@ fn a_port_goes_down_to_enter_a_bond() {
     apply(&mut kernel, &steps);
     assert_eq!(host_plan(&want, &kernel), Ok(vec![]));
 }
+
+#[test]
+fn a_port_that_a_bond_gives_back_is_raised_again() {
+    let mut kernel = FakeKernel::with_ports(&["eth0"]);
+    let bond = LinkKind::Bond { mode: BondMode::ActiveBackup, miimon_ms: 100 };
+    let port = Link::new(name("eth0"), LinkKind::Physical);
+    let mut bonded = with_link(Link::new(name("hf-x"), bond));
+    bonded.links.insert(port.clone().in_controller(name("hf-x")));
+    let mut bridged = with_link(bridge("hf-x"));
+    bridged.links.insert(port.clone().in_controller(name("hf-x")));
+    let alone = with_link(port);
+    for want in [&bonded, &alone, &bonded, &bridged, &bonded] {
+        let steps = host_plan(want, &kernel).unwrap();
+        apply(&mut kernel, &steps);
+        assert_eq!(host_plan(want, &kernel), Ok(vec![]), "after\n{}", listing(&steps));
+    }
+}

@@ -137,8 +137,16 @@ impl FakeKernel {
             }
             Step::SetController { link, from, to } => {
                 need(to.as_ref().is_none_or(|c| self.links.contains_key(c)), "no such controller")?;
+                let is_bond = |name: &Option<LinkName>| {
+                    let link = name.as_ref().and_then(|name| self.links.get(name));
+                    link.is_some_and(|link| matches!(link.kind, LinkKind::Bond { .. }))
+                };
+                let (out_of_bond, into_bond) = (is_bond(from), is_bond(to));
                 let link = self.link(link)?;
                 need(link.controller == *from, "the controller was another")?;
+                link.up &= !out_of_bond;
+                need(!into_bond || !link.up, "EPERM: a bond takes no port that is up")?;
+                link.up |= into_bond;
                 link.controller.clone_from(to);
                 Ok(())
             }
@@ -275,6 +283,7 @@ impl FakeKernel {
         self.drop_paths(name);
         for port in self.links.values_mut().filter(|link| link.controller.as_ref() == Some(name)) {
             port.controller = None;
+            port.up &= !matches!(gone.kind, LinkKind::Bond { .. });
         }
         let on_it: Vec<LinkName> = self
             .links

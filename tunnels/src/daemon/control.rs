@@ -63,7 +63,7 @@ pub(super) struct Control {
     /// Which edge a tunnel led to, also of those that traffic left last.
     pub(super) edges: BTreeMap<TunnelId, String>,
     serial: u32,
-    bfd: Service<TunnelId>,
+    pub(super) bfd: Service<TunnelId>,
     pub(super) liveness: Liveness,
     /// Something changed, so the kernel has to be looked at.
     look: bool,

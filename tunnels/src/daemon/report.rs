@@ -19,6 +19,7 @@ struct Traffic {
 impl Control {
     /// All tunnels as they are.
     pub(super) fn state(&mut self, now: Instant) -> TunnelsState {
+        // In this order: a session changes before traffic moves because of it.
         let active = self.liveness.active();
         let traffic: Vec<Traffic> = self.traffic();
         let mut tunnels: Vec<TunnelState> = self
@@ -52,19 +53,21 @@ impl Control {
     }
 
     fn tunnel_state(&self, tunnel: &Tunnel, traffic: Traffic, active: Option<TunnelId>, now: Instant) -> TunnelState {
-        let since = now.saturating_duration_since(tunnel.since);
+        let session = self.bfd.status(&tunnel.id).map(|status| (status.state, status.since));
+        let (state, since) = session.unwrap_or((tunnel.state, tunnel.since));
+        let since = now.saturating_duration_since(since);
         TunnelState {
             edge: tunnel.edge.name.clone(),
             link: tunnel.link(),
             kind: tunnel.kind,
-            state: tunnel.state,
+            state,
             active: active == Some(tunnel.id),
             rtt_us: self.rtt_us(&tunnel.edge.name),
             rx_bytes: traffic.rx_bytes,
             tx_bytes: traffic.tx_bytes,
             handshake_age_secs: traffic.handshake_age.map(|age| age.as_secs()),
             since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
-            reason: (tunnel.state != State::Up).then_some(Reason::TunnelNoData),
+            reason: (state != State::Up).then_some(Reason::TunnelNoData),
         }
     }
 

@@ -124,9 +124,11 @@ pub fn same_news(a: &NodeReport, b: &NodeReport) -> bool {
         let all = report.tunnels.iter().flat_map(|state| &state.tunnels);
         all.map(|tunnel| (tunnel.edge.clone(), tunnel.state, tunnel.active)).collect()
     };
+    let worst = |report: &NodeReport| report.tunnels.as_ref().and_then(|state| state.reason);
     (a.stage, a.generation, a.reason, &a.items, &a.profile)
         == (b.stage, b.generation, b.reason, &b.items, &b.profile)
         && tunnels(a) == tunnels(b)
+        && worst(a) == worst(b)
 }
 
 #[cfg(test)]

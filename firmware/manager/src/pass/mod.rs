@@ -13,11 +13,11 @@ mod network;
 mod tunnels;
 
 use crate::inputs::Inputs;
-use holdfast_api::Reason;
 pub(crate) use holdfast_api::chain;
 use holdfast_api::local::{
     Effect, ItemReport, ItemState, PlanReport, PlannedStep, Problem, TrafficImpact,
 };
+use holdfast_api::{Reason, Severity};
 use std::collections::BTreeMap;
 use std::error::Error;
 use tracing::{debug, info, warn};
@@ -79,7 +79,9 @@ impl Pass {
             match domain.plan(inputs) {
                 Ok(plan) => {
                     report.steps.extend(plan.steps);
-                    report.problems.extend(plan.problems);
+                    // What is only good to know is in the status; it hinders nothing.
+                    let hinders = |problem: &Problem| problem.severity > Severity::Info;
+                    report.problems.extend(plan.problems.into_iter().filter(hinders));
                 }
                 Err(problem) => report.problems.push(problem),
             }
@@ -170,9 +172,9 @@ fn tell(failed: &ItemReport, known: Option<&ItemReport>, what: &str) {
 
 fn state_of(reason: Reason) -> ItemState {
     match reason.severity() {
-        holdfast_api::Severity::Info => ItemState::Ok,
-        holdfast_api::Severity::Warning => ItemState::Waiting,
-        holdfast_api::Severity::Error => ItemState::Failed,
+        Severity::Info => ItemState::Ok,
+        Severity::Warning => ItemState::Waiting,
+        Severity::Error => ItemState::Failed,
     }
 }
 

@@ -207,7 +207,9 @@ impl Control {
         for (name, tunnel) in &mut self.tunnels {
             match candidates.get(name.as_str()) {
                 Some(edge) if !moved && Some(tunnel.kind) == kind && tunnel.is_still(edge) => {
-                    tunnel.update(edge, &settings);
+                    if tunnel.update(edge, &settings) {
+                        renew_in_kernel(&mut self.kernel, &settings, tunnel);
+                    }
                     if let Some(link) = tunnel.bfd_link {
                         self.bfd.insert(tunnel.id, link, edge.overlay_address, settings.bfd);
                     }
@@ -427,6 +429,7 @@ impl Control {
             match self.bfd.open_link(&tunnel.link(), settings.overlay) {
                 Ok(link) => {
                     tunnel.bfd_link = Some(link);
+                    tunnel.bfd_index = tunnel.index();
                     tunnel.since = now;
                     self.bfd.insert(tunnel.id, link, tunnel.edge.overlay_address, settings.bfd);
                 }
@@ -464,6 +467,9 @@ impl Control {
                 if change.from == State::Up {
                     // The edge may have restarted and know nothing of our session.
                     tunnel.renew();
+                    if let (None, Some(settings)) = (&tunnel.device, &self.settings) {
+                        renew_in_kernel(&mut self.kernel, settings, tunnel);
+                    }
                     self.prober.hurry(name, now);
                 }
             }
@@ -559,6 +565,15 @@ impl Control {
 
     pub(super) fn kernel(&mut self) -> &mut Kernel {
         &mut self.kernel
+    }
+}
+
+/// Shakes hands anew over a device of the kernel. It may be gone; the next look sees that.
+fn renew_in_kernel(kernel: &mut Kernel, settings: &Settings, tunnel: &Tunnel) {
+    for step in want::renewal(settings, &tunnel.wanted()) {
+        if let Err(error) = kernel.apply(&step) {
+            tracing::warn!(link = tunnel.link(), error = chain(&error), "no new handshake");
+        }
     }
 }
 

@@ -67,6 +67,8 @@ pub(super) struct Tunnel {
     pub(super) uapi: Option<uapi::Listener>,
     /// Where BFD listens, once the link has its address.
     pub(super) bfd_link: Option<LinkId>,
+    /// The kernel's number of the link when BFD was opened on it.
+    pub(super) bfd_index: Option<u32>,
     /// BFD's state as it was last told.
     pub(super) state: State,
     /// Since when.
@@ -103,6 +105,7 @@ impl Tunnel {
             device,
             uapi,
             bfd_link: None,
+            bfd_index: None,
             state: State::Down,
             since: now,
         })
@@ -124,8 +127,10 @@ impl Tunnel {
         self.edge.public_key == edge.public_key && self.edge.overlay_address == edge.overlay_address
     }
 
-    /// Takes over what may change without an interruption.
-    pub(super) fn update(&mut self, edge: &EdgeCandidate, settings: &Settings) {
+    /// Takes over what may change without an interruption. True when the kernel has the device
+    /// and must be told to forget where the peer was ([`want::renewal`]).
+    pub(super) fn update(&mut self, edge: &EdgeCandidate, settings: &Settings) -> bool {
+        let renew = self.device.is_none() && edge.endpoint != self.edge.endpoint;
         if let Some(device) = &self.device {
             device.set_private_key(settings.private_key.clone());
             // Only a change of the configuration moves the endpoint: the peer may have roamed.
@@ -133,14 +138,23 @@ impl Tunnel {
             device.set_peer(edge.public_key, PeerConfig { endpoint, ..peer_config(edge) });
         }
         self.edge = edge.clone();
+        renew
     }
 
-    /// The device's thread ended: its link was deleted under it.
+    /// Its link was deleted: the device's thread ended, or BFD is bound to a link that is gone,
+    /// even when there is another of the same name.
     pub(super) fn is_broken(&self) -> bool {
         self.device.as_ref().is_some_and(|device| !device.is_alive())
+            || self.bfd_index.is_some_and(|index| self.index() != Some(index))
     }
 
-    /// Shakes hands anew, as no data passes.
+    /// The kernel's number of its link, now.
+    pub(super) fn index(&self) -> Option<u32> {
+        nix::net::if_::if_nametoindex(self.link().as_str()).ok()
+    }
+
+    /// Shakes hands anew, as no data passes; a device of the kernel is told by
+    /// [`want::renewal`].
     pub(super) fn renew(&self) {
         if let Some(device) = &self.device {
             device.renew(&self.edge.public_key);

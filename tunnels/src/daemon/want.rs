@@ -19,7 +19,7 @@ use holdfast_api::tunnel::TunnelKind;
 use ipnet::IpNet;
 use netd::{
     Address, Family, Link, LinkKind, LinkName, LinkSysctl, Network, Nexthop, NexthopTarget, Observed,
-    Route, RouteTarget, Rule, WgKey, WireguardDevice, WireguardPeer,
+    Route, RouteTarget, Rule, Step, WgKey, WireguardDevice, WireguardPeer,
 };
 use std::net::{IpAddr, SocketAddr};
 
@@ -123,6 +123,20 @@ fn describe_device(settings: &Settings, tunnel: &Wanted) -> WireguardDevice {
         fwmark: FWMARK,
         peers: [(WgKey(tunnel.public_key.0), peer)].into(),
     }
+}
+
+/// What makes a device of the kernel forget its session and where its peer was: the peer is taken
+/// out and put in again. By itself the kernel shakes hands anew 15 s after the last answer
+/// (`KEEPALIVE_TIMEOUT` + `REKEY_TIMEOUT`), and it never goes back from where a peer roamed to.
+pub(super) fn renewal(settings: &Settings, tunnel: &Wanted) -> [Step; 2] {
+    let with = describe_device(settings, tunnel);
+    let without = WireguardDevice { peers: Default::default(), ..with.clone() };
+    let step = |from: &WireguardDevice, to: &WireguardDevice| Step::SetWireguard {
+        link: link_name(tunnel.slot),
+        from: from.clone(),
+        to: to.clone(),
+    };
+    [step(&with, &without), step(&without, &with)]
 }
 
 /// All addresses: what goes into which tunnel is for routes to say.

@@ -52,7 +52,8 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(data: &Path, server: Option<&str>) -> anyhow::Result<Self> {
         let url = server_url(data, server)?;
-        let authority = url.strip_prefix("https://").context("--server must begin with https://")?;
+        let authority =
+            url.strip_prefix("https://").context("--server must begin with https://")?;
         let ca = CertificateDer::from_pem_slice(read_ca(data)?.as_bytes())
             .map_err(|error| anyhow::anyhow!("the CA's certificate is damaged: {error}"))?;
         let mut roots = RootCertStore::empty();
@@ -65,7 +66,12 @@ impl Client {
         Ok(Client { authority: authority.into(), tls: Arc::new(tls) })
     }
 
-    pub(super) async fn post(&self, path: &str, bearer: &str, body: &[u8]) -> anyhow::Result<Value> {
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        bearer: &str,
+        body: &[u8],
+    ) -> anyhow::Result<Value> {
         let (host, port) = match self.authority.rsplit_once(':') {
             Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (host, port.parse()?),
             _ => (self.authority.as_str(), 443),

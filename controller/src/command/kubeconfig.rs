@@ -32,7 +32,9 @@ pub struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, root: &Root) -> anyhow::Result<()> {
-    for (option, name) in [("--namespace", arguments.namespace.as_deref()), ("--user", Some(arguments.user.as_str()))] {
+    for (option, name) in
+        [("--namespace", arguments.namespace.as_deref()), ("--user", Some(arguments.user.as_str()))]
+    {
         if let Some(name) = name {
             anyhow::ensure!(is_dns_label(name), "{option}: {name:?} is not a DNS label (RFC 1123)");
         }

@@ -67,6 +67,7 @@ pub(super) async fn run(arguments: Arguments, root: &Root) -> anyhow::Result<()>
         listen: arguments.listen,
         names: arguments.names,
         fleet,
+        history: crate::store::HISTORY,
         clock: crate::system_clock(),
     })
     .await

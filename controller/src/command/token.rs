@@ -109,8 +109,11 @@ async fn errand(
     arguments: &Arguments,
     token: &Token,
 ) -> anyhow::Result<serde_json::Value> {
-    let operator =
-        Operator { name: "token-create".into(), tenant: Some(arguments.namespace.clone()) };
+    let tenant = match arguments.role {
+        RoleName::Node => Some(arguments.namespace.clone()),
+        RoleName::RegionalEdge => None,
+    };
+    let operator = Operator { name: "token-create".into(), tenant };
     let end = Timestamp::now().checked_add(ERRAND)?;
     let (bearer, file) = Operators::new(data).issue(&operator, Some(end))?;
     let result = async {

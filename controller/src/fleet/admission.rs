@@ -28,8 +28,7 @@ pub enum Verdict {
 
 /// What to do with a registration as it stands.
 pub fn decide(spec: &RegistrationSpec, status: &RegistrationStatus) -> Verdict {
-    let admitted =
-        matches!(status.phase, RegistrationPhase::Admitted | RegistrationPhase::Online);
+    let admitted = matches!(status.phase, RegistrationPhase::Admitted | RegistrationPhase::Online);
     match (status.phase, spec.approval.as_ref().map(|approval| approval.decision)) {
         (RegistrationPhase::Retired, _) => Verdict::Leave,
         (_, Some(Decision::Rejected)) => Verdict::Refuse,
@@ -133,7 +132,8 @@ mod tests {
 
     #[test]
     fn the_verdict_follows_approval_and_phase() {
-        let approval = |decision| Some(Approval { decision, site: None, labels: Default::default() });
+        let approval =
+            |decision| Some(Approval { decision, site: None, labels: Default::default() });
         let verdict = |approval, phase| {
             decide(
                 &RegistrationSpec { approval, ..Default::default() },

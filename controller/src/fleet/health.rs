@@ -29,7 +29,8 @@ pub fn site_status(
     offline_after: SignedDuration,
 ) -> (SiteStatus, Option<Timestamp>) {
     let reports: Vec<&Report> = nodes.iter().filter_map(|node| reports.get(&node.name)).collect();
-    let silent_at = |report: &Report| report.heard.and_then(|at| at.checked_add(offline_after).ok());
+    let silent_at =
+        |report: &Report| report.heard.and_then(|at| at.checked_add(offline_after).ok());
     let live: Vec<&Report> =
         reports.iter().copied().filter(|r| silent_at(r).is_some_and(|at| now < at)).collect();
     let online = live
@@ -84,9 +85,10 @@ fn ready(phase: &str, live: &[&Report], before: &SiteStatus, now: Timestamp) -> 
     };
     let worst = live.iter().find(|report| report.status.reason.is_some());
     let (reason, message) = match (phase, worst) {
-        ("Offline", _) => {
-            (Reason::ControllerUnreachable.code(), "No node of the site has been heard lately.".into())
-        }
+        ("Offline", _) => (
+            Reason::ControllerUnreachable.code(),
+            "No node of the site has been heard lately.".into(),
+        ),
         (_, Some(report)) => {
             (report.status.reason.map_or("", Reason::code), report.status.message.clone())
         }
@@ -161,7 +163,10 @@ mod tests {
         assert_eq!((status.phase.as_str(), next), ("Pending", None));
         reports.insert("n0".to_owned(), report(Stage::Online, &["b", "a"], 0));
         let (status, next) = site_status(&members, &reports, &status, at(1), SILENCE);
-        assert_eq!((status.phase.as_str(), status.nodes_online, status.tunnels_up), ("Degraded", 1, 2));
+        assert_eq!(
+            (status.phase.as_str(), status.nodes_online, status.tunnels_up),
+            ("Degraded", 1, 2)
+        );
         assert_eq!((status.edges.join(","), next), ("a,b".into(), Some(at(100))));
         reports.insert("n1".to_owned(), report(Stage::Online, &["a"], 5));
         let (status, _) = site_status(&members, &reports, &status, at(6), SILENCE);

@@ -31,6 +31,7 @@ use ipnet::{IpNet, Ipv4Net};
 use jiff::SignedDuration;
 use pools::{AddressPool, PrefixPool};
 use std::net::Ipv4Addr;
+use tokio::sync::watch;
 
 /// Annotation of a registration: SHA-256 of the request that its certificate answers.
 pub const SIGNED_ANNOTATION: &str = "holdfast.dev/signed-request";
@@ -85,6 +86,10 @@ pub struct Fleet {
     pub authority: Authority,
     /// The numbers.
     pub settings: FleetSettings,
+    /// When nodes were last heard.
+    pub presence: Presence,
+    /// Changes whenever a node or an edge lost its admission.
+    pub revoked: watch::Sender<u64>,
     nodes: AddressPool,
     edges: AddressPool,
     prefixes: PrefixPool,
@@ -97,6 +102,8 @@ impl Fleet {
             nodes: AddressPool::new(settings.node_overlay),
             edges: AddressPool::new(settings.edge_overlay),
             prefixes: PrefixPool::new(settings.site_pool, settings.site_prefix_bits),
+            presence: Presence::default(),
+            revoked: watch::Sender::new(0),
             authority,
             settings,
         }

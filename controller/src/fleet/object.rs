@@ -28,14 +28,29 @@ pub fn save(tx: &mut Tx<'_>, key: Key, mut value: Value, hidden: Option<String>)
             for name in ["uid", "creationTimestamp", "generation"] {
                 metadata[name] = old.value["metadata"][name].clone();
             }
-            let generation = metadata["generation"].as_i64().unwrap_or(0);
-            if value.get("spec") != old.value.get("spec") {
-                value["metadata"]["generation"] = (generation + 1).into();
+            // However often a transaction writes an object, others see one change of it.
+            match tx.before(&key) {
+                _ if !tx.wrote(&key) => count(&mut value, old),
+                Some(before) => count(&mut value, &before),
+                None => {}
             }
         }
     }
     let hidden = hidden.or_else(|| old.and_then(|old| old.hidden.clone()));
     tx.put(key, value, hidden)
+}
+
+fn count(value: &mut Value, before: &Shared) {
+    let generation = before.value["metadata"]["generation"].as_i64().unwrap_or(0);
+    let changed = value.get("spec") != before.value.get("spec");
+    value["metadata"]["generation"] = (generation + i64::from(changed)).into();
+}
+
+/// Replaces one field of an object's spec, and nothing else of it.
+pub(super) fn set_field(tx: &mut Tx<'_>, entry: &Shared, field: &str, new: Value) {
+    let mut value = entry.value.clone();
+    value["spec"][field] = new;
+    save(tx, entry.key.clone(), value, None);
 }
 
 /// Writes an object whose spec and status are known whole, keeping the metadata there is.

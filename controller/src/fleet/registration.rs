@@ -1,7 +1,7 @@
 //! Registrations: approval, place, certificate.
 
 use super::admission::{self, Verdict};
-use super::object::{annotate, save, to_value, write};
+use super::object::{annotate, save, set_field, to_value};
 use super::{
     Fleet, OFFERED_ANNOTATION, REGISTRATION_ANNOTATION, SIGNED_ANNOTATION, TOKEN_LABELS_ANNOTATION,
     TOKEN_SITE_ANNOTATION, render,
@@ -12,7 +12,7 @@ use crate::trust::authority::Subject;
 use holdfast_api::Reason;
 use holdfast_api::resources::{
     Kind, NodeRole, RegionalEdge, RegionalEdgeSpec, Registration, RegistrationPhase,
-    RegistrationStatus, Role, Site, SiteNode, SiteSpec, SiteStatus,
+    RegistrationStatus, Role, Site, SiteNode,
 };
 use std::collections::BTreeMap;
 
@@ -40,7 +40,12 @@ impl Fleet {
                 Vec::new()
             }
             Verdict::Refuse => {
-                self.withdraw(tx, &entry, RegistrationPhase::Rejected, Reason::RegistrationRejected);
+                self.withdraw(
+                    tx,
+                    &entry,
+                    RegistrationPhase::Rejected,
+                    Reason::RegistrationRejected,
+                );
                 site.into_iter().collect()
             }
             Verdict::Admit => {
@@ -107,7 +112,8 @@ impl Fleet {
 
     fn site_for(&self, tx: &Tx<'_>, entry: &Shared, registration: &Registration) -> String {
         let approved = registration.spec.approval.as_ref().and_then(|a| a.site.as_deref());
-        let by_token = Some(entry.annotation(TOKEN_SITE_ANNOTATION)).filter(|site| !site.is_empty());
+        let by_token =
+            Some(entry.annotation(TOKEN_SITE_ANNOTATION)).filter(|site| !site.is_empty());
         let tenant = &entry.key.namespace;
         let exists = |name: &str| tx.state().get(&Key::new(Kind::Site, tenant, name)).is_some();
         let hostname = &registration.spec.hostname;
@@ -127,19 +133,15 @@ impl Fleet {
         let taken =
             |name: &str| tx.state().get(&Key::new(Kind::NodeConfig, tenant, name)).is_some();
         let name = admission::node_name(&site_key.name, taken);
-        let new_site = site.is_none();
-        let mut spec = site.map_or_else(SiteSpec::default, |site| site.spec);
-        spec.nodes.push(SiteNode {
+        let mut nodes = site.map(|site| site.spec.nodes).unwrap_or_default();
+        nodes.push(SiteNode {
             name: name.clone(),
             registration: entry.key.name.clone(),
             role: NodeRole::Worker,
         });
-        admission::assign_roles(&mut spec.nodes);
+        admission::assign_roles(&mut nodes);
         let mut value = tx.get(site_key).map_or_else(|| serde_json::json!({}), |s| s.value.clone());
-        value["spec"] = to_value(&spec);
-        if new_site {
-            value["status"] = to_value(&SiteStatus { phase: "Pending".into(), ..Default::default() });
-        }
+        value["spec"]["nodes"] = to_value(&nodes);
         for (label, text) in labels(entry, registration) {
             // An operator who labelled the site beforehand knows better.
             let place = &mut value["metadata"]["labels"][label];
@@ -206,8 +208,8 @@ impl Fleet {
         origin: &str,
     ) -> String {
         let approved = registration.spec.approval.as_ref().and_then(|a| a.site.clone());
-        let by_token =
-            Some(entry.annotation(TOKEN_SITE_ANNOTATION).to_owned()).filter(|name| !name.is_empty());
+        let by_token = Some(entry.annotation(TOKEN_SITE_ANNOTATION).to_owned())
+            .filter(|name| !name.is_empty());
         let asked = approved
             .or(by_token)
             .or_else(|| admission::label_of(&registration.spec.hostname))
@@ -268,10 +270,14 @@ impl Fleet {
             self.edge_gone(tx, key);
             return Vec::new();
         };
-        let Some(mut edge) = entry.decode::<RegionalEdge>() else { return Vec::new() };
-        if edge.spec.overlay_address.is_none() {
-            edge.spec.overlay_address = self.edges.next(tx.state());
-            write(tx, key.clone(), &[], to_value(&edge.spec), None);
+        if entry.text("/spec/overlayAddress").is_empty() {
+            match self.edges.next(tx.state()) {
+                Some(address) => set_field(tx, &entry, "overlayAddress", to_value(&address)),
+                None => {
+                    let pool = self.settings.edge_overlay;
+                    tracing::warn!(edge = key.name, %pool, "no overlay address is free");
+                }
+            }
         }
         Vec::new()
     }

@@ -104,7 +104,11 @@ pub fn node_config(input: NodeInput<'_>, edges: &[RegionalEdge]) -> NodeConfigSp
 ///
 /// `next` is the store's version, which grows for as long as the controller's data live. So a
 /// configuration that was deleted and made again is still newer than what the node has.
-pub fn number(have: Option<&NodeConfigSpec>, mut want: NodeConfigSpec, next: u64) -> NodeConfigSpec {
+pub fn number(
+    have: Option<&NodeConfigSpec>,
+    mut want: NodeConfigSpec,
+    next: u64,
+) -> NodeConfigSpec {
     want.generation = match have {
         Some(have) => {
             want.generation = have.generation;
@@ -148,7 +152,15 @@ pub fn edge(
         ($($field:ident),+) => { RegionalEdgeSpec { $( $field: merge(&have.$field, &before.$field, &now.$field), )+ } };
     }
     merged!(
-        place, failure_domain, endpoint, probe, public_key, overlay_address, backbone, routes,
-        capacity, drained
+        place,
+        failure_domain,
+        endpoint,
+        probe,
+        public_key,
+        overlay_address,
+        backbone,
+        routes,
+        capacity,
+        drained
     )
 }

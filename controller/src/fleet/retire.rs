@@ -1,7 +1,7 @@
 //! Taking back what a device was given.
 
 use super::Fleet;
-use super::object::{annotate, save, to_value};
+use super::object::{annotate, save, set_field, to_value};
 use super::{REGISTRATION_ANNOTATION, SIGNED_ANNOTATION};
 use crate::store::{Key, OVERLAY_ANNOTATION, Shared, Tx};
 use holdfast_api::Reason;
@@ -28,8 +28,10 @@ impl Fleet {
             message: reason.sentence().into(),
             ..RegistrationStatus::default()
         });
-        tracing::info!(registration = %entry.key, %reason, "ended");
-        save(tx, entry.key.clone(), value, None);
+        let ended = save(tx, entry.key.clone(), value, None);
+        if ended.version != entry.version {
+            tracing::info!(registration = %entry.key, %reason, "ended");
+        }
         self.take_back(tx, entry);
     }
 
@@ -65,15 +67,14 @@ impl Fleet {
         let Some(mut site) = entry.decode::<Site>() else { return };
         site.spec.nodes.retain(|member| member.registration != before.key.name);
         super::admission::assign_roles(&mut site.spec.nodes);
-        let mut value = entry.value.clone();
-        value["spec"] = to_value(&site.spec);
-        save(tx, site_key, value, None);
+        set_field(tx, &entry, "nodes", to_value(&site.spec.nodes));
     }
 
     /// An edge was deleted: whoever registered it is no edge any more.
     pub(super) fn edge_gone(&self, tx: &mut Tx<'_>, key: &Key) {
         let Some(before) = tx.before(key) else { return };
-        let Some((tenant, name)) = before.annotation(REGISTRATION_ANNOTATION).split_once('/') else {
+        let Some((tenant, name)) = before.annotation(REGISTRATION_ANNOTATION).split_once('/')
+        else {
             return;
         };
         let registration = tx.get(&Key::new(Kind::Registration, tenant, name));

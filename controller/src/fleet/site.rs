@@ -1,6 +1,6 @@
 //! Sites: prefix, membership, and what is rendered for their nodes.
 
-use super::object::{save, to_value, write};
+use super::object::{set_field, to_value, write};
 use super::render::{self, NodeInput};
 use super::{Fleet, SITE_LABEL};
 use crate::store::{Index, Key, OVERLAY_ANNOTATION, Tx};
@@ -27,15 +27,26 @@ impl Fleet {
         }
         let Some(mut site) = site else { return Vec::new() };
         // Members whose registration is gone.
-        let known: BTreeSet<&str> = registered.iter().map(|entry| entry.key.name.as_str()).collect();
+        let known: BTreeSet<&str> =
+            registered.iter().map(|entry| entry.key.name.as_str()).collect();
         let complete = site.spec.nodes.len();
         site.spec.nodes.retain(|node| known.contains(node.registration.as_str()));
-        let prefix = site.spec.prefix.or_else(|| self.prefixes.next(tx.state()));
-        if site.spec.nodes.len() != complete || site.spec.prefix != prefix {
-            site.spec.prefix = prefix;
-            let mut value = tx.get(key).map_or_else(|| serde_json::json!({}), |e| e.value.clone());
-            value["spec"] = to_value(&site.spec);
-            save(tx, key.clone(), value, None);
+        if site.spec.nodes.len() != complete
+            && let Some(entry) = tx.get(key)
+        {
+            set_field(tx, &entry, "nodes", to_value(&site.spec.nodes));
+        }
+        if site.spec.prefix.is_none() {
+            site.spec.prefix = self.prefixes.next(tx.state());
+            match (tx.get(key), site.spec.prefix) {
+                (Some(entry), Some(prefix)) => set_field(tx, &entry, "prefix", to_value(&prefix)),
+                _ => {
+                    tracing::warn!(site = %key, pool = %self.settings.site_pool, "no prefix is free")
+                }
+            }
+        }
+        if site.status.is_none() {
+            self.assess_site(tx, key);
         }
         self.render_site(tx, key, &site.spec);
         Vec::new()

@@ -2,11 +2,12 @@
 //!
 //! * An edge changed → every site is rendered anew.
 //! * A node reported, or was silent for too long → its site's status; its registration is `Online`.
+//! * A registration lost its admission → open watches of its holder are looked at.
 //! * At the start, and when changes came faster than they could be looked at → everything.
 
 use super::health::{self, Report};
 use super::object::to_value;
-use super::{Fleet, HEARD_ANNOTATION, Presence, REGISTRATION_ANNOTATION};
+use super::{Fleet, HEARD_ANNOTATION, REGISTRATION_ANNOTATION};
 use crate::Clock;
 use crate::store::{Event, Index, Key, Shared, Store, StoreError, Tx};
 use holdfast_api::resources::{Kind, NodeStatus, Site};
@@ -26,7 +27,6 @@ const RETRY: Duration = Duration::from_secs(2);
 struct Task {
     store: Store,
     fleet: Arc<Fleet>,
-    presence: Arc<Presence>,
     clock: Clock,
     seen: u64,
     render: BTreeSet<Key>,
@@ -39,17 +39,16 @@ struct Task {
 pub async fn run(
     store: Store,
     fleet: Arc<Fleet>,
-    presence: Arc<Presence>,
     clock: Clock,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let mut edges = store.changes(Kind::RegionalEdge);
     let mut statuses = store.changes(Kind::NodeStatus);
     let mut sites = store.changes(Kind::Site);
+    let mut registrations = store.changes(Kind::Registration);
     let mut task = Task {
         store,
         fleet,
-        presence,
         clock,
         seen: 0,
         render: BTreeSet::new(),
@@ -75,6 +74,7 @@ pub async fn run(
             _ = edges.changed() => {}
             _ = statuses.changed() => {}
             _ = sites.changed() => {}
+            _ = registrations.changed() => {}
             () = tokio::time::sleep(TICK) => {}
             _ = shutdown.changed() => {}
         }
@@ -84,7 +84,10 @@ pub async fn run(
 impl Task {
     fn look_at_everything(&mut self) {
         let (sites, version) = self.store.read(|state, version| {
-            (state.list(Kind::Site, None, None).map(|e| e.key.clone()).collect::<BTreeSet<_>>(), version)
+            (
+                state.list(Kind::Site, None, None).map(|e| e.key.clone()).collect::<BTreeSet<_>>(),
+                version,
+            )
         });
         self.seen = version;
         self.render.clone_from(&sites);
@@ -94,10 +97,10 @@ impl Task {
     fn look_at_changes(&mut self) {
         let since = |kind| self.store.since(kind, self.seen);
         // Statuses and sites first: what changes between the reads is seen again, never missed.
-        let (Ok(statuses), Ok(sites), Ok(edges)) =
-            (since(Kind::NodeStatus), since(Kind::Site), since(Kind::RegionalEdge))
-        else {
+        let kinds = [Kind::NodeStatus, Kind::Site, Kind::RegionalEdge, Kind::Registration];
+        let [Ok(statuses), Ok(sites), Ok(edges), Ok(registrations)] = kinds.map(since) else {
             tracing::info!("changes came too fast, looking at everything");
+            self.fleet.revoked.send_modify(|count| *count += 1);
             return self.look_at_everything();
         };
         let seen = statuses.1;
@@ -110,13 +113,24 @@ impl Task {
         let members = |entry: &Option<Shared>| {
             entry.as_ref().and_then(|e| e.value.pointer("/spec/nodes").cloned())
         };
-        for event in sites.0.iter().filter(|event| members(&event.before) != members(&event.after)) {
+        for event in sites.0.iter().filter(|event| members(&event.before) != members(&event.after))
+        {
             self.assess.extend(event.after.iter().map(|entry| entry.key.clone()));
         }
         if edges.0.iter().any(|event| edge_changed(event)) {
             self.render.extend(self.store.read(|state, _| {
                 state.list(Kind::Site, None, None).map(|e| e.key.clone()).collect::<Vec<_>>()
             }));
+        }
+        let admitted = |entry: &Option<Shared>| {
+            entry.as_ref().is_some_and(|e| matches!(e.text("/status/phase"), "Admitted" | "Online"))
+        };
+        let mut lost = registrations
+            .0
+            .iter()
+            .filter(|event| admitted(&event.before) && !admitted(&event.after));
+        if lost.next().is_some() {
+            self.fleet.revoked.send_modify(|count| *count += 1);
         }
         self.seen = seen;
     }
@@ -134,7 +148,7 @@ impl Task {
     async fn work(&mut self) -> Result<(), StoreError> {
         let take = |from: &BTreeSet<Key>| from.iter().take(CHUNK).cloned().collect::<Vec<_>>();
         let (render, assess) = (take(&self.render), take(&self.assess));
-        let (fleet, presence) = (self.fleet.clone(), self.presence.clone());
+        let fleet = self.fleet.clone();
         let (to_render, to_assess) = (render.clone(), assess.clone());
         let due = self
             .store
@@ -142,9 +156,9 @@ impl Task {
                 for key in &to_render {
                     fleet.refresh_site(tx, key);
                 }
-                let due = to_assess.iter().filter_map(|key| {
-                    Some((fleet.assess_site(tx, key, &presence)?, key.clone()))
-                });
+                let due = to_assess
+                    .iter()
+                    .filter_map(|key| Some((fleet.assess_site(tx, key)?, key.clone())));
                 Ok::<_, StoreError>(due.collect::<Vec<_>>())
             })
             .await?;
@@ -164,14 +178,16 @@ fn edge_changed(event: &Event) -> bool {
 
 impl Fleet {
     /// Writes a site's status; answers when silence could change it next.
-    fn assess_site(&self, tx: &mut Tx<'_>, key: &Key, presence: &Presence) -> Option<Timestamp> {
+    pub(super) fn assess_site(&self, tx: &mut Tx<'_>, key: &Key) -> Option<Timestamp> {
         let entry = tx.get(key)?;
         let site = entry.decode::<Site>()?;
         let mut reports = BTreeMap::new();
         for status in tx.find(Index::SiteStatuses, &format!("{}/{}", key.namespace, key.name)) {
             let heard = status.annotation(HEARD_ANNOTATION).parse().ok();
-            let heard = heard.max(presence.last(&key.namespace, &status.key.name));
-            let Some(report) = status.decode::<NodeStatus>().and_then(|s| s.status) else { continue };
+            let heard = heard.max(self.presence.last(&key.namespace, &status.key.name));
+            let Some(report) = status.decode::<NodeStatus>().and_then(|s| s.status) else {
+                continue;
+            };
             if report.tunnels.as_ref().is_some_and(|tunnels| tunnels.up() > 0) {
                 let node = site.spec.nodes.iter().find(|node| node.name == status.key.name);
                 if let Some(node) = node {

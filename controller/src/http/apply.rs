@@ -99,16 +99,21 @@ fn at<'a>(value: &'a Value, path: &Path) -> Option<&'a Value> {
     path.iter().try_fold(value, |value, name| value.get(name))
 }
 
-/// Removes a leaf, and the objects above it that it leaves empty.
+/// Removes a leaf, and the objects above it that it leaves empty, but for the topmost: an object
+/// always has its metadata and spec.
 fn remove(value: &mut Value, path: &[String]) {
-    let [name, rest @ ..] = path else { return };
-    let Some(map) = value.as_object_mut() else { return };
-    if rest.is_empty() {
-        map.remove(name);
-    } else if let Some(inner) = map.get_mut(name) {
-        remove(inner, rest);
-        // The top-level fields stay: an object always has its spec.
-        if inner.as_object().is_some_and(Map::is_empty) && rest.len() > 1 {
+    if let [top, rest @ ..] = path
+        && let Some(inner) = value.get_mut(top)
+    {
+        prune(inner, rest);
+    }
+}
+
+fn prune(value: &mut Value, path: &[String]) {
+    let ([name, rest @ ..], Some(map)) = (path, value.as_object_mut()) else { return };
+    if let Some(inner) = map.get_mut(name) {
+        prune(inner, rest);
+        if rest.is_empty() || inner.as_object().is_some_and(Map::is_empty) {
             map.remove(name);
         }
     }
@@ -174,8 +179,12 @@ mod tests {
     #[test]
     fn what_a_manager_no_longer_applies_is_removed() {
         let old = json!({"metadata": {"name": "a"}, "spec": {"prefix": "10.0.0.0/24"}});
-        let one = run(&old, json!({"place": {"region": "eu", "address": "x"}}), "m", false).unwrap();
-        assert_eq!(one["spec"], json!({"prefix": "10.0.0.0/24", "place": {"region": "eu", "address": "x"}}));
+        let one =
+            run(&old, json!({"place": {"region": "eu", "address": "x"}}), "m", false).unwrap();
+        assert_eq!(
+            one["spec"],
+            json!({"prefix": "10.0.0.0/24", "place": {"region": "eu", "address": "x"}})
+        );
         let two = run(&one, json!({"place": {"region": "eu"}}), "m", false).unwrap();
         assert_eq!(two["spec"], json!({"prefix": "10.0.0.0/24", "place": {"region": "eu"}}));
         let three = run(&two, json!({}), "m", false).unwrap();
@@ -186,9 +195,13 @@ mod tests {
     fn two_managers_conflict_until_one_forces() {
         let old = json!({"metadata": {"name": "a"}, "spec": {}});
         let one = run(&old, json!({"place": {"region": "eu"}}), "m", false).unwrap();
-        run(&one, json!({"place": {"region": "eu"}}), "n", false).expect("the same value is no conflict");
+        run(&one, json!({"place": {"region": "eu"}}), "n", false)
+            .expect("the same value is no conflict");
         let error = run(&one, json!({"place": {"region": "us"}}), "n", false).unwrap_err();
-        assert_eq!((error.code(), error.status().details.unwrap().causes[0].field.as_str()), (409, ".spec.place.region"));
+        assert_eq!(
+            (error.code(), error.status().details.unwrap().causes[0].field.as_str()),
+            (409, ".spec.place.region")
+        );
         let two = run(&one, json!({"place": {"region": "us"}}), "n", true).unwrap();
         let three = run(&two, json!({}), "m", false).unwrap();
         assert_eq!(three["spec"]["place"]["region"], "us", "it changed hands");

@@ -79,7 +79,9 @@ pub fn authorize(caller: &Caller, verb: Verb, target: &Target) -> Result<Sight, 
     let own = || own_registration(caller, verb, target);
     match &caller.identity {
         Identity::Operator(operator) => operator_may(operator.tenant.as_deref(), verb, target),
-        Identity::Node { tenant, node, .. } => node_may(tenant, node, verb, target).or_else(|_| own()),
+        Identity::Node { tenant, node, .. } => {
+            node_may(tenant, node, verb, target).or_else(|_| own())
+        }
         Identity::Edge { name, .. } => edge_may(name, verb, target).or_else(|_| own()),
         Identity::Device(_) | Identity::Anonymous => own(),
     }
@@ -94,7 +96,9 @@ fn operator_may(tenant: Option<&str>, verb: Verb, target: &Target) -> Result<Sig
     let writes = |verb: Verb| match target.kind {
         Kind::Token | Kind::Site | Kind::RegionalEdge => !target.status,
         Kind::Registration => !target.status && verb != Verb::Create,
-        Kind::NodeStatus => matches!(verb, Verb::Delete | Verb::DeleteCollection),
+        Kind::NodeStatus => {
+            !target.status && matches!(verb, Verb::Delete | Verb::DeleteCollection)
+        }
         Kind::NodeConfig | Kind::TunnelPeer => false,
     };
     (at_home && (verb.reads() || writes(verb))).then_some(Sight::All).ok_or(Denied)
@@ -147,4 +151,150 @@ fn own_registration(caller: &Caller, verb: Verb, target: &Target) -> Result<Sigh
     let named = target.name.as_ref().is_none_or(|asked| *asked == name);
     let may = verb.reads() || matches!(verb, Verb::Update | Verb::Patch);
     (named && may).then_some(Sight::Named(target.namespace.clone(), name)).ok_or(Denied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::Operator;
+    use crate::trust::csr::DeviceId;
+    use std::collections::BTreeSet;
+
+    const VERBS: &[Verb] = &[
+        Verb::Get,
+        Verb::List,
+        Verb::Watch,
+        Verb::Create,
+        Verb::Update,
+        Verb::Patch,
+        Verb::Delete,
+        Verb::DeleteCollection,
+    ];
+    const DEVICE: DeviceId = DeviceId([7; 32]);
+
+    fn caller(identity: Identity) -> Caller {
+        Caller { identity, credential: None, retired: false }
+    }
+
+    /// Everything that the caller may do in a world of two tenants, as short words.
+    fn all(caller: &Caller) -> BTreeSet<String> {
+        let own = DEVICE.registration();
+        let mut may = BTreeSet::new();
+        for kind in Kind::ALL.iter().copied() {
+            let spaces: &[Option<&str>] =
+                if kind.namespaced() { &[None, Some("t"), Some("u")] } else { &[None] };
+            for namespace in spaces {
+                for (verb, name) in VERBS.iter().flat_map(|v| {
+                    [None, Some("me"), Some("you"), Some(own.as_str())].map(|n| (*v, n))
+                }) {
+                    let collective = matches!(
+                        verb,
+                        Verb::List | Verb::Watch | Verb::Create | Verb::DeleteCollection
+                    );
+                    if collective != name.is_none()
+                        || (name.is_some() && kind.namespaced() && namespace.is_none())
+                    {
+                        continue;
+                    }
+                    for status in [false, true] {
+                        let target = Target {
+                            kind,
+                            namespace: namespace.map(Into::into),
+                            name: name.map(Into::into),
+                            status,
+                        };
+                        if authorize(caller, verb, &target).is_ok() {
+                            let part = if status { "/status" } else { "" };
+                            may.insert(format!(
+                                "{} {}/{}/{}{part}",
+                                verb.word(),
+                                kind.plural(),
+                                namespace.unwrap_or("*"),
+                                name.unwrap_or("*")
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+        may
+    }
+
+    #[test]
+    fn nobody_and_strangers_may_nothing() {
+        assert_eq!(all(&caller(Identity::Anonymous)), BTreeSet::new());
+        let own = all(&caller(Identity::Device(DEVICE)));
+        assert!(own.iter().all(|line| line.contains("registrations/")), "{own:?}");
+        assert!(own.iter().all(|line| !line.contains("/me")
+            && !line.contains("/you")
+            && !line.contains("/status")));
+        assert!(!own.iter().any(|line| line.starts_with("delete") || line.starts_with("create")));
+    }
+
+    #[test]
+    fn a_node_may_read_its_configuration_and_write_its_status() {
+        let node = Identity::Node { tenant: "t".into(), node: "me".into(), device: DEVICE };
+        let rest: BTreeSet<String> = all(&caller(node))
+            .difference(&all(&caller(Identity::Device(DEVICE))))
+            .cloned()
+            .collect();
+        for line in &rest {
+            assert!(line.contains("/t/") && !line.contains("/you"), "{line}");
+            let status = line.contains(" nodestatuses/");
+            assert!(status || line.contains(" nodeconfigs/"), "{line}");
+            assert!(
+                status || ["get", "list", "watch"].contains(&line.split(' ').next().unwrap()),
+                "{line}"
+            );
+        }
+        assert!(rest.contains("update nodestatuses/t/me/status"));
+        assert!(!rest.contains("delete nodestatuses/t/me"));
+    }
+
+    #[test]
+    fn an_edge_may_read_edges_and_its_peers_and_write_itself() {
+        let edge = Identity::Edge { name: "me".into(), device: DEVICE };
+        let rest: BTreeSet<String> = all(&caller(edge))
+            .difference(&all(&caller(Identity::Device(DEVICE))))
+            .cloned()
+            .collect();
+        for line in &rest {
+            let writes = line.starts_with("update") || line.starts_with("patch");
+            assert!(!writes || line.contains("regionaledges/*/me"), "{line}");
+            assert!(line.contains("regionaledges") || line.contains("tunnelpeers"), "{line}");
+            assert!(!line.starts_with("create") && !line.starts_with("delete"), "{line}");
+        }
+        assert!(rest.contains("list tunnelpeers/*/*"));
+    }
+
+    #[test]
+    fn an_operator_of_a_tenant_stays_at_home() {
+        let operator = |tenant: Option<&str>| {
+            caller(Identity::Operator(Operator {
+                name: "o".into(),
+                tenant: tenant.map(Into::into),
+            }))
+        };
+        let (one, every) = (all(&operator(Some("t"))), all(&operator(None)));
+        for line in &one {
+            let reads = ["get", "list", "watch"].contains(&line.split(' ').next().unwrap());
+            assert!(line.contains("/t/") || (reads && line.contains("regionaledges")), "{line}");
+        }
+        assert!(one.is_subset(&every));
+        for never in [
+            "create registrations",
+            "update nodeconfigs",
+            "update tunnelpeers",
+            "update nodestatuses",
+        ] {
+            assert!(!every.iter().any(|line| line.starts_with(never)), "{never}");
+        }
+        assert!(
+            !every.iter().any(|line| line.ends_with("/status")
+                && !line.starts_with("get")
+                && !line.starts_with("list")
+                && !line.starts_with("watch")),
+            "status is the controller's"
+        );
+    }
 }

@@ -103,9 +103,7 @@ pub(super) fn namespaces(names: &[String], version: u64, table: bool) -> Value {
             },
         })
     };
-    let column = |name: &str, format: &str| {
-        json!({"name": name, "type": "string", "format": format, "description": "", "priority": 0})
-    };
+    let column = |name: &str, format: &str| json!({"name": name, "type": "string", "format": format, "description": "", "priority": 0});
     json!({
         "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
         "columnDefinitions": [column("Name", "name"), column("Status", "")],

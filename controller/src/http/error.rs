@@ -128,7 +128,8 @@ impl ApiError {
 
     /// None of the answers we have is accepted.
     pub fn not_acceptable() -> Self {
-        let message = "only the following media types are accepted: application/json, application/yaml";
+        let message =
+            "only the following media types are accepted: application/json, application/yaml";
         ApiError::new(406, "NotAcceptable", message)
     }
 

@@ -8,6 +8,7 @@ mod discovery;
 mod error;
 mod negotiate;
 mod openapi;
+mod openapi_proto;
 mod patch;
 mod read;
 mod route;

@@ -106,7 +106,10 @@ mod tests {
     fn the_first_form_that_we_have_is_taken() {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(view(Some(kubectl)).unwrap(), View::Table);
-        assert_eq!(view(Some("application/vnd.kubernetes.protobuf, application/json")).unwrap(), View::Objects);
+        assert_eq!(
+            view(Some("application/vnd.kubernetes.protobuf, application/json")).unwrap(),
+            View::Objects
+        );
         assert_eq!(view(None).unwrap(), View::Objects);
         assert_eq!(view(Some("*/*")).unwrap(), View::Objects);
         let metadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";

@@ -1,5 +1,7 @@
 //! OpenAPI documents, made from the kinds' schemas.
 
+use super::body::{self, Answer};
+use super::openapi_proto;
 use crate::schema;
 use holdfast_api::meta::{GROUP, VERSION};
 use holdfast_api::resources::Kind;
@@ -79,6 +81,14 @@ pub(super) fn v3() -> Value {
 }
 
 /// `/openapi/v2` in the form that the client asks for.
-pub(super) fn v2_answer(_accept: Option<&str>) -> super::body::Answer {
-    super::body::json_value(200, &v2())
+pub(super) fn v2_answer(accept: Option<&str>) -> Answer {
+    let wants = |media: &str| {
+        let offers = accept.unwrap_or_default().split(',');
+        offers.map(|offer| offer.split(';').next().unwrap_or_default().trim()).any(|o| o == media)
+    };
+    let proto = wants(openapi_proto::ACCEPTED) || wants(openapi_proto::MEDIA);
+    if proto && !wants("application/json") {
+        return body::answer(200, openapi_proto::MEDIA, openapi_proto::document(&v2()));
+    }
+    body::json_value(200, &v2())
 }

@@ -57,7 +57,8 @@ impl JsonPatch {
 
 /// `Err` carries the path that does not fit.
 fn step(value: &mut Value, operation: &Operation) -> Result<(), String> {
-    let at = |value: &Value, path: &str| value.pointer(path).cloned().ok_or_else(|| path.to_owned());
+    let at =
+        |value: &Value, path: &str| value.pointer(path).cloned().ok_or_else(|| path.to_owned());
     match operation {
         Operation::Add { path, value: new } => add(value, path, new.clone()),
         Operation::Remove { path } => remove(value, path).map(drop),
@@ -74,7 +75,11 @@ fn step(value: &mut Value, operation: &Operation) -> Result<(), String> {
             add(value, path, copied)
         }
         Operation::Test { path, value: want } => {
-            if at(value, path)? == *want { Ok(()) } else { Err(path.clone()) }
+            if at(value, path)? == *want {
+                Ok(())
+            } else {
+                Err(path.clone())
+            }
         }
     }
 }
@@ -180,10 +185,13 @@ mod tests {
     fn operations_happen_all_or_none() {
         let old = json!({"a": [1, 2], "b": {"c/d": 1}});
         let patch = |text: &str| JsonPatch::parse(text.as_bytes()).unwrap().apply(&old);
-        let done = patch(r#"[{"op":"test","path":"/a/0","value":1},{"op":"add","path":"/a/-","value":3},
-            {"op":"remove","path":"/b/c~1d"},{"op":"copy","from":"/a/2","path":"/x"},{"op":"move","from":"/a/0","path":"/y"}]"#);
+        let done = patch(
+            r#"[{"op":"test","path":"/a/0","value":1},{"op":"add","path":"/a/-","value":3},
+            {"op":"remove","path":"/b/c~1d"},{"op":"copy","from":"/a/2","path":"/x"},{"op":"move","from":"/a/0","path":"/y"}]"#,
+        );
         assert_eq!(done.unwrap(), json!({"a": [2, 3], "b": {}, "x": 3, "y": 1}));
-        let refused = patch(r#"[{"op":"replace","path":"/b","value":0},{"op":"remove","path":"/nothing"}]"#);
+        let refused =
+            patch(r#"[{"op":"replace","path":"/b","value":0},{"op":"remove","path":"/nothing"}]"#);
         assert_eq!(refused.unwrap_err().code(), 400);
         assert_eq!(patch(r#"[{"op":"test","path":"/a","value":1}]"#).unwrap_err().code(), 400);
     }

@@ -9,14 +9,16 @@ use super::watch::Guard;
 use super::write::{Strictness, Writing, Written};
 use super::{ApiError, Route, Target, discovery, openapi, read, watch};
 use crate::Clock;
-use crate::fleet::{self, Fleet, FleetSettings, Presence};
+use crate::fleet::{self, Fleet, FleetSettings};
 use crate::store::{Embedded, Key, Store, StoreError};
+use crate::trust::server::ServerCertificate;
 use crate::trust::server::tls_config;
 use crate::trust::{Authority, Operators, PeerVerifier, TlsIdentity, TrustError, peer};
-use crate::trust::server::ServerCertificate;
 use holdfast_api::Reason;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, IF_NONE_MATCH, WARNING};
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, IF_NONE_MATCH, WARNING,
+};
 use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -56,6 +58,8 @@ pub struct Settings {
     pub names: Vec<String>,
     /// Numbers of the fleet.
     pub fleet: FleetSettings,
+    /// Changes of each kind that watches can catch up with.
+    pub history: usize,
     /// The time.
     pub clock: Clock,
 }
@@ -100,7 +104,6 @@ struct App {
     store: Store,
     fleet: Arc<Fleet>,
     operators: Operators,
-    presence: Arc<Presence>,
     clock: Clock,
     shutdown: signal::Receiver<bool>,
 }
@@ -142,7 +145,7 @@ impl Server {
         let fail = |source| ServerError::Listen { address: settings.listen, source };
         let listener = TcpListener::bind(settings.listen).await.map_err(fail)?;
         let address = listener.local_addr().map_err(fail)?;
-        let store = Store::open(Embedded::new(&data), settings.clock.clone())
+        let store = Store::open(Embedded::new(&data), settings.clock.clone(), settings.history)
             .map_err(ServerError::Store)?;
         holdfast_durable::write(&data.join("address"), format!("{address}\n").as_bytes(), 0o644)
             .map_err(ServerError::Address)?;
@@ -152,17 +155,11 @@ impl Server {
             store: store.clone(),
             fleet: Arc::new(Fleet::new(authority, settings.fleet)),
             operators: Operators::new(&data),
-            presence: Arc::new(Presence::default()),
             clock: settings.clock,
             shutdown: shutdown.clone(),
         });
-        let controllers = fleet::task::run(
-            store.clone(),
-            app.fleet.clone(),
-            app.presence.clone(),
-            app.clock.clone(),
-            shutdown.clone(),
-        );
+        let controllers =
+            fleet::task::run(store.clone(), app.fleet.clone(), app.clock.clone(), shutdown.clone());
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let renewal = renew(app.clone(), certificate, shutdown.clone());
         let tasks = vec![
@@ -323,8 +320,7 @@ async fn handle(
 ) -> Result<Answer, ApiError> {
     let now = (app.clock)();
     let authorization = header(&request, AUTHORIZATION);
-    let caller =
-        Caller::resolve(tls, authorization.as_deref(), &app.store, &app.operators, now)?;
+    let caller = Caller::resolve(tls, authorization.as_deref(), &app.store, &app.operators, now)?;
     let route = Route::parse(request.uri().path());
     if let Route::Objects(target) = route {
         return objects(app, tls, caller, target, request).await;
@@ -360,7 +356,10 @@ fn namespaces(
     accept: Option<&str>,
 ) -> Result<Answer, ApiError> {
     let Identity::Operator(operator) = &caller.identity else {
-        return Err(ApiError::forbidden(format!("{} may not see namespaces", caller.identity.name())));
+        return Err(ApiError::forbidden(format!(
+            "{} may not see namespaces",
+            caller.identity.name()
+        )));
     };
     if let Some(name) = name {
         if operator.tenant.as_ref().is_some_and(|tenant| *tenant != name) {
@@ -424,7 +423,8 @@ async fn objects(
         Verb::Watch => {
             let selection = Selection::new(&target, sight, &query)?;
             let guard = WatchGuard { app: app.clone(), tls: tls.clone(), was: caller };
-            return watch::watch(&app.store, selection, &query, view, guard, app.shutdown.clone());
+            let (revoked, shutdown) = (app.fleet.revoked.subscribe(), app.shutdown.clone());
+            return watch::watch(&app.store, selection, &query, view, guard, revoked, shutdown);
         }
         Verb::Create | Verb::Update | Verb::Patch | Verb::Delete | Verb::DeleteCollection => {}
     }
@@ -491,7 +491,7 @@ fn denied(caller: &Caller, verb: Verb, target: &Target) -> ApiError {
 
 fn heard(app: &App, identity: &Identity) {
     if let Identity::Node { tenant, node, .. } = identity {
-        app.presence.heard(tenant, node, (app.clock)());
+        app.fleet.presence.heard(tenant, node, (app.clock)());
     }
 }
 
@@ -509,7 +509,8 @@ impl Guard for WatchGuard {
             Identity::Operator(_) | Identity::Anonymous | Identity::Device(_) => true,
             Identity::Node { .. } | Identity::Edge { .. } => {
                 let now = (self.app.clock)();
-                let is = Caller::resolve(&self.tls, None, &self.app.store, &self.app.operators, now);
+                let is =
+                    Caller::resolve(&self.tls, None, &self.app.store, &self.app.operators, now);
                 is.is_ok_and(|is| is.identity == self.was.identity)
             }
         }

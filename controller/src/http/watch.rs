@@ -38,6 +38,7 @@ struct Watch<G> {
     told: u64,
     lines: VecDeque<Bytes>,
     changed: watch::Receiver<u64>,
+    revoked: watch::Receiver<u64>,
     shutdown: watch::Receiver<bool>,
     deadline: Instant,
     bookmarks: bool,
@@ -53,6 +54,7 @@ pub(super) fn watch<G: Guard>(
     query: &Query,
     view: View,
     guard: G,
+    revoked: watch::Receiver<u64>,
     shutdown: watch::Receiver<bool>,
 ) -> Result<Answer, ApiError> {
     let asked = query.text("resourceVersion");
@@ -73,6 +75,7 @@ pub(super) fn watch<G: Guard>(
         told: from,
         lines: VecDeque::new(),
         changed,
+        revoked,
         shutdown,
         deadline: now + life.min(LIFE * 2),
         bookmarks: query.flag("allowWatchBookmarks"),
@@ -127,6 +130,7 @@ impl<G: Guard> Watch<G> {
             tokio::select! {
                 changed = self.changed.changed() => self.over = changed.is_err(),
                 _ = self.shutdown.changed() => {}
+                _ = self.revoked.changed() => {}
                 () = tokio::time::sleep_until(self.deadline) => {
                     if self.bookmarks {
                         self.bookmark(false);
@@ -157,13 +161,14 @@ impl<G: Guard> Watch<G> {
 
     /// What the change looks like to somebody who sees only what is selected.
     fn tell_event(&mut self, event: &Event) {
-        let selected = |entry: &Option<Shared>| {
-            entry.clone().filter(|entry| self.selection.matches(entry))
-        };
+        let selected =
+            |entry: &Option<Shared>| entry.clone().filter(|entry| self.selection.matches(entry));
         match (selected(&event.before), selected(&event.after)) {
             (None, Some(after)) => self.tell("ADDED", &after),
             (Some(_), Some(after)) => self.tell("MODIFIED", &after),
-            (Some(before), None) => self.tell("DELETED", &Arc::new(before.at_version(event.version))),
+            (Some(before), None) => {
+                self.tell("DELETED", &Arc::new(before.at_version(event.version)))
+            }
             (None, None) => {}
         }
     }

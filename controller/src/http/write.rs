@@ -128,7 +128,10 @@ impl Writing {
             && let Sight::Named(_, own) = &self.sight
             && *own != name
         {
-            return Err(ApiError::forbidden(format!("{} may write {own:?} only", self.caller.identity.name())));
+            return Err(ApiError::forbidden(format!(
+                "{} may write {own:?} only",
+                self.caller.identity.name()
+            )));
         }
         let key = self.key(&name);
         strip(&mut value, kind);
@@ -160,7 +163,10 @@ impl Writing {
             Err(error) => return invalid("spec.csr", format!("Invalid value: {error}")),
         };
         if proved.is_some_and(|proved| proved != device) {
-            return invalid("spec.csr", "Invalid value: is for another key than the TLS certificate".into());
+            return invalid(
+                "spec.csr",
+                "Invalid value: is for another key than the TLS certificate".into(),
+            );
         }
         let own = device.registration();
         if !name.is_empty() && name != own {
@@ -192,7 +198,10 @@ impl Writing {
         same_namespace(&self.target, &value)?;
         let name = self.target.name.clone().unwrap_or_default();
         if name_of(&value) != name {
-            let message = format!("the name of the object ({}) does not match the name on the URL ({name})", name_of(&value));
+            let message = format!(
+                "the name of the object ({}) does not match the name on the URL ({name})",
+                name_of(&value)
+            );
             return Err(ApiError::bad_request(message));
         }
         self.replace(warnings, move |_| Ok(value)).await
@@ -201,8 +210,7 @@ impl Writing {
     /// Changes parts of an object: JSON merge patch (RFC 7386), JSON patch (RFC 6902) or
     /// server-side apply.
     pub(super) async fn patch(self, bytes: &Bytes, media: &str) -> Result<Written, ApiError> {
-        const KNOWN: &str =
-            "application/merge-patch+json, application/json-patch+json, application/apply-patch+yaml";
+        const KNOWN: &str = "application/merge-patch+json, application/json-patch+json, application/apply-patch+yaml";
         let kind = self.target.kind;
         match media {
             "application/merge-patch+json" => {
@@ -290,14 +298,17 @@ impl Writing {
         let dry_run = self.dry_run || options["dryRun"].as_array().is_some_and(|d| !d.is_empty());
         let fleet = self.fleet;
         let object = Self::commit(self.store, dry_run, move |tx| {
-            let old =
-                tx.get(&key).ok_or_else(|| ApiError::not_found(key.kind, &key.name))?;
+            let old = tx.get(&key).ok_or_else(|| ApiError::not_found(key.kind, &key.name))?;
             let wanted = |field: &str| options["preconditions"][field].as_str();
             let differs = |field: &str| {
                 wanted(field).is_some_and(|w| w != old.text(&format!("/metadata/{field}")))
             };
             if differs("uid") || differs("resourceVersion") {
-                return Err(ApiError::conflict(key.kind, &key.name, "the preconditions do not hold"));
+                return Err(ApiError::conflict(
+                    key.kind,
+                    &key.name,
+                    "the preconditions do not hold",
+                ));
             }
             tx.delete(&key);
             fleet.settle(tx);
@@ -345,8 +356,8 @@ fn create(
     let write = Write { caller, key, old: None, status: false };
     rules::keep_system_annotations(&write, &mut value);
     check_rules(&write, fleet, tx, &mut value)?;
-    let issued =
-        (key.kind == Kind::Token).then(|| rules::issue(&key.namespace, fleet.authority.fingerprint()));
+    let issued = (key.kind == Kind::Token)
+        .then(|| rules::issue(&key.namespace, fleet.authority.fingerprint()));
     if let Some(issued) = &issued {
         value["status"] = issued.status.clone();
     }
@@ -380,11 +391,8 @@ fn update(
     }
     let write = Write { caller, key, old: Some(old), status };
     // Everything of a NodeStatus is status.
-    let mut value = if key.kind == Kind::NodeStatus {
-        new
-    } else {
-        merge_halves(&old.value, &new, status)
-    };
+    let mut value =
+        if key.kind == Kind::NodeStatus { new } else { merge_halves(&old.value, &new, status) };
     rules::keep_system_annotations(&write, &mut value);
     check_rules(&write, fleet, tx, &mut value)?;
     let written = fleet::save(tx, key.clone(), value, None);
@@ -429,7 +437,11 @@ fn current(tx: &Tx<'_>, key: &Key) -> Result<Shared, ApiError> {
 }
 
 /// Form: wrong fields are errors, unknown ones by the strictness asked for.
-fn check_form(kind: Kind, strictness: Strictness, value: &mut Value) -> Result<Vec<String>, ApiError> {
+fn check_form(
+    kind: Kind,
+    strictness: Strictness,
+    value: &mut Value,
+) -> Result<Vec<String>, ApiError> {
     let report = schema::check(kind, value);
     let unknown = report.unknown.iter().map(|field| format!("unknown field \"{field}\""));
     if strictness == Strictness::Strict && !report.unknown.is_empty() {
@@ -494,7 +506,9 @@ fn same_namespace(target: &Target, value: &Value) -> Result<(), ApiError> {
         return Err(ApiError::bad_request(format!("{namespace:?} is not a namespace")));
     }
     if !given.is_empty() && given != namespace {
-        let message = format!("the namespace of the provided object does not match the namespace sent on the request: {given:?}, {namespace:?}");
+        let message = format!(
+            "the namespace of the provided object does not match the namespace sent on the request: {given:?}, {namespace:?}"
+        );
         return Err(ApiError::bad_request(message));
     }
     Ok(())

@@ -5,9 +5,8 @@ use crate::fleet::REGISTRATION_ANNOTATION;
 use crate::http::{ApiError, Identity};
 use crate::schema::FieldError;
 use crate::store::{Index, Key, Tx};
-use holdfast_api::resources::Kind;
+use holdfast_api::resources::{Kind, RegionalEdgeSpec};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 
 /// Fields that an edge may change itself.
 const OF_EDGE: &[&str] = &["endpoint", "probe", "publicKey", "backbone"];
@@ -32,12 +31,12 @@ pub(super) fn check(write: &Write<'_>, tx: &Tx<'_>, new: &mut Value) -> Result<(
         spec["overlayAddress"] = address.clone();
     }
     if by_edge {
-        let fields: BTreeSet<&String> =
-            [&old, spec].into_iter().filter_map(|v| v.as_object()).flat_map(|m| m.keys()).collect();
-        let changed = fields.into_iter().filter(|field| old.get(*field) != spec.get(*field));
-        errors.extend(changed.filter(|field| !OF_EDGE.contains(&field.as_str())).map(|field| {
-            FieldError::forbidden(format!("spec.{field}"), "may not be changed by the edge")
-        }));
+        let changed = super::changed_fields::<RegionalEdgeSpec>(&old, spec);
+        errors.extend(changed.iter().filter(|field| !OF_EDGE.contains(&field.as_str())).map(
+            |field| {
+                FieldError::forbidden(format!("spec.{field}"), "may not be changed by the edge")
+            },
+        ));
     }
     let registration = write.old.and_then(|old| {
         let (tenant, name) = old.annotation(REGISTRATION_ANNOTATION).split_once('/')?;

@@ -13,7 +13,12 @@ const ANNOTATIONS_MAX: usize = 256 << 10;
 const SYSTEM: &str = "holdfast.dev/";
 
 /// Wrong names, labels and annotations.
-pub fn check_metadata(kind: Kind, name: &str, namespace: Option<&str>, value: &Value) -> Vec<FieldError> {
+pub fn check_metadata(
+    kind: Kind,
+    name: &str,
+    namespace: Option<&str>,
+    value: &Value,
+) -> Vec<FieldError> {
     let mut errors = Vec::new();
     // Sites and edges name nodes, links and certificates.
     let (fits, want) = match kind {
@@ -65,7 +70,10 @@ pub(super) fn check_labels(field: &str, labels: &Value) -> Vec<FieldError> {
     labels
         .filter(|(key, value)| !is_label_key(key) || !value.as_str().is_some_and(is_label_value))
         .map(|(key, value)| {
-            FieldError::invalid(format!("{field}.{key}"), format!("Invalid value: {value}: not a label"))
+            FieldError::invalid(
+                format!("{field}.{key}"),
+                format!("Invalid value: {value}: not a label"),
+            )
         })
         .collect()
 }

@@ -17,7 +17,10 @@ use crate::http::{ApiError, Caller, Identity};
 use crate::schema::FieldError;
 use crate::store::{Key, Shared, Tx};
 use holdfast_api::resources::Kind;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// A write that a client asks for.
 pub struct Write<'a> {
@@ -37,6 +40,11 @@ impl Write<'_> {
             return Ok(());
         }
         Err(ApiError::invalid(self.key.kind, &self.key.name, errors))
+    }
+
+    /// The caller is an operator of one tenant only.
+    fn by_tenant(&self) -> bool {
+        matches!(&self.caller.identity, Identity::Operator(o) if o.tenant.is_some())
     }
 
     fn old_spec(&self) -> Option<&Value> {
@@ -81,7 +89,20 @@ fn node_status(write: &Write<'_>, tx: &Tx<'_>, new: &mut Value) {
     }
 }
 
-/// What was unclear about a WireGuard key: two peers with one key would take each other's traffic.
+/// Fields of a spec that differ, a default being the same as nothing.
+fn changed_fields<Spec: DeserializeOwned + Serialize>(
+    old: &Value,
+    new: &Value,
+) -> BTreeSet<String> {
+    let whole = |spec: &Value| {
+        Spec::deserialize(spec).ok().and_then(|s| serde_json::to_value(s).ok()).unwrap_or_default()
+    };
+    let (old, new) = (whole(old), whole(new));
+    let names = [&old, &new].into_iter().filter_map(Value::as_object).flat_map(|map| map.keys());
+    names.filter(|name| old.get(*name) != new.get(*name)).cloned().collect()
+}
+
+/// Whether somebody else has a WireGuard key: two peers with one key would take each other's traffic.
 fn key_is_taken(tx: &Tx<'_>, public_key: &str, own: &[&Key]) -> bool {
     let holders = tx.find(crate::store::Index::WireguardKey, public_key);
     !public_key.is_empty() && holders.iter().any(|holder| !own.contains(&&holder.key))

@@ -46,9 +46,8 @@ pub fn present(
     tx: &mut Tx<'_>,
 ) -> Result<(Shared, bool), ApiError> {
     let entry = tx.find(Index::TokenId, &shown.id.to_string()).into_iter().next();
-    let known = |entry: &Shared| {
-        secret_matches(&shown.secret, entry.hidden.as_deref().unwrap_or_default())
-    };
+    let known =
+        |entry: &Shared| secret_matches(&shown.secret, entry.hidden.as_deref().unwrap_or_default());
     let entry = entry.filter(known).ok_or_else(|| ApiError::token(Reason::TokenUnknown))?;
     if entry.key.namespace != shown.key.namespace {
         return Err(ApiError::token(Reason::TokenForeign));
@@ -103,7 +102,8 @@ pub fn present(
 fn check_wish(shown: &Presentation, allowed: Role, tx: &Tx<'_>) -> Result<(), ApiError> {
     let mut errors = Vec::new();
     if shown.spec.role != allowed {
-        let message = format!("Invalid value: {:?}: the token is for a {allowed:?}", shown.spec.role);
+        let message =
+            format!("Invalid value: {:?}: the token is for a {allowed:?}", shown.spec.role);
         errors.push(FieldError::invalid("spec.role", message));
     }
     if shown.spec.edge.is_some() && shown.spec.role != Role::RegionalEdge {
@@ -120,14 +120,18 @@ fn check_wish(shown: &Presentation, allowed: Role, tx: &Tx<'_>) -> Result<(), Ap
 pub(super) fn taken_key(spec: &RegistrationSpec, key: &Key, tx: &Tx<'_>) -> Option<FieldError> {
     let offered = spec.edge.as_ref().and_then(|edge| edge.public_key);
     // The edge that a registration made has its key, too.
-    let edge = tx.get(key).map(|entry| Key::new(Kind::RegionalEdge, "", entry.text("/status/node")));
+    let edge =
+        tx.get(key).map(|entry| Key::new(Kind::RegionalEdge, "", entry.text("/status/node")));
     let own: Vec<&Key> = std::iter::once(key).chain(&edge).collect();
     let taken = [spec.wireguard_public_key, offered]
         .into_iter()
         .flatten()
         .any(|public_key| key_is_taken(tx, &public_key.to_string(), &own));
     taken.then(|| {
-        FieldError::invalid("spec.wireguardPublicKey", "Duplicate value: another device has this key")
+        FieldError::invalid(
+            "spec.wireguardPublicKey",
+            "Duplicate value: another device has this key",
+        )
     })
 }
 

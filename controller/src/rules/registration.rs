@@ -29,11 +29,9 @@ pub(super) fn check(
     let Some(old) = write.old else { return Ok(()) };
     let mut errors = Vec::new();
     let by_operator = matches!(write.caller.identity, Identity::Operator(_));
-    let (before, after) = (&old.value["spec"], &new["spec"]);
-    let fields: std::collections::BTreeSet<&String> =
-        [before, after].into_iter().filter_map(Value::as_object).flat_map(|m| m.keys()).collect();
-    for field in fields.into_iter().filter(|field| before.get(*field) != after.get(*field)) {
-        let allowed = if by_operator { field == "approval" } else { OF_DEVICE.contains(&field.as_str()) };
+    for field in super::changed_fields::<RegistrationSpec>(&old.value["spec"], &new["spec"]) {
+        let allowed =
+            if by_operator { field == "approval" } else { OF_DEVICE.contains(&field.as_str()) };
         if !allowed {
             let who = if by_operator { "an operator" } else { "the device" };
             let message = format!("may not be changed by {who}");
@@ -43,6 +41,11 @@ pub(super) fn check(
     write.invalid(std::mem::take(&mut errors))?;
     if by_operator {
         let approval = &new["spec"]["approval"];
+        let decides = approval != &old.value["spec"]["approval"];
+        if decides && new["spec"]["role"] == "RegionalEdge" && write.by_tenant() {
+            let message = "only an operator of all tenants decides on edges";
+            errors.push(FieldError::forbidden("spec.approval", message));
+        }
         errors.extend(check_labels("spec.approval.labels", &approval["labels"]));
         if let Some(site) = approval["site"].as_str().filter(|site| !is_dns_label(site)) {
             let message = format!("Invalid value: {site:?}: must be a DNS label (RFC 1123)");
@@ -55,7 +58,9 @@ pub(super) fn check(
             errors.push(FieldError::invalid("spec.csr", "Invalid value: is for another key"));
         }
         Ok(_) => {}
-        Err(error) => errors.push(FieldError::invalid("spec.csr", format!("Invalid value: {error}"))),
+        Err(error) => {
+            errors.push(FieldError::invalid("spec.csr", format!("Invalid value: {error}")))
+        }
     }
     if let Ok(registration) = serde_json::from_value::<Registration>(new.clone()) {
         errors.extend(taken_key(&registration.spec, &old.key, tx));
@@ -89,9 +94,7 @@ pub(super) fn ask_again(old: &Shared, fleet: &Fleet, tx: &Tx<'_>, new: &mut Valu
             let (_, certificate) = X509Certificate::from_der(&der).ok()?;
             Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
         })
-        .is_some_and(|end| {
-            end.duration_since(tx.now()) > fleet.settings.certificate_life * 2 / 3
-        });
+        .is_some_and(|end| end.duration_since(tx.now()) > fleet.settings.certificate_life * 2 / 3);
     if !young && let Some(status) = new["status"].as_object_mut() {
         status.remove("certificate");
     }

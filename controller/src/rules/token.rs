@@ -1,7 +1,7 @@
 //! Tokens: made with a secret that is shown once and kept as a hash.
 
-use super::metadata::check_labels;
 use super::Write;
+use super::metadata::check_labels;
 use crate::http::ApiError;
 use crate::schema::FieldError;
 use crate::store::Tx;
@@ -62,6 +62,11 @@ pub(super) fn check(write: &Write<'_>, tx: &Tx<'_>, new: &mut Value) -> Result<(
     if new_end != old_end && new_end.is_some_and(|end| end <= tx.now()) {
         let message = "Invalid value: is in the past; delete the token to end it";
         errors.push(FieldError::invalid("spec.expiresAt", message));
+    }
+    // An edge serves the nodes of all tenants, so that no tenant may bring its own.
+    if spec["role"] == "RegionalEdge" && write.by_tenant() {
+        let message = "only an operator of all tenants makes tokens for edges";
+        errors.push(FieldError::forbidden("spec.role", message));
     }
     if let Some(old) = write.old_spec() {
         let role = |spec: &Value| spec["role"].as_str().unwrap_or("Node").to_owned();

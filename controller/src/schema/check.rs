@@ -152,7 +152,9 @@ fn walk(schema: &Schema, value: &mut Value, path: &str, report: &mut Report) {
             }
         }
         Schema::Format(format) => {
-            if let Some(want) = value.as_str().map_or(Some("must be a text"), |t| misses(*format, t)) {
+            if let Some(want) =
+                value.as_str().map_or(Some("must be a text"), |t| misses(*format, t))
+            {
                 wrong(want, value);
             }
         }

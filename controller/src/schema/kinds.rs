@@ -45,7 +45,11 @@ const SSH: Schema = Object(&[
 ]);
 
 const TOKEN_SPEC: Schema = Object(&[
-    field("uses", &Int(1, u32::MAX as i64), "How many devices may register with it; 1 when absent."),
+    field(
+        "uses",
+        &Int(1, u32::MAX as i64),
+        "How many devices may register with it; 1 when absent.",
+    ),
     field("expiresAt", &TIME, "When it ends; never when absent."),
     field("role", &ROLE, "What its bearers become."),
     field("approval", &Enum(&["Manual", "Automatic"]), "Who approves: an operator, or nobody."),
@@ -82,7 +86,11 @@ const EDGE_SPEC: Schema = Object(&[
     field("endpoint", &SOCKET, "Where WireGuard datagrams go."),
     field("probe", &SOCKET, "Where UDP probes go."),
     field("publicKey", &KEY, "WireGuard key."),
-    field("overlayAddress", &IP, "Address inside the tunnels; given by the controller when absent."),
+    field(
+        "overlayAddress",
+        &IP,
+        "Address inside the tunnels; given by the controller when absent.",
+    ),
     field("backbone", &SOCKET, "Where the other edges reach this one."),
     field("routes", &List(&PREFIX), "What sites reach through this edge."),
     field("capacity", &U32, "Sites it should serve at the most; 0 for no limit."),
@@ -159,7 +167,7 @@ const SITE_STATUS: Schema = Object(&[
 ]);
 
 const LINK_MAKE: Schema = Object(&[
-    required("kind", &Enum(&["Bridge", "Vlan", "Bond", "Veth"]), "What to make."),
+    required("kind", &Enum(&["bridge", "vlan", "bond", "veth"]), "What to make."),
     field("parent", &Text, "VLAN: the port below."),
     field("id", &Int(1, 4094), "VLAN: its number."),
     field("mode", &Text, "Bond: active-backup or 802.3ad."),

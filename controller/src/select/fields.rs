@@ -19,9 +19,14 @@ struct Requirement {
 pub(super) fn selectable(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Token => &["spec.role", "spec.site", "status.id"],
-        Kind::Registration => {
-            &["spec.role", "spec.hostname", "spec.tokenId", "status.phase", "status.site", "status.node"]
-        }
+        Kind::Registration => &[
+            "spec.role",
+            "spec.hostname",
+            "spec.tokenId",
+            "status.phase",
+            "status.site",
+            "status.node",
+        ],
         Kind::Site => &["spec.place.region", "spec.prefix", "status.phase"],
         Kind::NodeConfig => &["spec.site", "spec.node", "spec.role"],
         Kind::NodeStatus => &["status.site", "status.stage", "status.profile", "status.reason"],
@@ -69,10 +74,41 @@ impl FieldSelector {
             (have == requirement.value) == requirement.equal
         })
     }
+}
 
-    /// The one name that it asks for, if it does.
-    pub fn name(&self) -> Option<&str> {
-        let by_name = self.0.iter().find(|r| r.field == "metadata.name" && r.equal);
-        by_name.map(|requirement| requirement.value.as_str())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    #[test]
+    fn fields_are_compared_as_text() {
+        let edge = json!({"metadata": {"name": "a"}, "spec": {"drained": true, "place": {"region": "eu"}}});
+        for (selector, want) in [
+            ("", true),
+            ("metadata.name=a", true),
+            ("metadata.name==a,spec.drained=true", true),
+            ("metadata.name!=a", false),
+            ("spec.failureDomain=", true),
+            ("spec.place.region != us", true),
+        ] {
+            let parsed = FieldSelector::parse(Kind::RegionalEdge, selector).unwrap();
+            assert_eq!(parsed.matches(&edge), want, "{selector}");
+        }
+        for bad in ["spec.capacity=1", "metadata.name", "=", "metadata.labels=x"] {
+            assert!(FieldSelector::parse(Kind::RegionalEdge, bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_answered(text in ".{0,60}") {
+            for kind in Kind::ALL.iter().copied() {
+                if let Ok(selector) = FieldSelector::parse(kind, &text) {
+                    selector.matches(&json!({"metadata": {}}));
+                }
+            }
+        }
     }
 }

@@ -159,7 +159,11 @@ fn values<'w, 't>(words: &'w [Word<'t>]) -> Result<(Vec<String>, &'w [Word<'t>])
 }
 
 fn label_value(text: &str) -> Result<String, String> {
-    if is_label_value(text) { Ok(text.into()) } else { Err(format!("{text:?} is not a label's value")) }
+    if is_label_value(text) {
+        Ok(text.into())
+    } else {
+        Err(format!("{text:?} is not a label's value"))
+    }
 }
 
 /// An optional DNS subdomain and slash, and a name of up to 63 characters.
@@ -181,4 +185,69 @@ pub(crate) fn is_label_value(text: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
         && alphanumeric(bytes.first())
         && alphanumeric(bytes.last())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn matches(selector: &str, labels: Value) -> bool {
+        LabelSelector::parse(selector).unwrap().matches(Some(&labels))
+    }
+
+    #[test]
+    fn the_whole_grammar() {
+        let labels = json!({"a": "1", "b": "x", "example.com/c": "", "n": "15"});
+        for (selector, want) in [
+            ("", true),
+            ("a", true),
+            ("!a", false),
+            ("! zz", true),
+            ("a=1", true),
+            ("a==1,b=x", true),
+            ("a = 2", false),
+            ("a!=1", false),
+            ("zz!=1", true),
+            ("b in (y, x)", true),
+            ("b in (y)", false),
+            ("b notin (y,z)", true),
+            ("zz notin (y)", true),
+            ("zz in (y)", false),
+            ("example.com/c=", true),
+            ("example.com/c in (,q)", true),
+            ("n>14", true),
+            ("n<15", false),
+            ("in", false),
+            ("a,b,!zz,a in (1),b notin (1)", true),
+        ] {
+            assert_eq!(matches(selector, labels.clone()), want, "{selector}");
+        }
+        for bad in [
+            "a in", "a in (", "a in b", "(", "a=1,", ",a", "a b", "=1", "a=b c", "-a", "a=-",
+            "n>x", "a/b/c", "!",
+        ] {
+            assert!(LabelSelector::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_answered(text in ".{0,60}", labels in prop::collection::btree_map("[a-c]", "[x-z]", 0..3)) {
+            if let Ok(selector) = LabelSelector::parse(&text) {
+                selector.matches(Some(&json!(labels)));
+            }
+        }
+
+        /// A selector and its negation never agree.
+        #[test]
+        fn negations_negate(key in "[a-c]", value in "[x-z]", labels in prop::collection::btree_map("[a-c]", "[x-z]", 0..3)) {
+            let labels = json!(labels);
+            for (yes, no) in [("{k}={v}", "{k}!={v}"), ("{k}", "!{k}"), ("{k} in ({v},q)", "{k} notin ({v},q)")] {
+                let fill = |text: &str| text.replace("{k}", &key).replace("{v}", &value);
+                prop_assert_ne!(matches(&fill(yes), labels.clone()), matches(&fill(no), labels.clone()));
+            }
+        }
+    }
 }

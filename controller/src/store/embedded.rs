@@ -116,7 +116,10 @@ impl File {
                 let kept = serde_json::from_slice::<Kept>(value.value());
                 match (Key::from_record(key.value()), kept) {
                     (Some(key), Ok(kept)) => {
-                        records.push((key, Record { version: kept.v, object: kept.o, hidden: kept.h }));
+                        records.push((
+                            key,
+                            Record { version: kept.v, object: kept.o, hidden: kept.h },
+                        ));
                     }
                     // Left where it is, for a version that knows it.
                     _ => tracing::warn!(record = key.value(), "not understood, passed over"),

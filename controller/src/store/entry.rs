@@ -114,7 +114,9 @@ impl Entry {
 /// Whether two objects differ in nothing but their version.
 pub(super) fn same_content(a: &Value, b: &Value) -> bool {
     let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return a == b };
-    let rest = |map: &serde_json::Map<String, Value>| map.len() - usize::from(map.contains_key("metadata"));
+    let rest = |map: &serde_json::Map<String, Value>| {
+        map.len() - usize::from(map.contains_key("metadata"))
+    };
     rest(a) == rest(b)
         && a.iter().filter(|(name, _)| *name != "metadata").all(|(name, v)| b.get(name) == Some(v))
         && same_metadata(a.get("metadata"), b.get("metadata"))

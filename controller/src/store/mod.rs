@@ -48,8 +48,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 use writer::Job;
 
-/// Changes of each kind that watches can catch up with.
-const HISTORY: usize = 16_384;
+/// Changes of each kind that watches can catch up with, if nobody says otherwise.
+pub const HISTORY: usize = 16_384;
 /// Writes that may wait; more make their senders wait.
 const QUEUE: usize = 4_096;
 
@@ -71,19 +71,11 @@ struct Inner {
 pub struct Store(Arc<Inner>);
 
 impl Store {
-    /// Loads everything and starts the writer.
+    /// Loads everything and starts the writer. `history` changes of each kind are kept for watches.
     ///
     /// # Errors
     /// The backend cannot be read.
-    pub fn open(backend: impl Backend + 'static, clock: Clock) -> Result<Store, StoreError> {
-        Self::with_history(backend, clock, HISTORY)
-    }
-
-    /// [`Store::open`], keeping `history` changes of each kind.
-    ///
-    /// # Errors
-    /// As [`Store::open`].
-    pub fn with_history(
+    pub fn open(
         mut backend: impl Backend + 'static,
         clock: Clock,
         history: usize,
@@ -109,7 +101,8 @@ impl Store {
             jobs: Mutex::new(Some(jobs)),
             writer: Mutex::new(None),
         });
-        let writer = writer::Writer::new(working, newest, Box::new(backend), clock, Arc::downgrade(&inner));
+        let writer =
+            writer::Writer::new(working, newest, Box::new(backend), clock, Arc::downgrade(&inner));
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run(queue))

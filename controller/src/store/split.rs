@@ -14,7 +14,8 @@ use std::collections::BTreeMap;
 
 /// The halves of an entry: configuration and status.
 pub(super) fn split(entry: &Entry) -> (Option<Record>, Option<Record>) {
-    let record = |object| Some(Record { version: entry.version, object, hidden: entry.hidden.clone() });
+    let record =
+        |object| Some(Record { version: entry.version, object, hidden: entry.hidden.clone() });
     let mut object = entry.value.clone();
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("resourceVersion");

@@ -26,15 +26,15 @@ impl State {
         namespace: Option<&'a str>,
         after: Option<&Key>,
     ) -> impl Iterator<Item = &'a Shared> + use<'a> {
-        let first = Key { kind, namespace: namespace.unwrap_or_default().into(), name: String::new() };
+        let first =
+            Key { kind, namespace: namespace.unwrap_or_default().into(), name: String::new() };
         let from = match after {
             Some(after) if *after >= first => Bound::Excluded(after.clone()),
             Some(_) | None => Bound::Included(first),
         };
-        self.objects
-            .range((from, Bound::Unbounded))
-            .map(|(_, entry)| entry)
-            .take_while(move |e| e.key.kind == kind && namespace.is_none_or(|n| n == e.key.namespace))
+        self.objects.range((from, Bound::Unbounded)).map(|(_, entry)| entry).take_while(move |e| {
+            e.key.kind == kind && namespace.is_none_or(|n| n == e.key.namespace)
+        })
     }
 
     /// Objects that `index` finds by `term`, in order.
@@ -59,9 +59,12 @@ impl State {
     pub fn namespaces(&self) -> BTreeSet<&str> {
         let mut names = BTreeSet::new();
         for kind in Kind::ALL.iter().copied().filter(|kind| kind.namespaced()) {
-            let mut from = Bound::Included(Key { kind, namespace: String::new(), name: String::new() });
+            let mut from =
+                Bound::Included(Key { kind, namespace: String::new(), name: String::new() });
             // One step per namespace, not per object: jump behind all names of the one found.
-            while let Some(key) = self.objects.range((from, Bound::Unbounded)).map(|(k, _)| k).next() {
+            while let Some(key) =
+                self.objects.range((from, Bound::Unbounded)).map(|(k, _)| k).next()
+            {
                 if key.kind != kind {
                     break;
                 }

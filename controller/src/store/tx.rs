@@ -93,6 +93,11 @@ impl<'a> Tx<'a> {
         self.written.iter().skip(mark).map(|write| write.key.clone()).collect()
     }
 
+    /// Whether this transaction wrote (or removed) the object.
+    pub fn wrote(&self, key: &Key) -> bool {
+        self.written.iter().any(|write| write.key == *key)
+    }
+
     /// The object as it was before this transaction, when the transaction wrote it.
     pub fn before(&self, key: &Key) -> Option<Shared> {
         let first = self.written.iter().find(|write| write.key == *key);

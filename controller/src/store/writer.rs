@@ -88,6 +88,7 @@ impl Writer {
 
     fn run_batch(&mut self, jobs: &mut Vec<Job>) {
         let now = (self.clock)();
+        let before = self.version;
         let mut undo = Vec::new();
         let mut answers = Vec::with_capacity(jobs.len());
         // Changes in the order in which they happened, one per object and transaction.
@@ -107,6 +108,8 @@ impl Writer {
         }
         let result = self.commit(&events);
         match &result {
+            // Versions that nobody has seen were not given out.
+            Ok(()) if events.is_empty() => self.version = before,
             Ok(()) => self.publish(events),
             Err(error) => {
                 tracing::error!(%error, "writes were refused");

@@ -99,13 +99,12 @@ impl Authority {
             }
             (None, None) => {
                 let key = KeyPair::generate().map_err(|e| issue("the CA", e))?;
-                let certificate = ca_params(now)
-                    .self_signed(&key)
-                    .map_err(|e| issue("the CA", e))?
-                    .pem();
+                let certificate =
+                    ca_params(now).self_signed(&key).map_err(|e| issue("the CA", e))?.pem();
                 // The key first: a certificate without key would be taken for half a CA.
                 let keep = |path: &Path, content: &str, mode| {
-                    holdfast_durable::write(path, content.as_bytes(), mode).map_err(TrustError::Write)
+                    holdfast_durable::write(path, content.as_bytes(), mode)
+                        .map_err(TrustError::Write)
                 };
                 keep(&key_path, &zeroize::Zeroizing::new(key.serialize_pem()), 0o600)?;
                 keep(&certificate_path, &certificate, 0o644)?;

@@ -119,8 +119,7 @@ fn out_of_time(error: &Error) -> bool {
 /// Issuer and subject are the same and the certificate verifies with its own key.
 fn signed_by_itself(leaf: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(leaf).is_ok_and(|(_, certificate)| {
-        certificate.issuer() == certificate.subject()
-            && certificate.verify_signature(None).is_ok()
+        certificate.issuer() == certificate.subject() && certificate.verify_signature(None).is_ok()
     })
 }
 

@@ -88,6 +88,32 @@ fn links_come_and_go_while_others_carry_on() {
 }
 
 #[test]
+fn an_interface_that_was_down_carries_on() {
+    if cannot("an_interface_that_was_down_carries_on") {
+        return;
+    }
+    let bed = bed(LinkModel::default());
+    assert_eq!(bed.a.ping("192.0.2.2", 2).len(), 2);
+    bed.b.ip("link set w0 down");
+    assert_eq!(bed.a.ping("192.0.2.2", 2), [] as [f64; 0]);
+    bed.b.ip("link set w0 up");
+    assert_eq!(bed.a.ping("192.0.2.2", 2).len(), 2);
+}
+
+#[test]
+fn a_host_that_went_away_leaves_the_other_links_working() {
+    if cannot("a_host_that_went_away_leaves_the_other_links_working") {
+        return;
+    }
+    let bed = bed(LinkModel::default());
+    let third = Namespace::new("c");
+    bed.control().add(&link("w1", &bed.a, &third, LinkModel::default())).unwrap();
+    third.ip("link delete w1");
+    assert_eq!(bed.a.ping("192.0.2.2", 3).len(), 3);
+    assert_eq!(bed.control().list().unwrap().len(), 2);
+}
+
+#[test]
 fn nothing_is_left_when_it_ends() {
     if cannot("nothing_is_left_when_it_ends") {
         return;

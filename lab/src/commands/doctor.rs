@@ -66,7 +66,7 @@ fn rights() -> Vec<Check> {
 
 /// Kinds of links, tried out in a namespace of their own.
 fn kernel() -> Vec<Check> {
-    let name = format!("hfl-doctor-{}", std::process::id());
+    let name = format!("hfld-{}", std::process::id());
     let namespace = NetNs::create(&name);
     let mut checks = vec![Check {
         what: "network namespaces".into(),

@@ -22,8 +22,9 @@ pub(super) const INIT: &str = "/lab";
 /// Programs that tests start, or that the kernel does (modprobe). Those that this machine lacks
 /// are left out, and the tests that want them say that they are skipped.
 const PROGRAMS: &[&str] = &[
-    "bridge", "cat", "dnsmasq", "env", "ip", "iperf3", "modprobe", "nft", "ping", "setpriv", "sh",
-    "sleep", "ss", "sysctl", "tc", "tcpdump", "true", "wg", "which",
+    "bird", "birdc", "bridge", "cat", "dnsmasq", "env", "ip", "iperf3", "mkdir", "modprobe",
+    "mount", "nft", "ping", "setpriv", "sh", "sleep", "ss", "sysctl", "tc", "tcpdump", "true",
+    "unshare", "wg", "which",
 ];
 
 /// Folders of the kernel's modules: all about networks, and what these rest on.

@@ -2,6 +2,7 @@
 
 use super::find;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// How long to wait for another program's lock on the package database.
 const LOCK_SECS: u32 = 300;
@@ -36,12 +37,6 @@ pub enum AptError {
     Failed(String),
 }
 
-impl AptError {
-    pub(super) fn again(&self) -> AptError {
-        self.clone()
-    }
-}
-
 /// Installs packages, without what they only recommend. The lists are fetched anew only when a
 /// package is not found in those that are there.
 ///
@@ -71,6 +66,19 @@ pub fn install(packages: &[&str], say: &mut dyn FnMut(&str)) -> Result<(), AptEr
 }
 
 fn apt_get(arguments: &[&str]) -> Result<(), AptError> {
+    // apt-get waits for dpkg's lock, but not for that of the package lists.
+    let deadline = Instant::now() + Duration::from_secs(LOCK_SECS.into());
+    loop {
+        match apt_get_once(arguments) {
+            Err(AptError::Locked) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_secs(1))
+            }
+            result => return result,
+        }
+    }
+}
+
+fn apt_get_once(arguments: &[&str]) -> Result<(), AptError> {
     let output = Command::new("apt-get")
         .args(["-o", &format!("DPkg::Lock::Timeout={LOCK_SECS}")])
         .args(arguments)

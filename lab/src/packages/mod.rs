@@ -197,12 +197,10 @@ pub fn ensure(purpose: Purpose, say: &mut dyn FnMut(&str)) -> Result<Ensured, Mi
             ensured.installed.push(need.package);
             continue;
         }
-        // One package that cannot be had must not keep the others out.
+        // One package that is not known must not keep the others out.
         let alone = match &together {
-            Err(AptError::NoRights | AptError::NoApt) => {
-                Err(together.as_ref().err().map_or(AptError::NoApt, AptError::again))
-            }
-            _ => install(&[need.package], say),
+            Err(AptError::Unknown(_)) => install(&[need.package], say),
+            result => result.clone(),
         };
         match (alone, weight) {
             (Ok(()), _) if there(need.program) => ensured.installed.push(need.package),

@@ -67,7 +67,8 @@ pub enum DownError {
     Pool(#[source] PoolError),
 }
 
-/// Takes the world down.
+/// Takes the world down. Where a thread of this process emulates the links, the [`World`](super::World)
+/// has to be dropped as well: its devices keep the hosts alive, nameless, until then.
 ///
 /// # Errors
 /// [`WorldError::Busy`] when another command works on the world; what could not be removed is

@@ -29,7 +29,7 @@ pub fn look(root: &Root, settings: &Settings) -> Hardware {
     let (facts, complaints) = probe(root.dir());
     let catalogue = Catalogue::load(&root.profile_dirs());
     let mut notes: Vec<(Reason, String)> =
-        complaints.into_iter().map(|complaint| (complaint.reason, complaint.message)).collect();
+        complaints.into_iter().map(|complaint| (complaint.reason, complaint.to_string())).collect();
     notes.extend(
         catalogue.problems().iter().map(|problem| (Reason::ProfileInvalid, problem.to_string())),
     );

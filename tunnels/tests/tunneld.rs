@@ -3,7 +3,7 @@
 mod world;
 
 use holdfast_api::Reason;
-use holdfast_api::tunnel::{BfdState, TunnelKind};
+use holdfast_api::tunnel::{BfdState, TunnelKind, TunnelsState};
 use nix::sys::signal::Signal;
 use std::time::Instant;
 use world::{World, active, of, wait_for};
@@ -15,6 +15,11 @@ macro_rules! need_rights {
             return;
         }
     };
+}
+
+/// Whether the kernel has the devices, as it does where it can.
+fn in_kernel(state: &TunnelsState) -> bool {
+    state.tunnels.iter().all(|tunnel| tunnel.kind == TunnelKind::WireguardKernel)
 }
 
 #[test]
@@ -44,7 +49,8 @@ fn two_nearest_tunnels_come_up_and_traffic_flows() {
     let edge = routes.as_array().unwrap().iter().find(|r| r["dst"] == "100.64.0.2").unwrap();
     assert_eq!(edge["dev"], "hf-wg1");
     let link = &world.json(&["-d", "link", "show", "dev", "hf-wg0"])[0];
-    assert_eq!((&link["mtu"], &link["linkinfo"]["info_kind"]), (&1420.into(), &"tun".into()));
+    let kind = if in_kernel(&state) { "wireguard" } else { "tun" };
+    assert_eq!((&link["mtu"], &link["linkinfo"]["info_kind"]), (&1420.into(), &kind.into()));
     let metrics = world.metrics();
     assert!(metrics.contains("holdfast_tunnel_up{edge=\"re-2\",link=\"hf-wg1\"} 1\n"), "{metrics}");
     wait_for("nothing to be done", || world.state().filter(|state| state.pending.is_empty()));
@@ -53,7 +59,12 @@ fn two_nearest_tunnels_come_up_and_traffic_flows() {
 #[test]
 fn wg_sees_and_changes_a_userspace_device() {
     need_rights!();
-    let world = World::three().up();
+    let mut world = World::three();
+    let mut config = world.config();
+    config.kinds = vec![TunnelKind::WireguardUserspace];
+    world.write(&config);
+    world.start();
+    world.wait("two tunnels up", |state| state.up() == 2);
     let dir = world.root.path().join("run/wireguard");
     // wg(8) looks in /run/wireguard whatever our root is.
     let wg = |args: &str| {
@@ -137,12 +148,19 @@ fn an_edge_that_restarts_is_reached_again_soon() {
 fn killed_and_started_again_it_takes_up_where_it_was() {
     need_rights!();
     let mut world = World::three().up();
+    let by_kernel = in_kernel(&world.state().unwrap());
     world.signal(Signal::SIGKILL);
     world.ended();
-    // Nothing leaves in the clear meanwhile: the routes to nowhere have taken over.
-    wait_for("the links to go", || world.json(&["link", "show"]).to_string().contains("hf-wg").then_some(()).is_none().then_some(()));
-    let out = world.node.run("ip", &["route", "get", world::TARGET]);
-    assert!(!out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+    if by_kernel {
+        assert!(world.ping(), "the kernel's tunnels go on by themselves");
+    } else {
+        // Nothing leaves in the clear meanwhile: the routes to nowhere have taken over.
+        wait_for("the links to go", || {
+            (!world.json(&["link", "show"]).to_string().contains("hf-wg")).then_some(())
+        });
+        let out = world.node.run("ip", &["route", "get", world::TARGET]);
+        assert!(!out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+    }
     world.start();
     world.wait("two tunnels up", |state| state.up() == 2);
     assert!(world.ping());
@@ -167,7 +185,9 @@ fn asked_to_end_it_leaves_nothing_behind_and_tells_the_edges() {
     assert_eq!(world.node.run("ip", &["route", "show", "table", "7200"]).stdout, b"");
     assert!(world.node.ip(&["route", "show", "table", "7300"]).contains("10.99.0.0/16"), "not ours");
     assert!(!world.root.path().join("run/holdfast/tunneld.sock").exists());
-    assert!(std::fs::read_dir(world.root.path().join("run/wireguard")).unwrap().next().is_none());
+    // It is made for userspace devices.
+    let sockets = std::fs::read_dir(world.root.path().join("run/wireguard"));
+    assert!(sockets.into_iter().flatten().next().is_none());
 }
 
 #[test]

@@ -131,6 +131,8 @@ impl Tree {
         for name in ["dev", "etc", "proc", "root", "run", "sys", "var/tmp"] {
             tree.directory(Path::new(name));
         }
+        // wg(8) looks for sockets there.
+        tree.0.insert("var/run".into(), Node::Link { target: "../run" });
         tree.0.insert("tmp".into(), Node::Directory { mode: 0o1777 });
         tree
     }

@@ -82,7 +82,8 @@ impl<T: Ord + Copy> Failover<T> {
     pub fn set(&mut self, preferred: &[T], now: Instant) -> Option<Switch<T>> {
         let old = std::mem::take(&mut self.tunnels);
         for (rank, tunnel) in preferred.iter().enumerate() {
-            let known = old.get(tunnel).copied().unwrap_or(Tunnel { rank, up_since: None, fell: false });
+            let known =
+                old.get(tunnel).copied().unwrap_or(Tunnel { rank, up_since: None, fell: false });
             self.tunnels.entry(*tunnel).or_insert(Tunnel { rank, ..known });
         }
         self.settle(now)
@@ -123,8 +124,10 @@ impl<T: Ord + Copy> Failover<T> {
     }
 
     fn settle(&mut self, now: Instant) -> Option<Switch<T>> {
-        let active_rank =
-            self.active.filter(|active| self.is_up(*active)).and_then(|active| Some(self.tunnels.get(&active)?.rank));
+        let active_rank = self
+            .active
+            .filter(|active| self.is_up(*active))
+            .and_then(|active| Some(self.tunnels.get(&active)?.rank));
         let (to, why) = match (self.active, active_rank) {
             (_, Some(rank)) => {
                 let steady = |tunnel: &Tunnel| {

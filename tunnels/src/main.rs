@@ -33,6 +33,7 @@ fn main() -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let options = tunnels::daemon::Options { root: Root::new(arguments.root), config: arguments.config };
+    let options =
+        tunnels::daemon::Options { root: Root::new(arguments.root), config: arguments.config };
     runtime.block_on(tunnels::daemon::run(options))
 }

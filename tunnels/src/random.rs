@@ -38,6 +38,8 @@ mod tests {
         let parts: Vec<_> =
             (0..1000).map(|_| random.part_of(Duration::from_millis(100), 750, 1000)).collect();
         assert!(parts.iter().all(|p| (75..=100).contains(&p.as_millis())));
-        assert!(parts.iter().any(|p| p.as_millis() < 80) && parts.iter().any(|p| p.as_millis() > 95));
+        assert!(
+            parts.iter().any(|p| p.as_millis() < 80) && parts.iter().any(|p| p.as_millis() > 95)
+        );
     }
 }

@@ -98,7 +98,8 @@ impl Selector {
         if self.held.len() <= want {
             return;
         }
-        let held = Pool { candidates: self.held.iter().filter_map(|name| pool.get(name)).collect() };
+        let held =
+            Pool { candidates: self.held.iter().filter_map(|name| pool.get(name)).collect() };
         let mut best: Vec<String> = Vec::new();
         while best.len() < want
             && let Some(next) = held.best_addition(&best)
@@ -115,11 +116,14 @@ impl Selector {
             let (dead, living): (Vec<String>, Vec<String>) =
                 self.held.iter().cloned().partition(|name| pool.health(name) == Health::Dead);
             let Some(farthest) = dead.last() else { return };
-            let Some(into) = pool.best_addition(&living).and_then(|name| pool.get(name)) else { return };
+            let Some(into) = pool.best_addition(&living).and_then(|name| pool.get(name)) else {
+                return;
+            };
             if into.health == Health::Dead {
                 return;
             }
-            let same_domain = |name: &&String| pool.get(name).is_some_and(|c| c.domain == into.domain);
+            let same_domain =
+                |name: &&String| pool.get(name).is_some_and(|c| c.domain == into.domain);
             let out = dead.iter().find(same_domain).unwrap_or(farthest);
             self.swap(pool, out, &into.name);
         }
@@ -129,7 +133,8 @@ impl Selector {
     fn improve(&mut self, pool: &Pool<'_>, now: Instant) {
         loop {
             let swaps = pool.better_swaps(&self.held);
-            self.better.retain(|swap, _| swaps.iter().any(|s| (&s.out, &s.into) == (&swap.0, &swap.1)));
+            self.better
+                .retain(|swap, _| swaps.iter().any(|s| (&s.out, &s.into) == (&swap.0, &swap.1)));
             for swap in &swaps {
                 self.better.entry((swap.out.clone(), swap.into.clone())).or_insert(now);
             }
@@ -137,7 +142,9 @@ impl Selector {
                 let since = self.better.get(&(swap.out.clone(), swap.into.clone()));
                 since.is_some_and(|since| now.saturating_duration_since(*since) >= HOLD)
             };
-            let Some(best) = swaps.iter().filter(ripe).max_by_key(|swap| swap.rank()) else { return };
+            let Some(best) = swaps.iter().filter(ripe).max_by_key(|swap| swap.rank()) else {
+                return;
+            };
             let (out, into) = (best.out.clone(), best.into.clone());
             self.swap(pool, &out, &into);
         }
@@ -245,7 +252,8 @@ impl<'a> Pool<'a> {
     fn better_swaps(&self, held: &[String]) -> Vec<Swap> {
         let mut swaps = Vec::new();
         for out in held.iter().filter_map(|name| self.get(name)) {
-            let others: Vec<String> = held.iter().filter(|name| **name != out.name).cloned().collect();
+            let others: Vec<String> =
+                held.iter().filter(|name| **name != out.name).cloned().collect();
             let domains = self.domains(&others);
             let crowded = domains.contains(out.domain.as_str());
             for into in self.candidates.iter().filter(|c| c.health == Health::Alive) {

@@ -18,7 +18,11 @@ pub(crate) fn open(port: u16, fwmark: u32) -> io::Result<UdpSocket> {
             (socket, Ipv6Addr::UNSPECIFIED.into())
         }
         Err(error) if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) => {
-            let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec().nonblocking(), Some(Protocol::UDP))?;
+            let socket = Socket::new(
+                Domain::IPV4,
+                Type::DGRAM.cloexec().nonblocking(),
+                Some(Protocol::UDP),
+            )?;
             (socket, Ipv4Addr::UNSPECIFIED.into())
         }
         Err(error) => return Err(error),
@@ -37,7 +41,9 @@ pub(crate) fn open(port: u16, fwmark: u32) -> io::Result<UdpSocket> {
 /// `to` as the socket wants it: a socket for both families takes IPv4 as mapped addresses.
 pub(crate) fn address_for(socket_is_v6: bool, to: SocketAddr) -> SocketAddr {
     match to {
-        SocketAddr::V4(v4) if socket_is_v6 => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+        SocketAddr::V4(v4) if socket_is_v6 => {
+            SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
+        }
         other => other,
     }
 }

@@ -1,4 +1,5 @@
 //! Our BFD against that of BIRD, over a veth pair between two namespaces.
+#![allow(clippy::unwrap_used, reason = "helpers of the test; a panic is a failed test")]
 
 #[path = "world/mod.rs"]
 mod world;
@@ -46,7 +47,11 @@ impl Bird {
     }
 
     fn sessions(&self) -> String {
-        let out = Command::new("birdc").arg("-s").arg(self.dir.path().join("ctl")).args(["show", "bfd", "sessions"]).output();
+        let out = Command::new("birdc")
+            .arg("-s")
+            .arg(self.dir.path().join("ctl"))
+            .args(["show", "bfd", "sessions"])
+            .output();
         out.map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default()
     }
 
@@ -73,8 +78,21 @@ fn bird_and_we_understand_each_other() {
         return;
     }
     let (ours, theirs) = (Namespace::new(), Namespace::new());
-    ours.ip(&["link", "add", "here", "type", "veth", "peer", "name", "there", "netns", &theirs.name]);
-    for (namespace, link, address) in [(&ours, "here", "10.0.0.1/24"), (&theirs, "there", "10.0.0.2/24")] {
+    ours.ip(&[
+        "link",
+        "add",
+        "here",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "there",
+        "netns",
+        &theirs.name,
+    ]);
+    for (namespace, link, address) in
+        [(&ours, "here", "10.0.0.1/24"), (&theirs, "there", "10.0.0.2/24")]
+    {
         namespace.ip(&["addr", "add", address, "dev", link]);
         namespace.ip(&["link", "set", link, "up"]);
     }
@@ -86,11 +104,19 @@ fn bird_and_we_understand_each_other() {
     let fast = Settings::new(BfdTimers::default(), Role::Active).unwrap();
     service.insert((), link, [10, 0, 0, 2].into(), fast);
 
-    wait_for("both to be up", || (service.status(&())?.state == BfdState::Up && bird.is_up()).then_some(()));
-    let agreed = |ms| wait_for("agreed timers", || (service.status(&())?.detection_time? == Duration::from_millis(ms)).then_some(()));
+    wait_for("both to be up", || {
+        (service.status(&())?.state == BfdState::Up && bird.is_up()).then_some(())
+    });
+    let agreed = |ms| {
+        wait_for("agreed timers", || {
+            (service.status(&())?.detection_time? == Duration::from_millis(ms)).then_some(())
+        })
+    };
     agreed(300);
     // A poll sequence of ours, while it is up: slower, and faster again.
-    let timers = |interval_ms| Settings::new(BfdTimers { interval_ms, multiplier: 3 }, Role::Active).unwrap();
+    let timers = |interval_ms| {
+        Settings::new(BfdTimers { interval_ms, multiplier: 3 }, Role::Active).unwrap()
+    };
     service.insert((), link, [10, 0, 0, 2].into(), timers(300));
     agreed(900);
     wait_for("BIRD to agree", || bird.sessions().contains("0.900").then_some(()));
@@ -115,7 +141,9 @@ fn bird_and_we_understand_each_other() {
 
     // And back, this time we are told to go down by us.
     let bird = Bird::start(&theirs, 100);
-    wait_for("both to be up again", || (service.status(&())?.state == BfdState::Up && bird.is_up()).then_some(()));
+    wait_for("both to be up again", || {
+        (service.status(&())?.state == BfdState::Up && bird.is_up()).then_some(())
+    });
     service.remove(&());
     wait_for("BIRD to hear of our end", || (!bird.is_up()).then_some(()));
 }

@@ -32,19 +32,28 @@ fn two_nearest_tunnels_come_up_and_traffic_flows() {
     world.start();
     let state = world.wait("two tunnels up", |state| state.up() == 2);
     eprintln!("two tunnels up {:?} after the start of the process", start.elapsed());
-    let chosen: Vec<_> = state.candidates.iter().filter(|c| c.chosen).map(|c| c.edge.as_str()).collect();
+    let chosen: Vec<_> =
+        state.candidates.iter().filter(|c| c.chosen).map(|c| c.edge.as_str()).collect();
     assert_eq!(chosen, ["re-1", "re-2"], "the nearest two");
     assert_eq!((state.generation, state.reason), (1, None), "{}", state.message);
     assert!(world.ping());
     let state = world.state().unwrap();
-    assert_eq!((active(&state), state.failovers), ("re-1", 0), "the nearest, however the handshakes raced");
+    assert_eq!(
+        (active(&state), state.failovers),
+        ("re-1", 0),
+        "the nearest, however the handshakes raced"
+    );
 
     assert_eq!(world.group_member(), Some(0x4846_0001));
     let rules = world.json(&["rule", "show"]);
     let rule = rules.as_array().unwrap().iter().find(|rule| rule["priority"] == 7200).unwrap();
     assert_eq!((&rule["table"], &rule["fwmask"]), (&"7200".into(), &"0x2000".into()), "{rule}");
     let routes = world.json(&["route", "show", "table", "7200"]);
-    let route = routes.as_array().unwrap().iter().find(|r| r["dst"] == "10.200.0.0/16" && r["type"] != "blackhole");
+    let route = routes
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|r| r["dst"] == "10.200.0.0/16" && r["type"] != "blackhole");
     assert_eq!(route.unwrap()["prefsrc"], "100.64.1.1");
     let edge = routes.as_array().unwrap().iter().find(|r| r["dst"] == "100.64.0.2").unwrap();
     assert_eq!(edge["dev"], "hf-wg1");
@@ -173,7 +182,17 @@ fn killed_and_started_again_it_takes_up_where_it_was() {
 fn asked_to_end_it_leaves_nothing_behind_and_tells_the_edges() {
     need_rights!();
     let mut world = World::three().up();
-    world.node.ip(&["route", "add", "10.99.0.0/16", "dev", "up1", "proto", "static", "table", "7300"]);
+    world.node.ip(&[
+        "route",
+        "add",
+        "10.99.0.0/16",
+        "dev",
+        "up1",
+        "proto",
+        "static",
+        "table",
+        "7300",
+    ]);
     world.signal(Signal::SIGTERM);
     world.ended();
     let all = [
@@ -181,9 +200,17 @@ fn asked_to_end_it_leaves_nothing_behind_and_tells_the_edges() {
         world.json(&["nexthop", "show"]).to_string(),
         world.json(&["link", "show"]).to_string(),
     ];
-    assert!(all.iter().all(|text| !text.contains("7200") && !text.contains("hf-wg") && !text.contains("12127")), "{all:?}");
+    assert!(
+        all.iter().all(|text| !text.contains("7200")
+            && !text.contains("hf-wg")
+            && !text.contains("12127")),
+        "{all:?}"
+    );
     assert_eq!(world.node.run("ip", &["route", "show", "table", "7200"]).stdout, b"");
-    assert!(world.node.ip(&["route", "show", "table", "7300"]).contains("10.99.0.0/16"), "not ours");
+    assert!(
+        world.node.ip(&["route", "show", "table", "7300"]).contains("10.99.0.0/16"),
+        "not ours"
+    );
     assert!(!world.root.path().join("run/holdfast/tunneld.sock").exists());
     // It is made for userspace devices.
     let sockets = std::fs::read_dir(world.root.path().join("run/wireguard"));
@@ -198,7 +225,8 @@ fn a_bad_configuration_leaves_the_last_good_one_in_force() {
     let (code, body) = world.reload();
     assert_eq!(code, 422);
     assert!(body.contains("tunnel.config-invalid"), "{body}");
-    let state = world.wait("the trouble is told", |state| state.reason == Some(Reason::TunnelConfigInvalid));
+    let state = world
+        .wait("the trouble is told", |state| state.reason == Some(Reason::TunnelConfigInvalid));
     assert_eq!((state.generation, state.up()), (1, 2), "{}", state.message);
     assert!(world.ping());
     // A restart finds the bad file and takes the last good one.
@@ -228,10 +256,14 @@ fn a_new_configuration_does_not_interrupt_what_stays() {
     world.write(&config);
     assert_eq!(world.reload().0, 204);
     let state = world.wait("re-3 instead of re-2", |state| {
-        state.generation == 2 && of(state, "re-2").is_none() && of(state, "re-3").is_some_and(|t| t.state == BfdState::Up)
+        state.generation == 2
+            && of(state, "re-2").is_none()
+            && of(state, "re-3").is_some_and(|t| t.state == BfdState::Up)
     });
     let (old, new) = (of(&before, "re-1").unwrap(), of(&state, "re-1").unwrap());
-    assert!(new.state == BfdState::Up && new.since_ms > old.since_ms && new.rx_bytes > old.rx_bytes);
+    assert!(
+        new.state == BfdState::Up && new.since_ms > old.since_ms && new.rx_bytes > old.rx_bytes
+    );
     assert_eq!(state.failovers, 0);
     let routes = world.json(&["route", "show", "table", "7200"]).to_string();
     assert!(routes.contains("10.201.0.0/16"), "{routes}");
@@ -241,7 +273,8 @@ fn a_new_configuration_does_not_interrupt_what_stays() {
     world.write(&config);
     world.wait("the file is noticed", |state| state.generation == 3);
     wait_for("the routes to go", || {
-        (!world.json(&["route", "show", "table", "7200"]).to_string().contains("10.20")).then_some(())
+        (!world.json(&["route", "show", "table", "7200"]).to_string().contains("10.20"))
+            .then_some(())
     });
 }
 
@@ -267,7 +300,13 @@ fn what_somebody_changes_is_put_back() {
         let routes = text(&["route", "show", "table", "7200"]);
         let mut routes: Vec<_> = routes.lines().map(str::trim).map(String::from).collect();
         routes.sort();
-        (routes, text(&["rule"]), text(&["nexthop"]), text(&["addr", "show", "dev", "hf-wg1", "scope", "global"]), text(&["link", "show", "dev", "hf-wg0"]))
+        (
+            routes,
+            text(&["rule"]),
+            text(&["nexthop"]),
+            text(&["addr", "show", "dev", "hf-wg1", "scope", "global"]),
+            text(&["link", "show", "dev", "hf-wg0"]),
+        )
     };
     let good = wait_for("rest", || {
         let one = snapshot(&world);
@@ -275,14 +314,21 @@ fn what_somebody_changes_is_put_back() {
     });
     for args in spoil {
         world.node.ip(args);
-        wait_for(&format!("mending after ip {args:?}"), || (snapshot(&world) == good).then_some(()));
+        wait_for(&format!("mending after ip {args:?}"), || {
+            (snapshot(&world) == good).then_some(())
+        });
     }
     assert!(world.metrics().contains("holdfast_tunnel_network_mended_total"));
     // A link that is deleted takes its tunnel with it; both come back.
     world.node.ip(&["link", "del", "hf-wg0"]);
-    world.wait("traffic left it and both are up again", |state| state.failovers > 0 && state.up() == 2);
+    world.wait("traffic left it and both are up again", |state| {
+        state.failovers > 0 && state.up() == 2
+    });
     world.node.ip(&["link", "set", "hf-wg1", "down"]);
-    wait_for("the link to be up", || (world.json(&["link", "show", "dev", "hf-wg1"])[0]["flags"].to_string().contains("\"UP\"")).then_some(()));
+    wait_for("the link to be up", || {
+        (world.json(&["link", "show", "dev", "hf-wg1"])[0]["flags"].to_string().contains("\"UP\""))
+            .then_some(())
+    });
     world.wait("two tunnels up", |state| state.up() == 2);
     wait_for("traffic", || world.ping().then_some(()));
 }
@@ -297,7 +343,8 @@ fn a_default_route_into_the_tunnels_does_not_swallow_the_tunnels() {
     world.start();
     world.wait("two tunnels up", |state| state.up() == 2);
     assert!(world.ping());
-    let state = world.wait("probes still measure", |state| state.candidates.iter().all(|c| c.rtt_us.is_some()));
+    let state = world
+        .wait("probes still measure", |state| state.candidates.iter().all(|c| c.rtt_us.is_some()));
     assert_eq!(state.reason, None);
 }
 
@@ -306,7 +353,9 @@ fn with_all_edges_away_traffic_goes_nowhere_and_the_reason_is_told() {
     need_rights!();
     let world = World::of(&[("a", 0), ("b", 10)]).up();
     world.edges.iter().for_each(world::Edge::cut);
-    world.wait("all down", |state| state.up() == 0 && state.reason == Some(Reason::TunnelNoEdgeAnswers));
+    world.wait("all down", |state| {
+        state.up() == 0 && state.reason == Some(Reason::TunnelNoEdgeAnswers)
+    });
     assert_eq!(world.group_member(), Some(0x4846_0100));
     assert!(!world.ping());
     world.edges.iter().for_each(world::Edge::heal);
@@ -340,7 +389,8 @@ fn one_failure_domain_is_used_twice_rather_than_one_tunnel_less() {
 #[test]
 fn overlay_and_routes_may_be_ipv6() {
     need_rights!();
-    let plan = |domain, ms| world::Plan { domain, probe_delay: std::time::Duration::from_millis(ms) };
+    let plan =
+        |domain, ms| world::Plan { domain, probe_delay: std::time::Duration::from_millis(ms) };
     let world = World::new(&[plan("a", 0), plan("b", 10)], true).up();
     assert!(world.ping());
     world.edge("re-1").cut();
@@ -370,7 +420,9 @@ fn a_kernel_without_wireguard_is_a_reason_when_nothing_else_is_allowed() {
 fn a_second_one_ends_by_itself_and_harms_nothing() {
     need_rights!();
     let world = World::three().up();
-    let out = world.node.run(env!("CARGO_BIN_EXE_tunneld"), &["--root", &world.root.path().display().to_string()]);
+    let out = world
+        .node
+        .run(env!("CARGO_BIN_EXE_tunneld"), &["--root", &world.root.path().display().to_string()]);
     assert!(!out.status.success());
     let text = String::from_utf8_lossy(&out.stderr).to_string();
     assert!(text.contains("another tunneld runs"), "{text}");

@@ -136,7 +136,8 @@ impl Packet {
         let Some(head) = bytes.first_chunk::<PACKET_BYTES>() else {
             return Err(ParseError::TooShort { got: bytes.len() });
         };
-        let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let word =
+            |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let [first, second, multiplier, length, ..] = *head;
         if first >> 5 != VERSION {
             return Err(ParseError::Version(first >> 5));
@@ -314,8 +315,8 @@ pub(crate) mod tests {
     #[test]
     fn the_layout_is_that_of_the_rfc() {
         let bytes = [
-            0x20, 0xc0, 0x03, 0x18, 0, 0, 0, 7, 0, 0, 0, 9, 0, 4, 0x93, 0xe0, 0, 4, 0x93, 0xe0, 0, 0,
-            0xc3, 0x50,
+            0x20, 0xc0, 0x03, 0x18, 0, 0, 0, 7, 0, 0, 0, 9, 0, 4, 0x93, 0xe0, 0, 4, 0x93, 0xe0, 0,
+            0, 0xc3, 0x50,
         ];
         let packet = Packet::parse(&bytes).unwrap();
         assert_eq!(packet.state, BfdState::Up);

@@ -68,7 +68,9 @@ impl<K: Ord + Clone + Send + 'static> Service<K> {
         }));
         let thread = {
             let (shared, wake) = (Arc::clone(&shared), Arc::clone(&wake));
-            std::thread::Builder::new().name("bfd".into()).spawn(move || run(&shared, &wake, follower))?
+            std::thread::Builder::new()
+                .name("bfd".into())
+                .spawn(move || run(&shared, &wake, follower))?
         };
         Ok(Service { shared, wake, seed, thread: Some(thread) })
     }
@@ -206,7 +208,7 @@ fn receive_all<K: Ord + Clone>(
     sessions: &mut Sessions<K>,
     link: LinkId,
     socket: &LinkSocket,
-    control: &mut Vec<u8>,
+    control: &mut [u8],
     now: Instant,
     told: &mut Vec<(K, Change)>,
 ) {

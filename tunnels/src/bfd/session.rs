@@ -311,7 +311,9 @@ impl Session {
         match (self.state, heard) {
             (Down, Down) => Some((Init, Diag::NONE)),
             (Down, Init) | (Init, Init | Up) => Some((Up, Diag::NONE)),
-            (Init, AdminDown) | (Up, Down | AdminDown) => Some((Down, Diag::NEIGHBOR_SIGNALED_DOWN)),
+            (Init, AdminDown) | (Up, Down | AdminDown) => {
+                Some((Down, Diag::NEIGHBOR_SIGNALED_DOWN))
+            }
             (Down, Up | AdminDown) | (Init, Down) | (Up, Init | Up) | (AdminDown, _) => None,
         }
     }

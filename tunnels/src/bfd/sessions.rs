@@ -188,7 +188,12 @@ impl<K: Ord + Clone> Sessions<K> {
     }
 
     /// Does what is due at `now`: puts packets into `send` and changes of state into `told`.
-    pub fn run(&mut self, now: Instant, mut send: impl FnMut(Outgoing), told: &mut Vec<(K, Change)>) {
+    pub fn run(
+        &mut self,
+        now: Instant,
+        mut send: impl FnMut(Outgoing),
+        told: &mut Vec<(K, Change)>,
+    ) {
         // Each turn moves the entry's timer; one that would not move must not hold us here.
         let mut turns = self.timers.len() + 1;
         while turns > 0
@@ -370,6 +375,8 @@ mod tests {
         world.edge.insert(0, 6, ip(0), faster, world.now);
         assert!(world.up().is_empty(), "another link is another session");
         assert!(world.edge.remove(&0) && !world.edge.remove(&0));
-        assert!(world.edge.is_empty() && world.edge.timers.is_empty() && world.edge.peers.is_empty());
+        assert!(
+            world.edge.is_empty() && world.edge.timers.is_empty() && world.edge.peers.is_empty()
+        );
     }
 }

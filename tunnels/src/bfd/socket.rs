@@ -4,7 +4,9 @@
 
 use super::packet::PACKET_BYTES;
 use nix::libc;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
+};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -76,13 +78,19 @@ impl LinkSocket {
     ///
     /// # Errors
     /// `WouldBlock` when there is none; else the kernel's.
-    pub fn receive(&self, buffer: &mut [u8], control: &mut Vec<u8>) -> io::Result<(IpAddr, u8, usize)> {
+    pub fn receive(
+        &self,
+        buffer: &mut [u8],
+        control: &mut [u8],
+    ) -> io::Result<(IpAddr, u8, usize)> {
         let mut parts = [IoSliceMut::new(buffer)];
         let fd = self.listen.as_raw_fd();
         let message =
             recvmsg::<SockaddrStorage>(fd, &mut parts, Some(control), MsgFlags::MSG_DONTWAIT)?;
         let ttl = message.cmsgs()?.find_map(|message| match message {
-            ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => u8::try_from(ttl).ok(),
+            ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => {
+                u8::try_from(ttl).ok()
+            }
             _ => None,
         });
         let from = message.address.as_ref().and_then(|address| {

@@ -35,7 +35,13 @@ pub(super) struct Doctor {
 
 impl Doctor {
     /// Judges an edge.
-    pub(super) fn judge(&mut self, edge: &str, measured: Option<Measured>, tunnel: Option<TunnelSince>, now: Instant) -> Health {
+    pub(super) fn judge(
+        &mut self,
+        edge: &str,
+        measured: Option<Measured>,
+        tunnel: Option<TunnelSince>,
+        now: Instant,
+    ) -> Health {
         if tunnel.is_some_and(|tunnel| tunnel.up) {
             self.shunned.remove(edge);
             return Health::Alive;
@@ -61,7 +67,11 @@ impl Doctor {
     }
 
     /// When a judgement changes by time alone, for tunnels that are down `since`.
-    pub(super) fn wake_at(&self, down_since: impl Iterator<Item = Instant>, now: Instant) -> Option<Instant> {
+    pub(super) fn wake_at(
+        &self,
+        down_since: impl Iterator<Item = Instant>,
+        now: Instant,
+    ) -> Option<Instant> {
         let deadlines = down_since.flat_map(|since| [since + DEAD_AFTER, since + NO_DATA_AFTER]);
         deadlines.chain(self.shunned.values().copied()).filter(|at| *at > now).min()
     }
@@ -74,7 +84,13 @@ mod tests {
     const S: fn(u64) -> Duration = Duration::from_secs;
 
     fn measured(rtt_ms: Option<u64>, known: bool) -> Option<Measured> {
-        Some(Measured { rtt: rtt_ms.map(Duration::from_millis), known, answered_at: None, sent: 1, lost: 0 })
+        Some(Measured {
+            rtt: rtt_ms.map(Duration::from_millis),
+            known,
+            answered_at: None,
+            sent: 1,
+            lost: 0,
+        })
     }
 
     #[test]
@@ -96,7 +112,11 @@ mod tests {
         assert_eq!(doctor.judge("a", silent, down, now + S(3)), Health::Dead);
         assert_eq!(doctor.judge("a", measured(Some(5), true), down, now + S(4)), Health::Alive);
         let up = Some(TunnelSince { up: true, since: now });
-        assert_eq!(doctor.judge("a", silent, up, now + S(9)), Health::Alive, "data passes: probes are filtered");
+        assert_eq!(
+            doctor.judge("a", silent, up, now + S(9)),
+            Health::Alive,
+            "data passes: probes are filtered"
+        );
     }
 
     #[test]
@@ -106,7 +126,11 @@ mod tests {
         let down = Some(TunnelSince { up: false, since: now });
         assert_eq!(doctor.judge("a", answers, down, now + S(14)), Health::Alive);
         assert_eq!(doctor.judge("a", answers, down, now + S(15)), Health::Dead);
-        assert_eq!(doctor.judge("a", answers, None, now + S(16)), Health::Dead, "not held any more");
+        assert_eq!(
+            doctor.judge("a", answers, None, now + S(16)),
+            Health::Dead,
+            "not held any more"
+        );
         assert_eq!(doctor.judge("b", answers, None, now + S(16)), Health::Alive);
         assert_eq!(doctor.wake_at(std::iter::empty(), now), Some(now + S(315)));
         assert_eq!(doctor.judge("a", answers, None, now + S(315)), Health::Alive);

@@ -41,7 +41,8 @@ impl Server {
             }
             _ => {}
         }
-        let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
+        let listener = UnixListener::bind(path)
+            .with_context(|| format!("cannot listen at {}", path.display()))?;
         std::fs::set_permissions(path, Permissions::from_mode(0o600))
             .with_context(|| format!("cannot protect {}", path.display()))?;
         let router = axum::Router::new()

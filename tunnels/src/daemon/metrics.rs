@@ -16,7 +16,8 @@ impl Text {
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<String> =
             labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let labels =
+            if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         let _ = writeln!(self.0, "{name}{labels} {value}");
     }
 }
@@ -37,7 +38,11 @@ impl Control {
         }
         text.family("holdfast_tunnel_active", "gauge", "Whether traffic uses the tunnel.");
         for tunnel in &state.tunnels {
-            text.sample("holdfast_tunnel_active", &[("edge", &tunnel.edge)], u8::from(tunnel.active));
+            text.sample(
+                "holdfast_tunnel_active",
+                &[("edge", &tunnel.edge)],
+                u8::from(tunnel.active),
+            );
         }
         type Bytes = fn(&holdfast_api::tunnel::TunnelState) -> u64;
         let bytes: [(&str, &str, Bytes); 2] = [
@@ -50,23 +55,47 @@ impl Control {
                 text.sample(name, &[("edge", &tunnel.edge)], of(tunnel));
             }
         }
-        text.family("holdfast_tunnel_handshake_age_seconds", "gauge", "Time since the last handshake.");
+        text.family(
+            "holdfast_tunnel_handshake_age_seconds",
+            "gauge",
+            "Time since the last handshake.",
+        );
         for tunnel in &state.tunnels {
             if let Some(age) = tunnel.handshake_age_secs {
-                text.sample("holdfast_tunnel_handshake_age_seconds", &[("edge", &tunnel.edge)], age);
+                text.sample(
+                    "holdfast_tunnel_handshake_age_seconds",
+                    &[("edge", &tunnel.edge)],
+                    age,
+                );
             }
         }
         self.edge_metrics(&mut text);
         let (switches, last) = self.liveness.switches();
-        text.family("holdfast_tunnel_failovers_total", "counter", "Times that traffic left a tunnel.");
+        text.family(
+            "holdfast_tunnel_failovers_total",
+            "counter",
+            "Times that traffic left a tunnel.",
+        );
         text.sample("holdfast_tunnel_failovers_total", &[], switches);
         if let Some(last) = last {
-            text.family("holdfast_tunnel_last_switch_seconds", "gauge", "From the last decision to the kernel's confirmation.");
+            text.family(
+                "holdfast_tunnel_last_switch_seconds",
+                "gauge",
+                "From the last decision to the kernel's confirmation.",
+            );
             text.sample("holdfast_tunnel_last_switch_seconds", &[], last.took.as_secs_f64());
         }
-        text.family("holdfast_tunnel_network_mended_total", "counter", "Times that somebody's change of the network was put back.");
+        text.family(
+            "holdfast_tunnel_network_mended_total",
+            "counter",
+            "Times that somebody's change of the network was put back.",
+        );
         text.sample("holdfast_tunnel_network_mended_total", &[], self.mended);
-        text.family("holdfast_tunnel_config_generation", "gauge", "Generation of the configuration in force.");
+        text.family(
+            "holdfast_tunnel_config_generation",
+            "gauge",
+            "Generation of the configuration in force.",
+        );
         text.sample("holdfast_tunnel_config_generation", &[], state.generation);
         text.family("holdfast_tunnel_reason", "gauge", "1 for the worst thing to say.");
         if let Some(reason) = state.reason.filter(|reason| super::report::is_bad(*reason)) {

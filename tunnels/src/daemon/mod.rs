@@ -1,22 +1,24 @@
 //! `tunneld`: follows a file, holds the tunnels that it asks for, and says how they are.
 //!
-//! One thread on a current-thread runtime decides ([`Control`]); one thread runs BFD and moves
-//! traffic ([`Liveness`]); one thread per userspace device moves packets. Only the second is in
+//! One thread on a current-thread runtime decides ([`control::Control`]); one thread runs BFD and moves
+//! traffic ([`liveness::Liveness`]); one thread per userspace device moves packets. Only the second is in
 //! a hurry, and it waits for nobody.
 //!
 //! Fails: at the start, when there is no rights to speak of or another `tunneld` runs. After
 //! that every trouble is in the state with its reason, and is tried again.
 
+mod choose;
 mod control;
+mod follow;
 mod health;
 mod http;
 mod liveness;
 mod metrics;
+mod reconcile;
 mod report;
 mod settings;
 mod tunnel;
 mod want;
-
 
 use control::Control;
 
@@ -60,12 +62,14 @@ enum Question {
 /// It cannot start: no rights, no socket, or another one runs.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let root = &options.root;
-    std::fs::create_dir_all(root.run_dir()).with_context(|| format!("cannot make {}", root.run_dir().display()))?;
+    std::fs::create_dir_all(root.run_dir())
+        .with_context(|| format!("cannot make {}", root.run_dir().display()))?;
     let _alone = only_one(&root.run_dir().join("tunneld.lock"))?;
 
     let (events_in, mut events) = mpsc::unbounded_channel();
     let mut control = Control::start(&options, events_in)?;
     let probes = control.probe_socket()?;
+    let probes_are_v6 = probes.local_addr()?.is_ipv6();
     let mut watch = netd::watch::Watch::open()
         .context("cannot watch the kernel's network")?
         .into_async()
@@ -87,7 +91,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         control.turn(now);
         for (to, probe) in control.due_probes(now) {
             // Not sent is not answered.
-            let _ = probes.try_send_to(&probe, to);
+            let _ = probes.try_send_to(&probe, crate::udp::address_for(probes_are_v6, to));
         }
         let wake = control.wake_at().unwrap_or(now + LOOK_AT_FILE * 60);
         // Every arm either has no state of its own or is cancel safe by its documentation:

@@ -28,13 +28,16 @@ impl Control {
             .zip(traffic)
             .map(|(tunnel, traffic)| self.tunnel_state(tunnel, traffic, active, now))
             .collect();
-        let rank = |state: &TunnelState| self.choice.edges.iter().position(|edge| *edge == state.edge);
+        let rank =
+            |state: &TunnelState| self.choice.edges.iter().position(|edge| *edge == state.edge);
         tunnels.sort_by_key(|state| (!state.active, rank(state).unwrap_or(usize::MAX)));
 
         let (failovers, last) = self.liveness.switches();
         let troubles = self.troubles(&tunnels);
         // The worst first; among equals the first that was found.
-        let worst = troubles.iter().max_by_key(|(reason, _)| (reason.severity(), std::cmp::Reverse(*reason)));
+        let worst = troubles
+            .iter()
+            .max_by_key(|(reason, _)| (reason.severity(), std::cmp::Reverse(*reason)));
         TunnelsState {
             generation: self.settings.as_ref().map_or(0, |settings| settings.generation),
             candidates: self.candidate_states(),
@@ -52,7 +55,13 @@ impl Control {
         }
     }
 
-    fn tunnel_state(&self, tunnel: &Tunnel, traffic: Traffic, active: Option<TunnelId>, now: Instant) -> TunnelState {
+    fn tunnel_state(
+        &self,
+        tunnel: &Tunnel,
+        traffic: Traffic,
+        active: Option<TunnelId>,
+        now: Instant,
+    ) -> TunnelState {
         let session = self.bfd.status(&tunnel.id).map(|status| (status.state, status.since));
         let (state, since) = session.unwrap_or((tunnel.state, tunnel.since));
         let since = now.saturating_duration_since(since);
@@ -76,7 +85,9 @@ impl Control {
         let asked: Vec<_> = self
             .tunnels
             .values()
-            .map(|tunnel| (tunnel.kind, tunnel.peer_status(), tunnel.id.slot, tunnel.edge.public_key))
+            .map(|tunnel| {
+                (tunnel.kind, tunnel.peer_status(), tunnel.id.slot, tunnel.edge.public_key)
+            })
             .collect();
         for (kind, status, slot, key) in asked {
             all.push(match (kind, status) {
@@ -87,7 +98,10 @@ impl Control {
                 },
                 (TunnelKind::WireguardUserspace, None) => Traffic::default(),
                 (TunnelKind::WireguardKernel, _) => {
-                    let peers = self.kernel().wireguard_peers(&super::want::link_name(slot)).unwrap_or_default();
+                    let peers = self
+                        .kernel
+                        .wireguard_peers(&super::want::link_name(slot))
+                        .unwrap_or_default();
                     let age = |at: SystemTime| SystemTime::now().duration_since(at).ok();
                     peers.get(&WgKey(key.0)).map_or_else(Traffic::default, |peer| Traffic {
                         rx_bytes: peer.rx_bytes,
@@ -127,12 +141,18 @@ impl Control {
         };
         all.extend(self.troubles.iter().cloned());
         if settings.candidates.is_empty() {
-            all.push((Reason::TunnelNoCandidates, "the configuration names no regional edge".into()));
+            all.push((
+                Reason::TunnelNoCandidates,
+                "the configuration names no regional edge".into(),
+            ));
             return all;
         }
-        let answers = settings.candidates.iter().filter(|edge| self.rtt_us(&edge.name).is_some()).count();
-        let up: Vec<&str> = tunnels.iter().filter(|t| t.state == State::Up).map(|t| t.edge.as_str()).collect();
-        let down: Vec<&str> = tunnels.iter().filter(|t| t.state != State::Up).map(|t| t.edge.as_str()).collect();
+        let answers =
+            settings.candidates.iter().filter(|edge| self.rtt_us(&edge.name).is_some()).count();
+        let up: Vec<&str> =
+            tunnels.iter().filter(|t| t.state == State::Up).map(|t| t.edge.as_str()).collect();
+        let down: Vec<&str> =
+            tunnels.iter().filter(|t| t.state != State::Up).map(|t| t.edge.as_str()).collect();
         let count = settings.candidates.len();
         match (up.len(), answers) {
             (0, 0) if !self.prober.settled() => {
@@ -143,17 +163,29 @@ impl Control {
                 format!("none of {count} regional edges answers"),
             )),
             (0, _) if tunnels.is_empty() => {
-                all.push((Reason::TunnelProbing, format!("{answers} of {count} regional edges answered so far")));
+                all.push((
+                    Reason::TunnelProbing,
+                    format!("{answers} of {count} regional edges answered so far"),
+                ));
             }
-            (0, _) => all.push((Reason::TunnelNoData, format!("no data passes to {}", down.join(", ")))),
+            (0, _) => {
+                all.push((Reason::TunnelNoData, format!("no data passes to {}", down.join(", "))))
+            }
             (1, _) if settings.want > 1 => {
-                let missing = if down.is_empty() { "there is no second edge".into() } else { format!("down: {}", down.join(", ")) };
+                let missing = if down.is_empty() {
+                    "there is no second edge".into()
+                } else {
+                    format!("down: {}", down.join(", "))
+                };
                 all.push((Reason::TunnelSingle, format!("only {} passes data; {missing}", up[0])));
             }
             _ => {}
         }
         if let Some(domain) = &self.choice.shared_domain {
-            all.push((Reason::TunnelSharedDomain, format!("two tunnels lead into the failure domain {domain}")));
+            all.push((
+                Reason::TunnelSharedDomain,
+                format!("two tunnels lead into the failure domain {domain}"),
+            ));
         }
         all
     }

@@ -107,7 +107,10 @@ fn check(config: TunnelsConfig, private_key: PrivateKey) -> Result<Settings, Set
         return wrong("intent.want".into(), "1 to 3 tunnels can be held");
     }
     if config.listen_port > u16::MAX - u16::from(crate::names::SLOTS) {
-        return wrong("listenPort".into(), "the tunnels after the first one need the ports behind it");
+        return wrong(
+            "listenPort".into(),
+            "the tunnels after the first one need the ports behind it",
+        );
     }
     let overlay = intent.overlay_address;
     if overlay.is_unspecified() || overlay.is_multicast() || overlay.is_loopback() {
@@ -126,7 +129,10 @@ fn check(config: TunnelsConfig, private_key: PrivateKey) -> Result<Settings, Set
             return wrong(field("publicKey"), "this is the node's own key");
         }
         if edge.overlay_address == overlay || !overlays.insert(edge.overlay_address) {
-            return wrong(field("overlayAddress"), "it is taken by the node or by another candidate");
+            return wrong(
+                field("overlayAddress"),
+                "it is taken by the node or by another candidate",
+            );
         }
         if edge.overlay_address.is_ipv4() != overlay.is_ipv4() {
             return wrong(field("overlayAddress"), "it is of another family than the node's");
@@ -205,19 +211,39 @@ pub(super) mod tests {
         assert!(problem(|c| c.kinds.clear()).starts_with("kinds:"));
         assert!(problem(|c| c.intent.want = 4).starts_with("intent.want:"));
         assert!(problem(|c| c.listen_port = 65_535).starts_with("listenPort:"));
-        assert!(problem(|c| c.intent.overlay_address = [0; 4].into()).starts_with("intent.overlayAddress:"));
+        assert!(
+            problem(|c| c.intent.overlay_address = [0; 4].into())
+                .starts_with("intent.overlayAddress:")
+        );
         let of = |n: usize, field: &str| format!("intent.candidates[{n}].{field}:");
         let candidate = |n: usize, change: fn(&mut EdgeCandidate)| {
             problem(|c| change(&mut c.intent.candidates[n]))
         };
         assert!(candidate(1, |c| c.name = "re-1".into()).starts_with(&of(1, "name")));
-        assert!(candidate(2, |c| c.public_key = PublicKey([1; 32])).starts_with(&of(2, "publicKey")));
-        assert!(problem(|c| c.intent.candidates[0].public_key = own).starts_with(&of(0, "publicKey")));
-        assert!(candidate(0, |c| c.overlay_address = [100, 64, 1, 1].into()).starts_with(&of(0, "overlayAddress")));
-        assert!(candidate(0, |c| c.overlay_address = "fd00::1".parse().unwrap()).starts_with(&of(0, "overlayAddress")));
+        assert!(
+            candidate(2, |c| c.public_key = PublicKey([1; 32])).starts_with(&of(2, "publicKey"))
+        );
+        assert!(
+            problem(|c| c.intent.candidates[0].public_key = own).starts_with(&of(0, "publicKey"))
+        );
+        assert!(
+            candidate(0, |c| c.overlay_address = [100, 64, 1, 1].into())
+                .starts_with(&of(0, "overlayAddress"))
+        );
+        assert!(
+            candidate(0, |c| c.overlay_address = "fd00::1".parse().unwrap())
+                .starts_with(&of(0, "overlayAddress"))
+        );
         assert!(candidate(0, |c| c.endpoint.set_port(0)).starts_with(&of(0, "endpoint")));
         assert!(matches!(
-            check({ let mut c = config(); c.intent.bfd.interval_ms = 5; c }, PrivateKey::from_bytes([1; 32])),
+            check(
+                {
+                    let mut c = config();
+                    c.intent.bfd.interval_ms = 5;
+                    c
+                },
+                PrivateKey::from_bytes([1; 32])
+            ),
             Err(SettingsProblem::Timers(SettingsError::Interval(5)))
         ));
     }

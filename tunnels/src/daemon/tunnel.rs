@@ -93,8 +93,9 @@ impl Tunnel {
             TunnelKind::WireguardUserspace => {
                 let device = open_device(id.slot, edge, settings)?;
                 // Without the socket wg(8) sees nothing and packets pass all the same.
-                let uapi = uapi::Listener::open(uapi_dir, &device)
-                    .inspect_err(|error| tracing::warn!(error = chain(error), "wg(8) will not see the tunnel"));
+                let uapi = uapi::Listener::open(uapi_dir, &device).inspect_err(|error| {
+                    tracing::warn!(error = chain(error), "wg(8) will not see the tunnel")
+                });
                 (Some(device), uapi.ok())
             }
         };
@@ -141,11 +142,13 @@ impl Tunnel {
         renew
     }
 
-    /// Its link was deleted: the device's thread ended, or BFD is bound to a link that is gone,
-    /// even when there is another of the same name.
+    /// Its link was deleted: the device's thread ended, or BFD is bound to a link of the kernel's
+    /// that is gone, even when there is another of the same name.
     pub(super) fn is_broken(&self) -> bool {
-        self.device.as_ref().is_some_and(|device| !device.is_alive())
-            || self.bfd_index.is_some_and(|index| self.index() != Some(index))
+        match &self.device {
+            Some(device) => !device.is_alive(),
+            None => self.bfd_index.is_some_and(|index| self.index() != Some(index)),
+        }
     }
 
     /// The kernel's number of its link, now.

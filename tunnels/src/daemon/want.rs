@@ -18,8 +18,8 @@ use crate::wireguard::DEFAULT_MTU;
 use holdfast_api::tunnel::TunnelKind;
 use ipnet::IpNet;
 use netd::{
-    Address, Family, Link, LinkKind, LinkName, LinkSysctl, Network, Nexthop, NexthopTarget, Observed,
-    Route, RouteTarget, Rule, Step, WgKey, WireguardDevice, WireguardPeer,
+    Address, Family, Link, LinkKind, LinkName, LinkSysctl, Network, Nexthop, NexthopTarget,
+    Observed, Route, RouteTarget, Rule, Step, WgKey, WireguardDevice, WireguardPeer,
 };
 use std::net::{IpAddr, SocketAddr};
 
@@ -63,14 +63,17 @@ pub(super) fn network(settings: &Settings, tunnels: &[Wanted], have: &Observed) 
     network.nexthops.insert(Nexthop { id: NOWHERE, target: NexthopTarget::Blackhole(family) });
     network.nexthops.insert(group(&network, have));
 
-    let source = |prefix: &IpNet| Some(settings.overlay).filter(|o| o.is_ipv4() == prefix.addr().is_ipv4());
+    let source =
+        |prefix: &IpNet| Some(settings.overlay).filter(|o| o.is_ipv4() == prefix.addr().is_ipv4());
     for prefix in &settings.routes {
         // Without a tunnel no link has the address that is to be the source.
         if !tunnels.is_empty() {
             let over_group = Route::new(TABLE, *prefix, RouteTarget::Nexthop(GROUP));
             network.routes.insert(Route { source: source(prefix), ..over_group });
         }
-        network.routes.insert(Route::new(TABLE, *prefix, RouteTarget::Blackhole).with_metric(CATCH_METRIC));
+        network
+            .routes
+            .insert(Route::new(TABLE, *prefix, RouteTarget::Blackhole).with_metric(CATCH_METRIC));
     }
     // After the others, so that an edge is reached over its own tunnel even when a route
     // names its very address.
@@ -199,12 +202,18 @@ mod tests {
         let mut have = Observed::default();
         for slot in [0, 1] {
             // TUN devices are there before the plan is made.
-            have.add_link(&Ownership::tunnels(), Link { up: false, ..Link::new(link_name(slot), LinkKind::Tun) });
+            have.add_link(
+                &Ownership::tunnels(),
+                Link { up: false, ..Link::new(link_name(slot), LinkKind::Tun) },
+            );
         }
         let want = network(&settings, &[wanted(0), wanted(1)], &have);
         let steps = plan(&want, &have, &Ownership::tunnels()).unwrap();
         assert!(steps.iter().any(|step| matches!(step, Step::AddRule(_))));
-        let group = steps.iter().position(|s| matches!(s, Step::CreateNexthop(n) if n.id == GROUP)).unwrap();
+        let group = steps
+            .iter()
+            .position(|s| matches!(s, Step::CreateNexthop(n) if n.id == GROUP))
+            .unwrap();
         let route = steps.iter().position(|s| matches!(s, Step::AddRoute(_))).unwrap();
         assert!(group < route);
     }
@@ -219,7 +228,10 @@ mod tests {
         let on_one = Nexthop::active(GROUP, names::nexthop(1));
         have.ours.nexthops.insert(on_one.clone());
         assert_eq!(network(&settings, &two, &have).nexthops.get(&GROUP), Some(&on_one));
-        assert_eq!(plan(&network(&settings, &two, &have), &have, &Ownership::tunnels()), Ok(Vec::new()));
+        assert_eq!(
+            plan(&network(&settings, &two, &have), &have, &Ownership::tunnels()),
+            Ok(Vec::new())
+        );
         // Its tunnel is gone, so it cannot stay.
         let without = network(&settings, &two[..1], &have);
         assert_eq!(without.nexthops.get(&GROUP), Some(&Nexthop::active(GROUP, NOWHERE)));
@@ -230,7 +242,10 @@ mod tests {
         let settings = settings();
         let one = network(&settings, &[wanted(0)], &Observed::default());
         let mut have = applied(&one);
-        have.add_link(&Ownership::tunnels(), Link { up: false, ..Link::new(link_name(1), LinkKind::Tun) });
+        have.add_link(
+            &Ownership::tunnels(),
+            Link { up: false, ..Link::new(link_name(1), LinkKind::Tun) },
+        );
         let both = network(&settings, &[wanted(0), wanted(1)], &have);
         let steps = plan(&both, &have, &Ownership::tunnels()).unwrap();
         let first = link_name(0);

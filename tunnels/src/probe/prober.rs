@@ -135,7 +135,14 @@ impl Prober {
 impl Target {
     fn new(address: SocketAddr, now: Instant) -> Self {
         let measured = Measured { rtt: None, known: false, answered_at: None, sent: 0, lost: 0 };
-        Target { address, measured, in_flight: BTreeMap::new(), lost_in_a_row: 0, burst: Some((0, 0)), next: now }
+        Target {
+            address,
+            measured,
+            in_flight: BTreeMap::new(),
+            lost_in_a_row: 0,
+            burst: Some((0, 0)),
+            next: now,
+        }
     }
 
     fn send(&mut self, nonce: u64, now: Instant, random: &mut Random) {
@@ -185,7 +192,8 @@ impl Target {
             return;
         }
         self.measured.lost += lost as u64;
-        self.lost_in_a_row = self.lost_in_a_row.saturating_add(u32::try_from(lost).unwrap_or(u32::MAX));
+        self.lost_in_a_row =
+            self.lost_in_a_row.saturating_add(u32::try_from(lost).unwrap_or(u32::MAX));
         if self.lost_in_a_row >= LOST_IN_A_ROW {
             self.measured.rtt = None;
             self.measured.known = true;
@@ -241,7 +249,8 @@ mod tests {
                 let Some(next) = next.filter(|at| *at <= until) else { break };
                 self.now = next.max(self.now);
                 let now = self.now;
-                let (due, later): (Vec<_>, Vec<_>) = self.wire.drain(..).partition(|(at, ..)| *at <= now);
+                let (due, later): (Vec<_>, Vec<_>) =
+                    self.wire.drain(..).partition(|(at, ..)| *at <= now);
                 self.wire = later;
                 for (at, from, reply) in due {
                     self.prober.receive(from, &reply, at);

@@ -66,7 +66,8 @@ fn without_a_living_substitute_a_dead_one_is_kept() {
     let (mut selector, now) = (Selector::default(), Instant::now());
     let candidates: Vec<_> = three().into_iter().map(dead).collect();
     assert_eq!(selector.decide(2, &candidates, now).edges, ["a", "c"]);
-    let candidates = [dead(edge("a", "east", 10)), dead(edge("c", "west", 10)), edge("d", "west", 9)];
+    let candidates =
+        [dead(edge("a", "east", 10)), dead(edge("c", "west", 10)), edge("d", "west", 9)];
     assert_eq!(selector.decide(2, &candidates, now).edges, ["d", "a"]);
 }
 
@@ -76,7 +77,11 @@ fn nearer_by_the_margin_for_the_hold_time_and_not_a_moment_less() {
     let mut candidates = vec![edge("a", "east", 100), edge("c", "west", 40)];
     run(&mut selector, &candidates, &mut now, 1);
     candidates.push(edge("b", "east", 80));
-    assert_eq!(run(&mut selector, &candidates, &mut now, 60), 0, "20 ms of 100 is the margin itself");
+    assert_eq!(
+        run(&mut selector, &candidates, &mut now, 60),
+        0,
+        "20 ms of 100 is the margin itself"
+    );
     candidates[2] = edge("b", "east", 79);
     assert_eq!(run(&mut selector, &candidates, &mut now, 9), 0);
     candidates[2] = edge("b", "east", 90);

@@ -53,9 +53,9 @@ impl<V: PartialEq> AllowedIps<V> {
         let v6 = ip.is_ipv6();
         let range = (v6, Reverse(128))..=(v6, Reverse(0));
         let bits = bits_of(ip);
-        self.classes
-            .range(range)
-            .find_map(|((_, Reverse(length)), of_length)| of_length.get(&(bits & mask(v6, *length))))
+        self.classes.range(range).find_map(|((_, Reverse(length)), of_length)| {
+            of_length.get(&(bits & mask(v6, *length)))
+        })
     }
 }
 
@@ -85,7 +85,8 @@ mod tests {
     fn nets() -> impl Strategy<Value = IpNet> {
         prop_oneof![
             (any::<[u8; 4]>(), 0u8..=32).prop_map(|(ip, len)| IpNet::new(ip.into(), len).unwrap()),
-            (any::<[u8; 16]>(), 0u8..=128).prop_map(|(ip, len)| IpNet::new(ip.into(), len).unwrap()),
+            (any::<[u8; 16]>(), 0u8..=128)
+                .prop_map(|(ip, len)| IpNet::new(ip.into(), len).unwrap()),
         ]
     }
 

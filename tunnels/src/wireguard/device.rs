@@ -333,7 +333,12 @@ fn drain_network(shared: &Shared, socket: &UdpSocket, buffer: &mut [u8], wires: 
     }
 }
 
-fn drain_link(shared: &Shared, tun: &OwnedFd, buffer: &mut [u8], wires: &mut Wires<'_>) -> io::Result<()> {
+fn drain_link(
+    shared: &Shared,
+    tun: &OwnedFd,
+    buffer: &mut [u8],
+    wires: &mut Wires<'_>,
+) -> io::Result<()> {
     let mut engine = shared.engine();
     for _ in 0..TURN {
         match nix::unistd::read(tun, buffer) {

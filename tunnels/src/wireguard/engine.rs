@@ -81,7 +81,8 @@ impl Engine {
         if private_key.expose() == self.private_key.expose() {
             return;
         }
-        let configs: Vec<_> = self.statuses().map(|status| (status.public_key, status.config)).collect();
+        let configs: Vec<_> =
+            self.statuses().map(|status| (status.public_key, status.config)).collect();
         *self = Engine::new(private_key, self.handshakes_per_second, now);
         for (key, config) in configs {
             self.set_peer(key, config, now);
@@ -171,7 +172,9 @@ impl Engine {
     pub fn from_link(&mut self, packet: &[u8], out: &mut impl Output) {
         let Some(destination) = Tunn::dst_address(packet) else { return };
         let Some(index) = self.allowed.lookup(destination).copied() else { return };
-        let Some(peer) = self.peers.get_mut(index as usize).and_then(Option::as_mut) else { return };
+        let Some(peer) = self.peers.get_mut(index as usize).and_then(Option::as_mut) else {
+            return;
+        };
         // Nobody knows where the peer is, so there is nothing to wait for either.
         let Some(endpoint) = peer.config.endpoint else { return };
         if is_udp_to(packet, endpoint) {
@@ -192,7 +195,8 @@ impl Engine {
             // Not WireGuard, or not for our key: no answer to strangers.
             Err(_) => return,
         };
-        let is_handshake = matches!(packet, Packet::HandshakeInit(_) | Packet::HandshakeResponse(_));
+        let is_handshake =
+            matches!(packet, Packet::HandshakeInit(_) | Packet::HandshakeResponse(_));
         let index = match &packet {
             Packet::HandshakeInit(init) => parse_handshake_anon(&self.secret, &self.public, init)
                 .ok()
@@ -201,9 +205,8 @@ impl Engine {
             Packet::PacketCookieReply(reply) => Some(reply.receiver_idx >> 8),
             Packet::PacketData(data) => Some(data.receiver_idx >> 8),
         };
-        let Some(peer) = index
-            .and_then(|index| self.peers.get_mut(index as usize))
-            .and_then(Option::as_mut)
+        let Some(peer) =
+            index.and_then(|index| self.peers.get_mut(index as usize)).and_then(Option::as_mut)
         else {
             return;
         };
@@ -267,8 +270,8 @@ impl Engine {
 
     /// When [`Engine::timers`] is due next.
     pub fn wake_at(&self) -> Instant {
-        let hello = |peer: &Box<Peer>| peer.hello.filter(|_| peer.config.endpoint.is_some()).map(|(at, _)| at);
-        self.peers.iter().flatten().filter_map(hello).fold(self.next_tick, Instant::min)
+        let hellos = self.peers.iter().flatten().filter(|peer| peer.config.endpoint.is_some());
+        hellos.filter_map(|peer| peer.hello).map(|(at, _)| at).fold(self.next_tick, Instant::min)
     }
 
     /// Whose prefix `net` is.
@@ -317,7 +320,13 @@ fn hand_out(result: TunnResult<'_>, to: Option<SocketAddr>, sent: &mut u64, out:
 }
 
 /// Hands a decrypted packet on when its sender may use that source address.
-fn deliver(allowed: &AllowedIps<u32>, peer: Option<u32>, source: IpAddr, packet: &[u8], out: &mut impl Output) {
+fn deliver(
+    allowed: &AllowedIps<u32>,
+    peer: Option<u32>,
+    source: IpAddr,
+    packet: &[u8],
+    out: &mut impl Output,
+) {
     if allowed.lookup(source).copied() == peer {
         out.to_link(packet);
     } else {

@@ -124,7 +124,8 @@ mod tests {
         assert_eq!(format!("{key:?}"), "PrivateKey(…)");
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
-        holdfast_durable::write(&path, format!("{}\n", *key.to_base64()).as_bytes(), 0o600).unwrap();
+        holdfast_durable::write(&path, format!("{}\n", *key.to_base64()).as_bytes(), 0o600)
+            .unwrap();
         assert_eq!(PrivateKey::read(&path).unwrap().public(), key.public());
         holdfast_durable::write(&path, b"AAAA", 0o600).unwrap();
         assert!(matches!(PrivateKey::read(&path), Err(KeyError::Malformed { .. })));
@@ -134,8 +135,7 @@ mod tests {
     }
 
     fn hex(text: &str) -> [u8; 32] {
-        let digits: Vec<u8> = text.bytes().map(|b| (b as char).to_digit(16).unwrap() as u8).collect();
-        std::array::from_fn(|n| digits[2 * n] << 4 | digits[2 * n + 1])
+        std::array::from_fn(|n| u8::from_str_radix(&text[2 * n..2 * n + 2], 16).unwrap())
     }
 
     /// RFC 7748 §6.1.

@@ -3,6 +3,7 @@
 //!
 //! Everything goes when the world is dropped, also after a panic.
 #![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a helper of tests; a panic is a failed test")]
 
 use holdfast_api::tunnel::{
     BfdTimers, EdgeCandidate, TunnelIntent, TunnelKind, TunnelState, TunnelsConfig, TunnelsState,
@@ -41,7 +42,8 @@ pub(crate) fn missing() -> Option<String> {
         return Some("/dev/net/tun is not there".into());
     }
     for program in ["ip", "ping", "wg"] {
-        let found = Command::new("which").arg(program).output().is_ok_and(|out| out.status.success());
+        let found =
+            Command::new("which").arg(program).output().is_ok_and(|out| out.status.success());
         if !found {
             return Some(format!("{program} is not installed"));
         }
@@ -82,10 +84,12 @@ impl World {
     pub(crate) fn new(plans: &[Plan], v6: bool) -> Self {
         let root = tempfile::tempdir().unwrap();
         let key = PrivateKey::generate().unwrap();
-        holdfast_durable::write(&root.path().join("key"), key.to_base64().as_bytes(), 0o600).unwrap();
+        holdfast_durable::write(&root.path().join("key"), key.to_base64().as_bytes(), 0o600)
+            .unwrap();
         let node = Namespace::new();
         node.ip(&["link", "set", "lo", "up"]);
-        let edges = plans.iter().zip(1..).map(|(plan, n)| Edge::new(n, *plan, v6, &node, &key)).collect();
+        let edges =
+            plans.iter().zip(1..).map(|(plan, n)| Edge::new(n, *plan, v6, &node, &key)).collect();
         World { node, edges, root, key, v6, daemon: None, generation: 0 }
     }
 
@@ -96,7 +100,10 @@ impl World {
 
     /// Edges of these failure domains, so many milliseconds away.
     pub(crate) fn of(edges: &[(&'static str, u64)]) -> Self {
-        let plan = |(domain, ms): &(&'static str, u64)| Plan { domain, probe_delay: Duration::from_millis(*ms) };
+        let plan = |(domain, ms): &(&'static str, u64)| Plan {
+            domain,
+            probe_delay: Duration::from_millis(*ms),
+        };
         Self::new(&edges.iter().map(plan).collect::<Vec<_>>(), false)
     }
 
@@ -176,8 +183,10 @@ impl World {
     }
 
     fn request(&self, request: &str) -> Option<(u16, String)> {
-        let mut socket = UnixStream::connect(self.root.path().join("run/holdfast/tunneld.sock")).ok()?;
-        write!(socket, "{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        let mut socket =
+            UnixStream::connect(self.root.path().join("run/holdfast/tunneld.sock")).ok()?;
+        write!(socket, "{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .ok()?;
         let mut answer = String::new();
         socket.read_to_string(&mut answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
@@ -200,7 +209,11 @@ impl World {
     }
 
     /// Polls the state until it is as `condition` says.
-    pub(crate) fn wait(&self, what: &str, condition: impl Fn(&TunnelsState) -> bool) -> TunnelsState {
+    pub(crate) fn wait(
+        &self,
+        what: &str,
+        condition: impl Fn(&TunnelsState) -> bool,
+    ) -> TunnelsState {
         let mut last = None;
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -324,7 +337,18 @@ impl Edge {
     fn new(n: u8, plan: Plan, v6: bool, node: &Namespace, node_key: &PrivateKey) -> Self {
         let namespace = Namespace::new();
         let (near, far) = (format!("up{n}"), "wan");
-        node.ip(&["link", "add", &near, "type", "veth", "peer", "name", far, "netns", &namespace.name]);
+        node.ip(&[
+            "link",
+            "add",
+            &near,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            far,
+            "netns",
+            &namespace.name,
+        ]);
         node.ip(&["addr", "add", &format!("10.77.{n}.1/24"), "dev", &near]);
         node.ip(&["link", "set", &near, "up"]);
         namespace.ip(&["addr", "add", &format!("10.77.{n}.2/24"), "dev", far]);
@@ -356,7 +380,8 @@ impl Edge {
         };
         edge.start(node_key);
         let stop = Arc::clone(&edge.stop);
-        edge.responder = Some(std::thread::spawn(move || respond(&probes, plan.probe_delay, &stop)));
+        edge.responder =
+            Some(std::thread::spawn(move || respond(&probes, plan.probe_delay, &stop)));
         edge
     }
 
@@ -389,7 +414,8 @@ impl Edge {
         device.set_peer(node_key.public(), PeerConfig { allowed_ips, ..PeerConfig::default() });
 
         let bfd = Service::start(u64::from(self.n), Quiet).unwrap();
-        let link = self.namespace.net.enter(|| bfd.open_link("hf-wg0", self.overlay()).unwrap()).unwrap();
+        let link =
+            self.namespace.net.enter(|| bfd.open_link("hf-wg0", self.overlay()).unwrap()).unwrap();
         let settings = Settings::new(BfdTimers::default(), Role::Passive).unwrap();
         bfd.insert("node", link, node, settings);
         self.device = Some(device);

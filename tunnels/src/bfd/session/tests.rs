@@ -233,7 +233,9 @@ fn demand_mode_of_the_peer_is_obeyed_once_both_are_up() {
 
 #[test]
 fn timers_outside_of_their_range_are_refused() {
-    let timers = |interval_ms, multiplier| Settings::new(BfdTimers { interval_ms, multiplier }, Role::Active);
+    let timers = |interval_ms, multiplier| {
+        Settings::new(BfdTimers { interval_ms, multiplier }, Role::Active)
+    };
     assert_eq!(timers(9, 3), Err(SettingsError::Interval(9)));
     assert_eq!(timers(10_001, 3), Err(SettingsError::Interval(10_001)));
     assert_eq!(timers(100, 0), Err(SettingsError::Multiplier));

@@ -38,7 +38,12 @@ impl End {
 
     fn knows(&mut self, other: &End, ip: [u8; 4], eager: bool) {
         let allowed_ips = [IpNet::from(IpAddr::from(ip))].into();
-        let config = PeerConfig { endpoint: Some(other.address), allowed_ips, eager, ..PeerConfig::default() };
+        let config = PeerConfig {
+            endpoint: Some(other.address),
+            allowed_ips,
+            eager,
+            ..PeerConfig::default()
+        };
         self.engine.set_peer(other.key, config, Instant::now());
     }
 }
@@ -64,7 +69,9 @@ fn settle(ends: &mut [&mut End], first: Collect, from: SocketAddr) -> Vec<Vec<u8
             let mut out = Collect::default();
             end.engine.from_network(from, &datagram, &mut out);
             end.received.append(&mut out.link);
-            wire.extend(out.network.into_iter().map(|(next, datagram)| (end.address, next, datagram)));
+            wire.extend(
+                out.network.into_iter().map(|(next, datagram)| (end.address, next, datagram)),
+            );
         }
         assert!(seen.len() < 1000, "the wire never falls silent");
     }
@@ -90,7 +97,7 @@ fn packets_arrive_whole_and_nobody_on_the_wire_can_read_them() {
     let (mut a, mut b) = pair();
     let secret = packet(A, B, b"attack at dawn");
     let seen = send(&mut a, &mut b, &secret);
-    assert_eq!(b.received, [secret.clone()], "the packet that began the handshake is not lost");
+    assert_eq!(b.received, std::slice::from_ref(&secret), "the packet that began the handshake is not lost");
     send(&mut b, &mut a, &packet(B, A, b"understood"));
     assert_eq!(a.received, [packet(B, A, b"understood")]);
     assert!(seen.iter().all(|d| !d.windows(6).any(|w| w == b"attack")));
@@ -226,7 +233,11 @@ fn a_peer_that_lost_its_session_is_reached_again_by_renewal() {
 fn a_datagram_of_the_tunnel_does_not_enter_the_tunnel() {
     let (mut a, b) = pair();
     let everything: IpNet = "0.0.0.0/0".parse().unwrap();
-    let config = PeerConfig { endpoint: Some(b.address), allowed_ips: [everything].into(), ..Default::default() };
+    let config = PeerConfig {
+        endpoint: Some(b.address),
+        allowed_ips: [everything].into(),
+        ..Default::default()
+    };
     a.engine.set_peer(b.key, config, Instant::now());
     let IpAddr::V4(to) = b.address.ip() else { panic!() };
     let own = packet(A, to.octets(), &[0, 1, 0, 2, 0, 8, 0, 0]);
@@ -250,7 +261,11 @@ fn changing_a_peer_keeps_its_session_and_prefixes_move_between_peers() {
     let status = a.engine.status(&b.key).unwrap();
     assert!(status.handshake_age.is_some() && status.config.endpoint == Some(b.address));
     let c = End::new(3);
-    a.engine.set_peer(c.key, PeerConfig { allowed_ips: [wide].into(), ..Default::default() }, Instant::now());
+    a.engine.set_peer(
+        c.key,
+        PeerConfig { allowed_ips: [wide].into(), ..Default::default() },
+        Instant::now(),
+    );
     assert_eq!(a.engine.owner(wide), Some(c.key));
     assert!(!a.engine.status(&b.key).unwrap().config.allowed_ips.contains(&wide));
     assert!(a.engine.remove_peer(&c.key) && !a.engine.remove_peer(&c.key));
@@ -275,7 +290,9 @@ fn an_edge_tells_its_many_nodes_apart() {
     for n in 0..100u8 {
         send(&mut edge, &mut nodes[usize::from(n)], &packet(B, [10, 1, 0, n], &[n]));
     }
-    assert!(nodes.iter().zip(0u8..).all(|(node, n)| node.received == [packet(B, [10, 1, 0, n], &[n])]));
+    assert!(
+        nodes.iter().zip(0u8..).all(|(node, n)| node.received == [packet(B, [10, 1, 0, n], &[n])])
+    );
     let gone = nodes[50].key;
     edge.engine.remove_peer(&gone);
     send(&mut nodes[50], &mut edge, &packet([10, 1, 0, 50], B, &[1]));

@@ -1,7 +1,7 @@
 //! What requests do to a device, and what it says about itself.
 
-use super::request::Change;
 use super::GONE;
+use super::request::Change;
 use crate::wireguard::device::WeakDevice;
 use crate::wireguard::engine::Engine;
 use crate::wireguard::{PeerConfig, PeerStatus};
@@ -17,7 +17,8 @@ pub(super) fn render(device: &WeakDevice) -> Result<Zeroizing<String>, Errno> {
     let (key, peers) = device
         .with_engine(|engine| (engine.private_key().clone(), engine.statuses().collect::<Vec<_>>()))
         .ok_or(GONE)?;
-    let mut text = Zeroizing::new(format!("private_key={}\nlisten_port={port}\n", *hex(key.expose())));
+    let mut text =
+        Zeroizing::new(format!("private_key={}\nlisten_port={port}\n", *hex(key.expose())));
     if mark != 0 {
         text.push_str(&format!("fwmark={mark}\n"));
     }
@@ -66,7 +67,8 @@ pub(super) fn apply(device: &WeakDevice, changes: &[Change]) -> Result<(), Errno
         }
     }
     if device.listen() != Some((port, mark)) {
-        let refused = |error: std::io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+        let refused =
+            |error: std::io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
         device.listen_on(port, mark).map_err(refused)?;
     }
     device.with_engine(|engine| apply_peers(engine, changes)).ok_or(GONE)?
@@ -170,17 +172,26 @@ mod tests {
              public_key={two}\npersistent_keepalive_interval=25\nprotocol_version=1"
         )).unwrap();
         assert_eq!(engine.keys().len(), 2);
-        set(&mut engine, &format!("public_key={one}\nupdate_only=true\nallowed_ip=-10.0.0.1/32")).unwrap();
-        set(&mut engine, &format!("public_key={}\nupdate_only=true\nallowed_ip=10.0.0.9/32", "33".repeat(32))).unwrap();
+        set(&mut engine, &format!("public_key={one}\nupdate_only=true\nallowed_ip=-10.0.0.1/32"))
+            .unwrap();
+        set(
+            &mut engine,
+            &format!("public_key={}\nupdate_only=true\nallowed_ip=10.0.0.9/32", "33".repeat(32)),
+        )
+        .unwrap();
         let mut text = String::new();
         for status in engine.statuses() {
             render_peer(&mut text, &status, Duration::from_secs(100));
         }
-        let never = "last_handshake_time_sec=0\nlast_handshake_time_nsec=0\ntx_bytes=0\nrx_bytes=0\n";
-        assert_eq!(text, format!(
-            "public_key={one}\nendpoint=192.0.2.1:7\n{never}persistent_keepalive_interval=0\nallowed_ip=fd00::/8\nprotocol_version=1\n\
+        let never =
+            "last_handshake_time_sec=0\nlast_handshake_time_nsec=0\ntx_bytes=0\nrx_bytes=0\n";
+        assert_eq!(
+            text,
+            format!(
+                "public_key={one}\nendpoint=192.0.2.1:7\n{never}persistent_keepalive_interval=0\nallowed_ip=fd00::/8\nprotocol_version=1\n\
              public_key={two}\n{never}persistent_keepalive_interval=25\nprotocol_version=1\n"
-        ));
+            )
+        );
         set(&mut engine, &format!("public_key={one}\nremove=true")).unwrap();
         assert_eq!(engine.keys().len(), 1);
         set(&mut engine, "replace_peers=true").unwrap();

@@ -53,7 +53,8 @@ impl Listener {
     /// The directory or the socket cannot be made.
     pub fn open(dir: &Path, device: &Device) -> Result<Self, ListenError> {
         let path = dir.join(format!("{}.sock", device.name()));
-        let listener = bind(dir, &path).map_err(|source| ListenError { path: path.clone(), source })?;
+        let listener =
+            bind(dir, &path).map_err(|source| ListenError { path: path.clone(), source })?;
         let task = tokio::spawn(serve(listener, device.downgrade()));
         Ok(Listener { path, task })
     }

@@ -78,7 +78,9 @@ fn parse_line(line: &str) -> Result<Option<Change>, Errno> {
         "public_key" => Change::Peer(PublicKey(unhex(value)?)),
         "remove" => truth(Change::Remove)?,
         "update_only" => truth(Change::UpdateOnly)?,
-        "preshared_key" => Change::PresharedKey(PresharedKey::from_bytes(*Zeroizing::new(unhex(value)?))),
+        "preshared_key" => {
+            Change::PresharedKey(PresharedKey::from_bytes(*Zeroizing::new(unhex(value)?)))
+        }
         "endpoint" => Change::Endpoint(value.parse().map_err(|_| Errno::EINVAL)?),
         "persistent_keepalive_interval" => Change::Keepalive(value.parse().map_err(invalid)?),
         "replace_allowed_ips" => truth(Change::ReplaceAllowedIps)?,

@@ -1,0 +1,202 @@
+//! The kernel's side: devices, the network around them, liveness on them, and their end.
+
+use super::control::{Control, Trouble};
+use super::settings::Settings;
+use super::tunnel::{Tunnel, TunnelId, chain};
+use super::want::{self, Wanted};
+use crate::bfd::State;
+use crate::names::GROUP;
+use holdfast_api::Reason;
+use netd::{Kernel, Network, Observed, Ownership};
+use std::time::{Duration, Instant};
+
+/// First pause after a failure of the kernel or of a device; doubles up to the last.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// Names of past tunnels that are remembered, to tell what the last failover was about.
+const REMEMBERED: usize = 16;
+
+impl Control {
+    pub(super) fn make_missing(&mut self, now: Instant) {
+        let Some(settings) = &self.settings else { return };
+        self.troubles.retain(|(reason, _)| *reason != Reason::TunnelEngineFailed);
+        let Some(kind) = self.kind else {
+            let why = "the kernel has no WireGuard, and no other kind of tunnel is allowed";
+            self.troubles.push((Reason::TunnelEngineFailed, why.into()));
+            return;
+        };
+        let missing: Vec<(u8, String)> = self
+            .slots
+            .iter()
+            .filter(|(_, held)| !self.tunnels.contains_key(&held.edge))
+            .map(|(slot, held)| (slot, held.edge.clone()))
+            .collect();
+        for (slot, name) in missing {
+            let Some(edge) = settings.candidates.iter().find(|edge| edge.name == name) else {
+                continue;
+            };
+            self.serial += 1;
+            let id = TunnelId { serial: self.serial, slot };
+            match Tunnel::make(id, edge, kind, settings, &self.root.wireguard_dir(), now) {
+                Ok(tunnel) => {
+                    tracing::info!(edge = name, link = tunnel.link(), ?kind, "tunnel made");
+                    self.edges.insert(id, name.clone());
+                    while self.edges.len() > REMEMBERED {
+                        self.edges.pop_first();
+                    }
+                    self.tunnels.insert(name, tunnel);
+                }
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "a tunnel cannot be made");
+                    self.troubles.push((error.reason(), chain(&error)));
+                }
+            }
+        }
+    }
+
+    pub(super) fn dismantle(&mut self, edge: &str, now: Instant) {
+        let Some(mut tunnel) = self.tunnels.remove(edge) else { return };
+        // Traffic leaves first: what is not in `tunnels` is not preferred.
+        self.prefer(now);
+        self.bfd.remove(&tunnel.id);
+        if let Some(link) = tunnel.bfd_link.take() {
+            self.bfd.close_link(link);
+        }
+        drop(tunnel.uapi.take());
+        tracing::info!(edge, link = tunnel.link(), "tunnel taken down");
+        self.look = true;
+    }
+
+    /// Compares the kernel with what should be, and mends it.
+    pub(super) fn reconcile(&mut self, now: Instant) {
+        let Some(settings) = &self.settings else { return };
+        self.look = false;
+        let foreign = std::mem::take(&mut self.look_for_drift);
+        let wanted: Vec<Wanted> = self.tunnels.values().map(Tunnel::wanted).collect();
+        let outcome = mend(&mut self.kernel, settings, &wanted, &mut self.pending);
+        self.troubles.retain(|(reason, _)| *reason == Reason::TunnelEngineFailed);
+        match outcome {
+            Ok(mut mended) => {
+                self.open_bfd(now);
+                match self.liveness.assert_group(mended.group.as_ref()) {
+                    Ok(true) => mended.steps.push("point the group at the active tunnel".into()),
+                    Ok(false) => {}
+                    Err(error) => self.fail(now, Reason::NetApplyFailed, chain(&error)),
+                }
+                if foreign && !mended.steps.is_empty() {
+                    self.mended += 1;
+                    tracing::warn!(steps = ?mended.steps, "the network was changed by somebody and put back");
+                }
+                if self.troubles.is_empty() {
+                    self.retry = None;
+                }
+                self.report_all(now);
+            }
+            Err((reason, message)) => self.fail(now, reason, message),
+        }
+        if !self.troubles.is_empty() && self.retry.is_none_or(|(at, _)| now >= at) {
+            self.plan_retry(now);
+        }
+    }
+
+    pub(super) fn fail(&mut self, now: Instant, reason: Reason, message: String) {
+        tracing::error!(reason = %reason, message, "the kernel is not as it should be");
+        self.troubles.push((reason, message));
+        self.plan_retry(now);
+    }
+
+    fn plan_retry(&mut self, now: Instant) {
+        let pause = self.retry.map_or(FIRST_RETRY, |(_, pause)| (pause * 2).min(LAST_RETRY));
+        self.retry = Some((now + pause, pause));
+    }
+
+    /// Starts liveness on links that have their address now.
+    fn open_bfd(&mut self, now: Instant) {
+        let Some(settings) = &self.settings else { return };
+        for tunnel in self.tunnels.values_mut().filter(|tunnel| tunnel.bfd_link.is_none()) {
+            match self.bfd.open_link(&tunnel.link(), settings.overlay) {
+                Ok(link) => {
+                    tunnel.bfd_link = Some(link);
+                    tunnel.bfd_index = tunnel.index();
+                    tunnel.since = now;
+                    self.bfd.insert(tunnel.id, link, tunnel.edge.overlay_address, settings.bfd);
+                }
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "no liveness on a tunnel");
+                    self.troubles.push((Reason::TunnelEngineFailed, chain(&error)));
+                }
+            }
+        }
+        self.prefer(now);
+    }
+
+    /// What the sessions are, told again: a switch that the kernel refused is tried anew.
+    fn report_all(&mut self, now: Instant) {
+        for tunnel in self.tunnels.values() {
+            if let Some(status) = self.bfd.status(&tunnel.id) {
+                self.liveness.report(tunnel.id, status.state == State::Up, now);
+            }
+        }
+    }
+
+    /// Tells the edges, and takes away what is ours.
+    pub(super) fn shut_down(mut self) {
+        let now = Instant::now();
+        self.liveness.set(&[], now);
+        self.preferred.clear();
+        for name in self.tunnels.keys().cloned().collect::<Vec<_>>() {
+            self.dismantle(&name, now);
+        }
+        let owner = Ownership::tunnels();
+        let nothing = Network::default();
+        let removed = self
+            .kernel
+            .observe(&owner, &nothing)
+            .map_err(|error| chain(&error))
+            .and_then(|have| netd::plan(&nothing, &have, &owner).map_err(|error| chain(&error)))
+            .and_then(|steps| self.kernel.apply_all(&steps).map_err(|error| chain(&error)));
+        if let Err(error) = removed {
+            tracing::error!(error, "something of ours is left in the kernel");
+        }
+    }
+}
+
+/// What a look at the kernel led to.
+struct Mended {
+    /// What was done, in words.
+    steps: Vec<String>,
+    /// The group as the kernel has it now.
+    group: Option<netd::Nexthop>,
+}
+
+/// Observes, plans and applies. `pending` says what is still to be done when it fails.
+fn mend(
+    kernel: &mut Kernel,
+    settings: &Settings,
+    wanted: &[Wanted],
+    pending: &mut Vec<String>,
+) -> Result<Mended, Trouble> {
+    let owner = Ownership::tunnels();
+    let draft = want::network(settings, wanted, &Observed::default());
+    let have = kernel.observe(&owner, &draft).map_err(|error| (error.reason(), chain(&error)))?;
+    let want = want::network(settings, wanted, &have);
+    let steps = netd::plan(&want, &have, &owner).map_err(|error| {
+        pending.clear();
+        (error.reason(), chain(&error))
+    })?;
+    *pending = steps.iter().map(ToString::to_string).collect();
+    if !steps.is_empty() {
+        kernel.apply_all(&steps).map_err(|error| (error.reason(), chain(&error)))?;
+    }
+    let steps = std::mem::take(pending);
+    Ok(Mended { steps, group: want.nexthops.get(&GROUP).cloned() })
+}
+
+/// Shakes hands anew over a device of the kernel. It may be gone; the next look sees that.
+pub(super) fn renew_in_kernel(kernel: &mut Kernel, settings: &Settings, tunnel: &Tunnel) {
+    for step in want::renewal(settings, &tunnel.wanted()) {
+        if let Err(error) = kernel.apply(&step) {
+            tracing::warn!(link = tunnel.link(), error = chain(&error), "no new handshake");
+        }
+    }
+}

@@ -3,17 +3,16 @@
 //! The kind follows from the type asked for. A [`Client`] is a handle: cloning it shares the
 //! connection. Nothing is sent by making one.
 
+use crate::call::{Answer, Call, number};
 use crate::connect::Connection;
 use crate::trust::tls_config;
 use crate::watch::Watch;
 use crate::{ClientError, Endpoint, Identity, SystemClock, TimeSource, Trust};
-use bytes::Bytes;
-use holdfast_api::meta::{self, List};
-use holdfast_api::resources::{self, Kind, Object, Resource};
-use http_body_util::{BodyExt, Full, Limited};
+use holdfast_api::meta::List;
+use holdfast_api::resources::{Object, Resource};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Response, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 use std::time::Duration;
@@ -177,7 +176,7 @@ impl Client {
         T: Resource + DeserializeOwned,
     {
         let call = Call::new(Method::GET, T::KIND, namespace, Some(name));
-        self.exchange(&call).await?.parse(self, &call)
+        self.exchange(&call).await?.parse(self.endpoint(), &call)
     }
 
     /// One object, unless it still is what `etag` names (RFC 9110 §13.1.2).
@@ -201,7 +200,7 @@ impl Client {
             return Ok(Conditional::Unchanged { come_back });
         }
         let etag = answer.headers.get(header::ETAG).and_then(|v| v.to_str().ok()).map(Into::into);
-        Ok(Conditional::Changed { value: answer.parse(self, &call)?, etag, come_back })
+        Ok(Conditional::Changed { value: answer.parse(self.endpoint(), &call)?, etag, come_back })
     }
 
     /// All objects that `selector` selects; across namespaces when `namespace` is none. Long
@@ -220,11 +219,11 @@ impl Client {
         let mut call = Call::new(Method::GET, T::KIND, namespace, None);
         call.query = selector.query();
         call.query.push(("limit", PAGE.to_string()));
-        let mut whole: List<T> = self.exchange(&call).await?.parse(self, &call)?;
+        let mut whole: List<T> = self.exchange(&call).await?.parse(self.endpoint(), &call)?;
         while !whole.metadata.continue_token.is_empty() {
             call.query.retain(|(key, _)| *key != "continue");
             call.query.push(("continue", std::mem::take(&mut whole.metadata.continue_token)));
-            let page: List<T> = self.exchange(&call).await?.parse(self, &call)?;
+            let page: List<T> = self.exchange(&call).await?.parse(self.endpoint(), &call)?;
             whole.items.extend(page.items);
             whole.metadata = page.metadata;
         }
@@ -246,9 +245,9 @@ impl Client {
     {
         let namespace = object.metadata.namespace.as_deref();
         let mut call = Call::new(Method::POST, <Object<S, U>>::KIND, namespace, None);
-        call.json(self, object, "application/json")?;
+        call.json(self.endpoint(), object, "application/json")?;
         call.credential = credential.map(|text| Zeroizing::new(text.to_string()));
-        self.exchange(&call).await?.parse(self, &call)
+        self.exchange(&call).await?.parse(self.endpoint(), &call)
     }
 
     /// Replaces an object's metadata and spec.
@@ -292,8 +291,8 @@ impl Client {
     {
         let mut call = Call::new(Method::PATCH, T::KIND, namespace, Some(name));
         call.subresource(subresource);
-        call.json(self, patch, "application/merge-patch+json")?;
-        self.exchange(&call).await?.parse(self, &call)
+        call.json(self.endpoint(), patch, "application/merge-patch+json")?;
+        self.exchange(&call).await?.parse(self.endpoint(), &call)
     }
 
     /// Deletes an object.
@@ -333,7 +332,7 @@ impl Client {
         let response = self.send(&call, deadline).await?;
         if response.status() != StatusCode::OK {
             let answer = self.collect(&call, response, deadline).await?;
-            return Err(answer.refusal(self, &call));
+            return Err(answer.refusal(self.endpoint(), &call));
         }
         let endpoint = self.endpoint().to_string();
         Ok(Watch::new(response.into_body(), endpoint, call.attempt(), &self.0.options))
@@ -351,8 +350,8 @@ impl Client {
         let kind = <Object<S, U>>::KIND;
         let mut call = Call::new(Method::PUT, kind, meta.namespace.as_deref(), Some(&meta.name));
         call.subresource(subresource);
-        call.json(self, object, "application/json")?;
-        self.exchange(&call).await?.parse(self, &call)
+        call.json(self.endpoint(), object, "application/json")?;
+        self.exchange(&call).await?.parse(self.endpoint(), &call)
     }
 
     /// A whole exchange. 2xx and 304 are answers, all else is an error.
@@ -364,7 +363,7 @@ impl Client {
         if answer.code.is_success() || unchanged {
             Ok(answer)
         } else {
-            Err(answer.refusal(self, call))
+            Err(answer.refusal(self.endpoint(), call))
         }
     }
 
@@ -373,9 +372,9 @@ impl Client {
         call: &Call,
         deadline: Instant,
     ) -> Result<Response<Incoming>, ClientError> {
-        let request = call
-            .request(self.endpoint(), self.0.bearer.as_ref())
-            .map_err(|error| self.protocol(call, format!("it cannot be asked for: {error}")))?;
+        let request = call.request(self.endpoint(), self.0.bearer.as_ref()).map_err(|error| {
+            call.protocol(self.endpoint(), format!("it cannot be asked for: {error}"))
+        })?;
         self.0.connection.send(request, deadline, &self.0.options).await
     }
 
@@ -390,7 +389,9 @@ impl Client {
         let body = match timeout_at(deadline, Limited::new(body, limit).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-                return Err(self.protocol(call, format!("it is longer than {limit} bytes")));
+                return Err(
+                    call.protocol(self.endpoint(), format!("it is longer than {limit} bytes"))
+                );
             }
             Ok(Err(error)) => return Err(self.0.connection.unreachable("read the answer", error)),
             Err(_) => {
@@ -403,149 +404,11 @@ impl Client {
         };
         Ok(Answer { code: head.status, headers: head.headers, body })
     }
-
-    fn protocol(&self, call: &Call, why: String) -> ClientError {
-        let endpoint = self.endpoint().to_string();
-        ClientError::Protocol { endpoint, attempt: call.attempt(), why }
-    }
-}
-
-/// A request before it has headers: what it takes to make it once more.
-struct Call {
-    method: Method,
-    path: String,
-    query: Vec<(&'static str, String)>,
-    if_none_match: Option<String>,
-    content_type: &'static str,
-    credential: Option<Zeroizing<String>>,
-    body: Bytes,
-}
-
-impl Call {
-    fn new(method: Method, kind: Kind, namespace: Option<&str>, name: Option<&str>) -> Self {
-        let (namespace, name) = (namespace.map(encoded), name.map(encoded));
-        Call {
-            method,
-            path: resources::path(kind, namespace.as_deref(), name.as_deref()),
-            query: Vec::new(),
-            if_none_match: None,
-            content_type: "application/json",
-            credential: None,
-            body: Bytes::new(),
-        }
-    }
-
-    fn subresource(&mut self, subresource: Option<Subresource>) {
-        match subresource {
-            Some(Subresource::Status) => self.path += "/status",
-            None => {}
-        }
-    }
-
-    fn json<B: Serialize + ?Sized>(
-        &mut self,
-        client: &Client,
-        body: &B,
-        content_type: &'static str,
-    ) -> Result<(), ClientError> {
-        self.content_type = content_type;
-        self.body = serde_json::to_vec(body)
-            .map_err(|error| client.protocol(self, format!("it has no JSON form: {error}")))?
-            .into();
-        Ok(())
-    }
-
-    fn attempt(&self) -> String {
-        format!("{} {}", self.method, self.path)
-    }
-
-    fn request(
-        &self,
-        endpoint: &Endpoint,
-        bearer: Option<&Zeroizing<String>>,
-    ) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
-        let mut uri = format!("{endpoint}{}", self.path);
-        for (index, (key, value)) in self.query.iter().enumerate() {
-            uri.push(if index == 0 { '?' } else { '&' });
-            uri += &format!("{key}={}", encoded(value));
-        }
-        let mut request = Request::builder()
-            .method(self.method.clone())
-            .uri(uri)
-            .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, concat!("holdfast/", env!("CARGO_PKG_VERSION")));
-        if !self.body.is_empty() {
-            request = request.header(header::CONTENT_TYPE, self.content_type);
-        }
-        if let Some(etag) = &self.if_none_match {
-            request = request.header(header::IF_NONE_MATCH, etag);
-        }
-        if let Some(secret) = self.credential.as_ref().or(bearer) {
-            let text = Zeroizing::new(format!("Bearer {}", secret.as_str()));
-            let mut value = HeaderValue::from_str(&text)?;
-            // Keeps it out of HPACK's table and of debug output.
-            value.set_sensitive(true);
-            request = request.header(header::AUTHORIZATION, value);
-        }
-        request.body(Full::new(self.body.clone()))
-    }
-}
-
-struct Answer {
-    code: StatusCode,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-impl Answer {
-    fn parse<T: DeserializeOwned>(&self, client: &Client, call: &Call) -> Result<T, ClientError> {
-        serde_json::from_slice(&self.body).map_err(|error| client.protocol(call, error.to_string()))
-    }
-
-    fn refusal(&self, client: &Client, call: &Call) -> ClientError {
-        let Ok(mut status) = serde_json::from_slice::<meta::Status>(&self.body) else {
-            let why = format!("HTTP status {} without a Status object", self.code);
-            return client.protocol(call, why);
-        };
-        // The code on the wire is the one that proxies and we agree on.
-        status.code = self.code.as_u16();
-        if let Some(secs) = number(&self.headers, header::RETRY_AFTER) {
-            let details = status.details.get_or_insert_default();
-            details.retry_after_seconds = details.retry_after_seconds.or(u32::try_from(secs).ok());
-        }
-        ClientError::Refused {
-            endpoint: client.endpoint().to_string(),
-            attempt: call.attempt(),
-            status: Box::new(status),
-        }
-    }
-}
-
-fn number(headers: &HeaderMap, name: header::HeaderName) -> Option<u64> {
-    headers.get(name)?.to_str().ok()?.trim().parse().ok()
-}
-
-/// Percent-encodes all but the unreserved characters of RFC 3986 §2.3.
-fn encoded(text: &str) -> String {
-    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                out.push(byte.into());
-            }
-            _ => out += &format!("%{byte:02X}"),
-        }
-        out
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_goes_into_a_url_is_encoded() {
-        assert_eq!(encoded("metadata.name=a b/ü"), "metadata.name%3Da%20b%2F%C3%BC");
-    }
 
     #[test]
     fn a_name_selects_by_field() {

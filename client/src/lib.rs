@@ -16,6 +16,7 @@
 #![warn(missing_docs)]
 
 pub mod backoff;
+mod call;
 mod client;
 mod clock;
 mod connect;

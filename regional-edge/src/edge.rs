@@ -67,8 +67,12 @@ pub async fn run(root: Root, settings: Settings) -> anyhow::Result<()> {
                 drop(running.take());
                 let options = options(&root, &settings, &known, overlay, &key);
                 let dataplane = Dataplane::start(options).context("the data plane's thread")?;
-                running =
-                    Some(Running::start(dataplane, overlay, data_sender.clone(), up_sender.clone()));
+                running = Some(Running::start(
+                    dataplane,
+                    overlay,
+                    data_sender.clone(),
+                    up_sender.clone(),
+                ));
                 // Whoever was told by the old one is told again by the new connections.
                 mesh = Listeners::new(uplink.mesh(), settings.backbone.map(|at| at.ip()));
             }
@@ -76,7 +80,8 @@ pub async fn run(root: Root, settings: Settings) -> anyhow::Result<()> {
                 tell(&running.dataplane, &known, &settings, &mut mesh);
             }
         }
-        if !speaking && !known.edge.is_empty()
+        if !speaking
+            && !known.edge.is_empty()
             && let Some(at) = settings.listen_backbone
         {
             speaking = true;

@@ -85,9 +85,7 @@ impl Store {
         match self.0.load() {
             Ok(Loaded::Newest(knowledge)) => (knowledge, None),
             Ok(Loaded::Empty) => (Knowledge::default(), None),
-            Ok(Loaded::LastGood(knowledge, why)) => {
-                (knowledge, Some((Reason::LedgerDamaged, why)))
-            }
+            Ok(Loaded::LastGood(knowledge, why)) => (knowledge, Some((Reason::LedgerDamaged, why))),
             Err(error) => {
                 let text = holdfast_api::chain(&error);
                 (Knowledge::default(), Some((Reason::LedgerDamaged, text)))

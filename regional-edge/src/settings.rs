@@ -173,9 +173,7 @@ fn parse(root: &Root, path: &Path, text: &str) -> Result<Settings, SettingsError
         .contains(&value)
     {
         true => Ok(value),
-        false => {
-            Err(invalid(key, format!("{value} is not {} to {}", range.start(), range.end())))
-        }
+        false => Err(invalid(key, format!("{value} is not {} to {}", range.start(), range.end()))),
     };
 
     let name = file.name.ok_or_else(|| missing("name"))?;
@@ -268,7 +266,8 @@ fn any(like: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    const LEAST: &str = "controller = 'https://c.example:6443'\nname = 're-1'\nendpoint = '192.0.2.1:51820'\n";
+    const LEAST: &str =
+        "controller = 'https://c.example:6443'\nname = 're-1'\nendpoint = '192.0.2.1:51820'\n";
 
     fn settings(more: &str) -> Result<Settings, SettingsError> {
         parse(&Root::new("/nowhere"), Path::new("edge.toml"), &format!("{LEAST}{more}"))

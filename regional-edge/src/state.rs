@@ -156,10 +156,22 @@ impl EdgeState {
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let data = &self.data;
         let reason = data.reason.or(self.controller.reason);
-        gauge("holdfast_edge_controller_reachable", "The controller answers.", &one(self.controller.reachable.into()));
+        gauge(
+            "holdfast_edge_controller_reachable",
+            "The controller answers.",
+            &one(self.controller.reachable.into()),
+        );
         gauge("holdfast_edge_nodes", "Nodes that may be served.", &one(count(data.nodes.len())));
-        gauge("holdfast_edge_nodes_up", "Nodes whose tunnel passes data.", &one(count(data.nodes_up())));
-        gauge("holdfast_edge_refusals", "Wishes of peers that were refused.", &one(count(data.refusals.len())));
+        gauge(
+            "holdfast_edge_nodes_up",
+            "Nodes whose tunnel passes data.",
+            &one(count(data.nodes_up())),
+        );
+        gauge(
+            "holdfast_edge_refusals",
+            "Wishes of peers that were refused.",
+            &one(count(data.refusals.len())),
+        );
         gauge("holdfast_edge_route_switches_total", "Changes of routes.", &one(data.switches));
         let why: Vec<_> = reason.iter().map(|r| (labels(&[("reason", r.code())]), 1)).collect();
         gauge("holdfast_edge_problem", "What is wrong, by reason code.", &why);
@@ -173,10 +185,21 @@ impl EdgeState {
                 let tenant = node.node.split('/').next().unwrap_or_default();
                 *sites.entry((tenant, &node.site)).or_default() += bytes(node);
             }
-            sites.iter().map(|((t, s), sum)| (labels(&[("tenant", t), ("site", s)]), *sum)).collect()
+            sites
+                .iter()
+                .map(|((t, s), sum)| (labels(&[("tenant", t), ("site", s)]), *sum))
+                .collect()
         };
-        gauge("holdfast_edge_rx_bytes_total", "Bytes from the nodes of a site.", &traffic(|n| n.rx_bytes));
-        gauge("holdfast_edge_tx_bytes_total", "Bytes to the nodes of a site.", &traffic(|n| n.tx_bytes));
+        gauge(
+            "holdfast_edge_rx_bytes_total",
+            "Bytes from the nodes of a site.",
+            &traffic(|n| n.rx_bytes),
+        );
+        gauge(
+            "holdfast_edge_tx_bytes_total",
+            "Bytes to the nodes of a site.",
+            &traffic(|n| n.tx_bytes),
+        );
         text
     }
 }

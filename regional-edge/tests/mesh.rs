@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+use regional_edge::mesh::Heard;
 use regional_edge::mesh::dial::Listeners;
 use regional_edge::mesh::listen::{self, Speaker};
 use regional_edge::mesh::message::{Message, VERSION};
 use regional_edge::mesh::tls::MeshTls;
-use regional_edge::mesh::Heard;
 use regional_edge::nodes::NodeKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -22,8 +22,7 @@ use tokio::time::timeout;
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
 fn pem(name: &str) -> String {
-    let path: PathBuf =
-        [env!("CARGO_MANIFEST_DIR"), "tests/certificates", name].iter().collect();
+    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/certificates", name].iter().collect();
     std::fs::read_to_string(path).unwrap()
 }
 

@@ -4,7 +4,7 @@
 
 mod world;
 
-use holdfast_api::tunnel::BfdState;
+use holdfast_api::tunnel::{BfdState, TunnelKind};
 use regional_edge::dataplane::Event;
 use regional_edge::mesh::Heard;
 use regional_edge::names;
@@ -12,6 +12,7 @@ use regional_edge::nodes::NodeKey;
 use regional_edge::state::Way;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tunnels::wireguard::PrivateKey;
 use world::{SITE_HOST, TestEdge, World, eventually};
 
 const BOTH: &[&str] = &["re-1", "re-2"];
@@ -31,8 +32,7 @@ impl Wire {
     fn between(edges: [&TestEdge; 2]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let carry = |from: &TestEdge, name: &str, to: &TestEdge| {
-            let (mut up, events, stop) =
-                (from.dataplane.up(), to.dataplane.sender(), stop.clone());
+            let (mut up, events, stop) = (from.dataplane.up(), to.dataplane.sender(), stop.clone());
             let name = name.to_string();
             std::thread::spawn(move || {
                 let mut told = None;
@@ -149,7 +149,7 @@ fn what_came_over_the_backbone_does_not_go_back() {
     let (back, forth) = (received("re1") - before.0, received("re2") - before.1);
     // One request over; the answer is at most an "unreachable" and neighbour discovery. A loop
     // would be sixty-four of each.
-    assert!(forth >= 1 && forth <= 4 && back <= 4, "forth {forth}, back {back}");
+    assert!((1..=4).contains(&forth) && back <= 4, "forth {forth}, back {back}");
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn a_restart_finds_its_own_and_the_backup_carries_on_meanwhile() {
     world.ip("node", &["route", "del", "172.16.1.0/24", "dev", "hf-wg1"]);
     eventually("over the backbone", || world.client_reaches(SITE_HOST));
 
-    let one = world.edge_with(1, public_key, private_key);
+    let one = world.edge_with(1, public_key, private_key, TunnelKind::WireguardUserspace);
     one.serve(&node, BOTH);
     eventually("the device", || one.state().kind.is_some());
     node.renew(1, one.public_key);
@@ -209,4 +209,41 @@ fn a_restart_finds_its_own_and_the_backup_carries_on_meanwhile() {
     eventually("the tunnel", || world.client_reaches(SITE_HOST));
     let rules = world.ip("re1", &["rule"]);
     assert_eq!(rules.matches(&format!("{}:", names::LOCAL_RULE)).count(), 1, "{rules}");
+}
+
+#[test]
+fn the_kernels_wireguard_serves_as_well() {
+    or_skip!();
+    let world = World::new();
+    if !world.kernel_has_wireguard() {
+        eprintln!("skipped: this kernel has no WireGuard");
+        return;
+    }
+    let key = PrivateKey::generate().unwrap();
+    let path = world.dir.path().join("key");
+    holdfast_durable::write(&path, key.to_base64().as_bytes(), 0o600).unwrap();
+    let start = || world.edge_with(1, key.public(), path.clone(), TunnelKind::WireguardKernel);
+    let edge = start();
+    let node = world.node(&[(1, edge.public_key)]);
+    edge.serve(&node, BOTH);
+    eventually("liveness", || edge.node_is(BfdState::Up) && node.up(1));
+    assert_eq!(edge.state().kind, Some(TunnelKind::WireguardKernel));
+    eventually("traffic", || world.client_reaches(SITE_HOST));
+    eventually("counters", || edge.state().nodes[0].rx_bytes > 0);
+    assert_eq!(edge.state().reason, None, "{}", edge.state().message);
+
+    // The device outlives the process, and the sessions in it outlive both.
+    drop(edge);
+    assert!(world.client_reaches(SITE_HOST), "nobody is needed for traffic");
+    let edge = start();
+    edge.serve(&node, BOTH);
+    eventually("liveness again", || edge.node_is(BfdState::Up));
+    eventually("traffic again", || world.client_reaches(SITE_HOST));
+    edge.dataplane.tell(Event::Peers(Vec::new()));
+    eventually("not served any more", || {
+        let name = world.name("re1");
+        let show = ["netns", "exec", name, "wg", "show", names::LINK, "peers"];
+        let output = std::process::Command::new("ip").args(show).output().unwrap();
+        output.status.success() && output.stdout.is_empty()
+    });
 }

@@ -19,10 +19,8 @@ impl Talk {
         let token = self.settings.token.as_ref().ok_or(UplinkError::NoToken)?;
         let client = self.device_client(Trust::Pinned(token.ca), key)?;
         let wanted = self.registration(key, &token.tenant)?;
-        let made = client
-            .create(&wanted, Some(&token.credential()))
-            .await
-            .map_err(UplinkError::Client)?;
+        let made =
+            client.create(&wanted, Some(&token.credential())).await.map_err(UplinkError::Client)?;
         tracing::info!(registration = made.metadata.name, "the token was presented");
         self.reached();
         backoff.succeeded();

@@ -99,10 +99,8 @@ impl Uplink {
             tracing::warn!(%reason, why, "the last good list of nodes");
         }
         let (knowledge_sender, knowledge) = watch::channel(known);
-        let first = ControllerState {
-            url: settings.controller.to_string(),
-            ..ControllerState::default()
-        };
+        let first =
+            ControllerState { url: settings.controller.to_string(), ..ControllerState::default() };
         let (state_sender, state) = watch::channel(first);
         let (mesh_sender, mesh) = watch::channel(None);
         let talk = Talk {
@@ -211,7 +209,9 @@ impl Talk {
         let news = self.state.send_if_modified(|state| {
             let reachable = !matches!(
                 reason,
-                Reason::ControllerUnreachable | Reason::ControllerWrongCa | Reason::ClockImplausible
+                Reason::ControllerUnreachable
+                    | Reason::ControllerWrongCa
+                    | Reason::ClockImplausible
             );
             let news = state.reason != Some(reason) || state.message != message;
             state.reachable = reachable;

@@ -120,7 +120,7 @@ pub(super) struct Ends {
     sessions: Option<(bfd::Service<NodeKey>, bfd::LinkId)>,
     /// Routes as we last knew them to be in the kernel.
     routes: Keyed<Route>,
-    /// Peers as we last gave them to the userspace device.
+    /// Peers as we last gave them to the device.
     peers: BTreeMap<PublicKey, BTreeSet<IpNet>>,
     /// Sessions that stand.
     watched: BTreeSet<NodeKey>,
@@ -158,9 +158,7 @@ impl Ends {
                     Ok(Engine::Kernel(key.clone()))
                 }
                 TunnelKind::WireguardKernel => continue,
-                TunnelKind::WireguardUserspace => {
-                    userspace(&link, key.clone(), options)
-                }
+                TunnelKind::WireguardUserspace => userspace(&link, key.clone(), options),
             };
             match engine {
                 Ok(engine) => {
@@ -253,25 +251,32 @@ impl Ends {
         Ok(steps.len())
     }
 
-    /// Peers of the device; the session of one that stays is not touched.
-    pub(super) fn set_peers(&mut self, view: &View<'_>) {
-        let Engine::Userspace { device, .. } = &self.engine else { return };
+    /// Peers of the device; the session of one that stays is not touched. Tells whether the
+    /// kernel's device has to be brought to it by [`Ends::reconcile`].
+    pub(super) fn set_peers(&mut self, view: &View<'_>) -> bool {
         let allowed = routing::allowed_ips(view);
         let want: BTreeMap<PublicKey, BTreeSet<IpNet>> = allowed
             .into_iter()
             .filter_map(|(key, ips)| Some((view.nodes.get(&key)?.public_key, ips)))
             .collect();
-        for key in self.peers.keys().filter(|key| !want.contains_key(*key)) {
-            device.remove_peer(key);
-        }
-        for (key, allowed_ips) in &want {
-            if self.peers.get(key) != Some(allowed_ips) {
-                let config =
-                    PeerConfig { allowed_ips: allowed_ips.clone(), ..PeerConfig::default() };
-                device.set_peer(*key, config);
+        let changed = want != self.peers;
+        let needs_kernel = match &self.engine {
+            Engine::Kernel(_) => changed,
+            Engine::Userspace { device, .. } => {
+                for key in self.peers.keys().filter(|key| !want.contains_key(*key)) {
+                    device.remove_peer(key);
+                }
+                for (key, ips) in
+                    want.iter().filter(|(key, ips)| self.peers.get(*key) != Some(*ips))
+                {
+                    let config = PeerConfig { allowed_ips: ips.clone(), ..PeerConfig::default() };
+                    device.set_peer(*key, config);
+                }
+                false
             }
-        }
+        };
         self.peers = want;
+        needs_kernel
     }
 
     /// Which nodes are up, by the sessions themselves.
@@ -399,7 +404,9 @@ fn userspace(
     let _uapi = options.uapi.as_ref().and_then(|(dir, runtime)| {
         let _inside = runtime.enter();
         uapi::Listener::open(dir, &device)
-            .inspect_err(|error| tracing::warn!(error = holdfast_api::chain(error), "wg(8) will not see this device"))
+            .inspect_err(|error| {
+                tracing::warn!(error = holdfast_api::chain(error), "wg(8) will not see this device")
+            })
             .ok()
     });
     Ok(Engine::Userspace { device, _uapi })

@@ -128,9 +128,9 @@ impl Model {
 
     /// The other edges: address, and how many nodes each says it has up (none: not heard).
     pub fn edges(&self) -> impl Iterator<Item = (&str, IpAddr, Option<usize>)> {
-        self.addresses.iter().map(|(edge, at)| {
-            (edge.as_str(), *at, self.said.get(edge).map(BTreeSet::len))
-        })
+        self.addresses
+            .iter()
+            .map(|(edge, at)| (edge.as_str(), *at, self.said.get(edge).map(BTreeSet::len)))
     }
 
     fn admit(&mut self) -> Due {
@@ -170,7 +170,10 @@ impl Model {
             Heard::All(all) => {
                 let none = BTreeSet::new();
                 let before = said.unwrap_or(&none);
-                (all.difference(before).cloned().collect(), before.difference(all).cloned().collect())
+                (
+                    all.difference(before).cloned().collect(),
+                    before.difference(all).cloned().collect(),
+                )
             }
             Heard::Changed { up, down } => (up.clone(), down.clone()),
             Heard::Lost => (BTreeSet::new(), said.cloned().unwrap_or_default()),
@@ -258,7 +261,8 @@ mod tests {
         prop_oneof![
             set().prop_map(|n| Event::Peers(peers(&n))),
             (0u8..4, any::<bool>()).prop_map(|(n, up)| Event::Liveness { node: node(n), up }),
-            (edge.clone(), set()).prop_map(|(edge, all)| Event::Mesh { edge, heard: Heard::All(keys(&all)) }),
+            (edge.clone(), set())
+                .prop_map(|(edge, all)| Event::Mesh { edge, heard: Heard::All(keys(&all)) }),
             (edge.clone(), set(), set()).prop_map(|(edge, up, down)| {
                 let (up, down) = (keys(&up), keys(&down.difference(&up).copied().collect()));
                 Event::Mesh { edge, heard: Heard::Changed { up, down } }

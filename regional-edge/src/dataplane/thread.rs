@@ -108,7 +108,9 @@ impl Thread {
         if due.everything {
             self.full_at = begun;
         }
-        if !due.destinations.is_empty() && let Some(ends) = &mut self.ends {
+        if !due.destinations.is_empty()
+            && let Some(ends) = &mut self.ends
+        {
             let view = self.model.view();
             match ends.reroute(&due.destinations, &view) {
                 Ok(0) => {}
@@ -122,8 +124,9 @@ impl Thread {
                     self.full_at = begun;
                 }
             }
-            if due.told_up {
-                ends.set_peers(&view);
+            // A prefix that nodes share may be another one's now.
+            if due.told_up && ends.set_peers(&view) {
+                self.full_at = begun;
             }
         }
         if Instant::now() >= self.full_at {

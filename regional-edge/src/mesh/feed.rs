@@ -103,7 +103,10 @@ impl Feed {
                 | Message::Change { .. }
                 | Message::Alive { .. }),
             ) => {
-                return Err(FeedError::OutOfTurn { said: word(&message), expected: expected(state) });
+                return Err(FeedError::OutOfTurn {
+                    said: word(&message),
+                    expected: expected(state),
+                });
             }
         };
         self.state = state;

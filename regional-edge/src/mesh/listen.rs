@@ -81,10 +81,7 @@ async fn welcome(tcp: TcpStream, speaker: Speaker) -> io::Result<()> {
     }
 }
 
-async fn speak(
-    to: &mut (impl AsyncWriteExt + Unpin),
-    mut speaker: Speaker,
-) -> io::Result<()> {
+async fn speak(to: &mut (impl AsyncWriteExt + Unpin), mut speaker: Speaker) -> io::Result<()> {
     let heartbeat = speaker.heartbeat;
     let heartbeat_ms = u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX);
     let hello = Message::Hello { version: VERSION, edge: speaker.edge.clone(), heartbeat_ms };

@@ -77,9 +77,10 @@ impl MeshTls {
         }
         let chain = certificates(chain).map_err(TlsError::Certificate)?;
         let key = || PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(TlsError::Key);
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-            .build()
-            .map_err(|error| TlsError::Tls(Error::General(error.to_string())))?;
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+                .build()
+                .map_err(|error| TlsError::Tls(Error::General(error.to_string())))?;
         let verifier = Arc::new(Edges { chain: verifier, provider: provider.clone() });
         let versions = &[&rustls::version::TLS13];
 
@@ -131,8 +132,8 @@ struct Edges {
 
 impl Edges {
     fn check(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<(), Error> {
-        let then = in_its_time(leaf)
-            .ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let then =
+            in_its_time(leaf).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
         self.chain.verify_client_cert(leaf, rest, then)?;
         // A node's certificate comes from the same CA.
         edge_name(leaf)

@@ -88,7 +88,9 @@ impl World {
             ip(&["-n", name, "link", "set", "lo", "up"]);
         }
         let wire = |a: &str, a_link: &str, a_net: &str, b: &str, b_link: &str, b_net: &str| {
-            ip(&["-n", a, "link", "add", a_link, "type", "veth", "peer", "name", b_link, "netns", b]);
+            ip(&[
+                "-n", a, "link", "add", a_link, "type", "veth", "peer", "name", b_link, "netns", b,
+            ]);
             for (name, link, net) in [(a, a_link, a_net), (b, b_link, b_net)] {
                 ip(&["-n", name, "addr", "add", net, "dev", link]);
                 ip(&["-n", name, "link", "set", link, "up"]);
@@ -131,16 +133,33 @@ impl World {
         let key = PrivateKey::generate().unwrap();
         let path = self.dir.path().join(format!("re{n}.key"));
         holdfast_durable::write(&path, key.to_base64().as_bytes(), 0o600).unwrap();
-        self.edge_with(n, key.public(), path)
+        self.edge_with(n, key.public(), path, TunnelKind::WireguardUserspace)
     }
 
-    pub(crate) fn edge_with(&self, n: u8, public_key: PublicKey, private_key: PathBuf) -> TestEdge {
+    /// The kernel's WireGuard, where there is one.
+    pub(crate) fn kernel_has_wireguard(&self) -> bool {
+        let name = self.name("node");
+        let add = ["-n", name, "link", "add", "hf-try", "type", "wireguard"];
+        let made = Command::new("ip").args(add).output().unwrap().status.success();
+        if made {
+            ip(&["-n", name, "link", "del", "hf-try"]);
+        }
+        made
+    }
+
+    pub(crate) fn edge_with(
+        &self,
+        n: u8,
+        public_key: PublicKey,
+        private_key: PathBuf,
+        kind: TunnelKind,
+    ) -> TestEdge {
         let options = Options {
             edge: format!("re-{n}"),
             overlay: edge_overlay(n),
             private_key: private_key.clone(),
             listen_port: PORT,
-            kinds: vec![TunnelKind::WireguardUserspace],
+            kinds: vec![kind],
             mtu: 1420,
             backbone: Some(backbone(n)),
             uapi: None,
@@ -172,7 +191,10 @@ impl World {
     ) -> Node {
         let node = self.node.enter(|| Node::start(key, overlay, edges)).unwrap();
         for link in node.links() {
-            self.ip("node", &["route", "add", "172.16.1.0/24", "dev", &link, "metric", &node.metric(&link)]);
+            self.ip(
+                "node",
+                &["route", "add", "172.16.1.0/24", "dev", &link, "metric", &node.metric(&link)],
+            );
         }
         node
     }

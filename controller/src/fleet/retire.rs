@@ -56,6 +56,7 @@ impl Fleet {
             }
             return;
         }
+        self.presence.forget(&before.key.namespace, &node);
         for kind in [Kind::NodeConfig, Kind::TunnelPeer, Kind::NodeStatus] {
             tx.delete(&Key::new(kind, &before.key.namespace, &node));
         }

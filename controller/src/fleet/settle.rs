@@ -29,7 +29,7 @@ impl Fleet {
     }
 
     /// One object. Answers what else to look at, beside what was written.
-    fn step(&self, tx: &mut Tx<'_>, key: &Key) -> Vec<Key> {
+    pub(super) fn step(&self, tx: &mut Tx<'_>, key: &Key) -> Vec<Key> {
         match key.kind {
             Kind::Registration => self.registration(tx, key),
             Kind::Site => self.site(tx, key),

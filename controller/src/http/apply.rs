@@ -84,7 +84,8 @@ fn leaves(value: &Value) -> BTreeSet<Path> {
                 }
             }
             None => {
-                if !path.is_empty() && !value.as_object().is_some_and(|_| path.len() == 1) {
+                // An empty spec is there anyway.
+                if path.len() > 1 || (path.len() == 1 && !value.is_object()) {
                     out.insert(path.clone());
                 }
             }

@@ -96,9 +96,7 @@ fn operator_may(tenant: Option<&str>, verb: Verb, target: &Target) -> Result<Sig
     let writes = |verb: Verb| match target.kind {
         Kind::Token | Kind::Site | Kind::RegionalEdge => !target.status,
         Kind::Registration => !target.status && verb != Verb::Create,
-        Kind::NodeStatus => {
-            !target.status && matches!(verb, Verb::Delete | Verb::DeleteCollection)
-        }
+        Kind::NodeStatus => !target.status && matches!(verb, Verb::Delete | Verb::DeleteCollection),
         Kind::NodeConfig | Kind::TunnelPeer => false,
     };
     (at_home && (verb.reads() || writes(verb))).then_some(Sight::All).ok_or(Denied)

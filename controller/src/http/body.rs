@@ -9,9 +9,12 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde_json::Value;
 use std::convert::Infallible;
+use std::time::Duration;
 
 /// Largest request, in bytes.
 const REQUEST_MAX: usize = 2 << 20;
+/// A request that takes longer to arrive is given up.
+const REQUEST_WITHIN: Duration = Duration::from_secs(30);
 
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 pub(super) type Answer = Response<Body>;
@@ -56,7 +59,11 @@ pub(super) fn stream(lines: impl Stream<Item = Bytes> + Send + 'static) -> Answe
 
 /// The whole body of a request.
 pub(super) async fn read(body: Incoming) -> Result<Bytes, ApiError> {
-    match Limited::new(body, REQUEST_MAX).collect().await {
+    let whole = tokio::time::timeout(REQUEST_WITHIN, Limited::new(body, REQUEST_MAX).collect());
+    let Ok(whole) = whole.await else {
+        return Err(ApiError::bad_request("the request did not arrive in time"));
+    };
+    match whole {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
             Err(ApiError::too_large(REQUEST_MAX))

@@ -13,12 +13,12 @@ pub struct ApiError {
     code: u16,
     reason: &'static str,
     message: String,
-    details: StatusDetails,
+    details: Box<StatusDetails>,
 }
 
 impl ApiError {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        ApiError { code, reason, message: message.into(), details: StatusDetails::default() }
+        ApiError { code, reason, message: message.into(), details: Box::default() }
     }
 
     fn about(mut self, kind: Kind, name: &str) -> Self {
@@ -164,7 +164,7 @@ impl ApiError {
 
     /// The `Status` to answer with.
     pub fn status(&self) -> Status {
-        let empty = self.details == StatusDetails::default();
+        let empty = *self.details == StatusDetails::default();
         Status {
             kind: "Status".into(),
             api_version: "v1".into(),
@@ -172,7 +172,7 @@ impl ApiError {
             status: "Failure".into(),
             message: self.message.clone(),
             reason: self.reason.into(),
-            details: (!empty).then(|| self.details.clone()),
+            details: (!empty).then(|| (*self.details).clone()),
             code: self.code,
         }
     }

@@ -101,7 +101,9 @@ pub(super) fn get(
     let mut answer = match (known, view) {
         (true, _) => json(304, ""),
         (false, View::Objects) => json(200, entry.json()),
-        (false, View::Table) => json_value(200, &table::table(key.kind, &[entry.clone()], None)),
+        (false, View::Table) => {
+            json_value(200, &table::table(key.kind, std::slice::from_ref(&entry), None))
+        }
         (false, View::Metadata) => json_value(200, &metadata_of(&entry)),
     };
     if let Ok(value) = HeaderValue::from_str(&tag) {

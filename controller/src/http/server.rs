@@ -422,7 +422,13 @@ async fn objects(
         }
         Verb::Watch => {
             let selection = Selection::new(&target, sight, &query)?;
-            let guard = WatchGuard { app: app.clone(), tls: tls.clone(), was: caller };
+            let authorization = header(&request, AUTHORIZATION);
+            let guard = WatchGuard {
+                app: app.clone(),
+                tls: tls.clone(),
+                authorization,
+                was: caller.identity,
+            };
             let (revoked, shutdown) = (app.fleet.revoked.subscribe(), app.shutdown.clone());
             return watch::watch(&app.store, selection, &query, view, guard, revoked, shutdown);
         }
@@ -495,24 +501,20 @@ fn heard(app: &App, identity: &Identity) {
     }
 }
 
+/// Looks at the credentials again whenever a watch wakes: they may have been taken back.
 struct WatchGuard {
     app: Arc<App>,
     tls: TlsIdentity,
-    was: Caller,
+    authorization: Option<String>,
+    was: Identity,
 }
 
 impl Guard for WatchGuard {
     fn goes_on(&mut self) -> bool {
-        heard(&self.app, &self.was.identity);
-        match &self.was.identity {
-            // A credential that ends does not end what it began; it was checked at the beginning.
-            Identity::Operator(_) | Identity::Anonymous | Identity::Device(_) => true,
-            Identity::Node { .. } | Identity::Edge { .. } => {
-                let now = (self.app.clock)();
-                let is =
-                    Caller::resolve(&self.tls, None, &self.app.store, &self.app.operators, now);
-                is.is_ok_and(|is| is.identity == self.was.identity)
-            }
-        }
+        heard(&self.app, &self.was);
+        let (store, operators) = (&self.app.store, &self.app.operators);
+        let now = (self.app.clock)();
+        let is = Caller::resolve(&self.tls, self.authorization.as_deref(), store, operators, now);
+        is.is_ok_and(|is| is.identity == self.was)
     }
 }

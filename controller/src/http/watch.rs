@@ -184,7 +184,7 @@ impl<G: Guard> Watch<G> {
                 Bytes::from(line)
             }
             View::Table => {
-                let mut rows = table::table(self.selection.kind, &[entry.clone()], None);
+                let mut rows = table::table(self.selection.kind, std::slice::from_ref(entry), None);
                 if std::mem::replace(&mut self.columns_told, true) {
                     rows["columnDefinitions"] = Value::Null;
                 }

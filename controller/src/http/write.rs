@@ -151,6 +151,7 @@ impl Writing {
         let Some((id, secret)) = self.caller.credential.clone() else {
             return Err(ApiError::forbidden("registrations are made with a registration token"));
         };
+        self.store.read(|state, _| rules::find_token(state, id, &secret).map(drop))?;
         let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let spec: RegistrationSpec = decode_spec(Kind::Registration, &name, &value)?;
         let proved = self.caller.identity.device();

@@ -9,7 +9,7 @@ mod site;
 mod token;
 
 pub use metadata::{check_metadata, keep_system_annotations};
-pub use present::{Presentation, present};
+pub use present::{Presentation, find_token, present};
 pub use token::{Issued, issue};
 
 use crate::fleet::{Fleet, HEARD_ANNOTATION};

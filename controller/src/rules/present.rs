@@ -11,7 +11,7 @@ use super::token::secret_matches;
 use crate::fleet::{Fleet, TOKEN_LABELS_ANNOTATION, TOKEN_SITE_ANNOTATION, save};
 use crate::http::ApiError;
 use crate::schema::FieldError;
-use crate::store::{Index, Key, Shared, Tx};
+use crate::store::{Index, Key, Shared, State, Tx};
 use holdfast_api::Reason;
 use holdfast_api::resources::{
     Approval, ApprovalRule, Decision, Kind, RegistrationSpec, Role, Token,
@@ -35,6 +35,19 @@ pub struct Presentation {
     pub key_proved: bool,
 }
 
+/// The token with this id and secret. Asked before anything costly is done for a stranger, and
+/// again in the transaction.
+///
+/// # Errors
+/// 403 `token.unknown`.
+pub fn find_token(state: &State, id: TokenId, secret: &TokenSecret) -> Result<Shared, ApiError> {
+    let id = id.to_string();
+    let mut found = state.find(Index::TokenId, &id);
+    let known =
+        |entry: &&Shared| secret_matches(secret, entry.hidden.as_deref().unwrap_or_default());
+    found.find(known).cloned().ok_or_else(|| ApiError::token(Reason::TokenUnknown))
+}
+
 /// Uses the token. Answers the registration and whether it is new.
 ///
 /// # Errors
@@ -45,10 +58,7 @@ pub fn present(
     fleet: &Fleet,
     tx: &mut Tx<'_>,
 ) -> Result<(Shared, bool), ApiError> {
-    let entry = tx.find(Index::TokenId, &shown.id.to_string()).into_iter().next();
-    let known =
-        |entry: &Shared| secret_matches(&shown.secret, entry.hidden.as_deref().unwrap_or_default());
-    let entry = entry.filter(known).ok_or_else(|| ApiError::token(Reason::TokenUnknown))?;
+    let entry = find_token(tx.state(), shown.id, &shown.secret)?;
     if entry.key.namespace != shown.key.namespace {
         return Err(ApiError::token(Reason::TokenForeign));
     }

@@ -103,9 +103,13 @@ impl Store {
         });
         let writer =
             writer::Writer::new(working, newest, Box::new(backend), clock, Arc::downgrade(&inner));
+        let timer = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(|source| StoreError::Thread { source: Arc::new(source) })?;
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || writer.run(queue))
+            .spawn(move || writer.run(queue, &timer))
             .map_err(|source| StoreError::Thread { source: Arc::new(source) })?;
         *inner.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         Ok(Store(inner))

@@ -70,9 +70,25 @@ impl Writer {
         Writer { state, version, reserved: version, backend, clock, inner, unsynced_since: None }
     }
 
-    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+    /// Works until the queue is closed. `timer` only waits here.
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Job>, timer: &tokio::runtime::Runtime) {
         let mut jobs = Vec::with_capacity(BATCH);
-        while let Some(first) = queue.blocking_recv() {
+        loop {
+            let next = match self.unsynced_since {
+                None => queue.blocking_recv(),
+                Some(since) => {
+                    let left = SYNC_STATUS.saturating_sub(since.elapsed());
+                    let next = async { tokio::time::timeout(left, queue.recv()).await };
+                    match timer.block_on(next) {
+                        Ok(next) => next,
+                        Err(_) => {
+                            self.sync_status();
+                            continue;
+                        }
+                    }
+                }
+            };
+            let Some(first) = next else { break };
             jobs.push(first);
             while jobs.len() < BATCH
                 && let Ok(next) = queue.try_recv()
@@ -82,8 +98,13 @@ impl Writer {
             self.run_batch(&mut jobs);
         }
         if self.unsynced_since.is_some() {
-            self.backend.flush();
+            self.sync_status();
         }
+    }
+
+    fn sync_status(&mut self) {
+        self.backend.flush();
+        self.unsynced_since = None;
     }
 
     fn run_batch(&mut self, jobs: &mut Vec<Job>) {
@@ -160,8 +181,7 @@ impl Writer {
         if !batch.status.is_empty() {
             let since = *self.unsynced_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= SYNC_STATUS {
-                self.backend.flush();
-                self.unsynced_since = None;
+                self.sync_status();
             }
         }
         Ok(())

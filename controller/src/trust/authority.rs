@@ -268,3 +268,33 @@ fn damaged(path: &Path, what: &dyn std::fmt::Display) -> TrustError {
 fn issue(subject: &str, source: rcgen::Error) -> TrustError {
     TrustError::Issue { subject: subject.into(), source }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_authority_is_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = Timestamp::now();
+        let first = Authority::load_or_make(dir.path(), now).unwrap().fingerprint();
+        assert_eq!(Authority::load_or_make(dir.path(), now).unwrap().fingerprint(), first);
+        std::fs::remove_file(dir.path().join("ca.key")).unwrap();
+        let error = Authority::load_or_make(dir.path(), now).err().unwrap();
+        assert!(matches!(error, TrustError::Half { .. }), "{error}");
+        assert_eq!(error.reason(), Reason::IdentityUnusable);
+    }
+
+    #[test]
+    fn subjects_read_back_and_nothing_else_does() {
+        let node = Subject::Node { tenant: "t".into(), node: "n".into() };
+        let edge = Subject::Edge { name: "e".into() };
+        for subject in [&node, &edge] {
+            let (name, organization) = (subject.common_name(), subject.organization());
+            assert_eq!(Subject::parse(&name, organization).as_ref(), Some(subject));
+        }
+        assert_eq!(Subject::parse(&node.common_name(), edge.organization()), None);
+        assert_eq!(Subject::parse("operator:x", "holdfast:nodes"), None);
+        assert_eq!(Subject::parse("node:x", "holdfast:nodes"), None);
+    }
+}

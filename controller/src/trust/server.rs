@@ -167,3 +167,71 @@ fn pem(label: &str, der: &[u8]) -> String {
     }
     pem + &format!("-----END {label}-----\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now(days: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + days * 86_400).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_is_kept_until_names_change_or_a_third_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::load_or_make(&dir.path().join("ca"), now(0)).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let leaf = |names: &[&str], days| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let server = ServerCertificate::load_or_make(
+                dir.path(),
+                &names,
+                &authority,
+                provider.clone(),
+                now(days),
+            );
+            let server = server.unwrap();
+            let current = server.current.read().unwrap();
+            let chain = current.as_ref().unwrap().key.cert.clone();
+            assert_eq!(chain[1], *authority.der(), "the CA comes along");
+            chain[0].to_vec()
+        };
+        let first = leaf(&["a.example", "192.0.2.1"], 0);
+        assert_eq!(
+            leaf(&["192.0.2.1", "a.example"], 59),
+            first,
+            "the order of names does not matter"
+        );
+        let second = leaf(&["a.example"], 59);
+        assert_ne!(second, first);
+        assert_eq!(leaf(&["a.example"], 118), second);
+        let third = leaf(&["a.example"], 120);
+        assert_ne!(third, second, "a third of its life is left");
+        // A clock that was put back must not leave a certificate that is not valid yet.
+        assert_ne!(leaf(&["a.example"], 0), third);
+        std::fs::remove_file(dir.path().join("server.key")).unwrap();
+        leaf(&["a.example"], 0);
+    }
+
+    #[test]
+    fn a_certificate_of_another_ca_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let make = |ca: &str| {
+            let authority = Authority::load_or_make(&dir.path().join(ca), now(0)).unwrap();
+            let names = ["a.example".to_owned()];
+            ServerCertificate::load_or_make(
+                dir.path(),
+                &names,
+                &authority,
+                provider.clone(),
+                now(0),
+            )
+            .unwrap();
+            std::fs::read(dir.path().join("server.crt")).unwrap()
+        };
+        let first = make("one");
+        assert_eq!(make("one"), first);
+        assert_ne!(make("two"), first);
+    }
+}

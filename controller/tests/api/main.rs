@@ -1,4 +1,6 @@
 //! The controller from outside: a real server, real TLS, real kubectl.
+// The whole crate is tests; clippy knows only the functions marked so.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod client;
 mod conventions;

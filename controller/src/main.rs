@@ -4,6 +4,7 @@ use clap::Parser;
 use holdfast_api::Reason;
 use holdfast_controller::command::{self, Arguments};
 use holdfast_controller::http::ServerError;
+use holdfast_controller::trust::OperatorError;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -26,8 +27,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("holdfast-controller: {error:#}");
-            let reason = error.chain().find_map(|e| e.downcast_ref::<ServerError>());
-            let reason = reason.map_or(Reason::ConfigInvalid, ServerError::reason);
+            let reason = error.chain().find_map(|e| {
+                let of_server = e.downcast_ref::<ServerError>().map(ServerError::reason);
+                of_server.or_else(|| e.downcast_ref::<OperatorError>().map(OperatorError::reason))
+            });
+            let reason = reason.unwrap_or(Reason::ConfigInvalid);
             ExitCode::from(reason.exit_code())
         }
     }

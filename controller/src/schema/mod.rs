@@ -7,6 +7,7 @@
 mod check;
 mod kinds;
 mod openapi;
+pub mod reference;
 #[cfg(test)]
 mod tests;
 

@@ -16,7 +16,7 @@ struct Requirement {
 }
 
 /// Fields that can be selected by, beside `metadata.name` and `metadata.namespace`.
-pub(super) fn selectable(kind: Kind) -> &'static [&'static str] {
+pub(crate) fn selectable(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Token => &["spec.role", "spec.site", "status.id"],
         Kind::Registration => &[

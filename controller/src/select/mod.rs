@@ -4,6 +4,7 @@ mod fields;
 mod labels;
 
 pub use fields::FieldSelector;
+pub(crate) use fields::selectable;
 pub use labels::LabelSelector;
 pub(crate) use labels::{is_label_key, is_label_value};
 

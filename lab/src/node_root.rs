@@ -129,6 +129,14 @@ struct Port {
 }
 
 impl Hardware {
+    /// Kind of its watchdog, which is shown and cannot be armed.
+    fn watchdog(self) -> Option<&'static str> {
+        match self {
+            Hardware::IntelNuc11 => Some("iTCO_wdt"),
+            Hardware::Kvm | Hardware::Stranger => None,
+        }
+    }
+
     fn port(self) -> Port {
         match self {
             Hardware::Kvm => Port { device: "0000:01:00.0/virtio0", driver: "virtio_net" },
@@ -194,6 +202,11 @@ pub fn entries(hardware: Hardware, hostname: &str) -> Vec<(PathBuf, Entry)> {
                 .map(|path| (PathBuf::from(path), Entry::Copy(Path::new("/").join(path)))),
         )
         .chain(port_entries(hardware.port()))
+        .chain(
+            hardware
+                .watchdog()
+                .map(|kind| file("sys/class/watchdog/watchdog0/identity", format!("{kind}\n"))),
+        )
         .chain(places.iter().map(|path| (PathBuf::from(path), Entry::Directory)))
         .chain([
             file("etc/hostname", format!("{hostname}\n")),

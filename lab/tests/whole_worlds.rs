@@ -9,6 +9,7 @@ use holdfast_api::local::Stage;
 use holdfast_api::tunnel::{BfdState, TunnelsState};
 use lab::faults::{self, Fault, Target};
 use lab::netns;
+use lab::node_root::Hardware;
 use lab::programs::Programs;
 use lab::status::{self, WorldStatus};
 use lab::world::topology::{SERVICE, netns_prefix};
@@ -267,6 +268,21 @@ fn a_world_whose_making_was_killed_goes_without_a_trace() {
         up.wait().unwrap();
         assert!(down(&place.home).unwrap().problems.is_empty());
         assert_nothing_is_left(&place.home);
+    }
+}
+
+#[test]
+#[ignore = "a whole world; run by `cargo lab test`"]
+fn every_box_comes_as_far_as_its_world_allows() {
+    let Some(programs) = programs("every_box_comes_as_far_as_its_world_allows") else { return };
+    for (hardware, edges, profile) in
+        [(Hardware::IntelNuc11, 1, "intel-nuc-11"), (Hardware::Stranger, 0, "generic")]
+    {
+        let place = Place::new();
+        let world = up(&place, &programs, &WorldSpec { edges, hardware, ..WorldSpec::default() });
+        let node = &state(&world).nodes[0];
+        assert_eq!(node.profile, profile);
+        assert_eq!(node.tunnels.as_ref().map(TunnelsState::up), Some(edges.into()));
     }
 }
 

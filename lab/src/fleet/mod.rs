@@ -55,6 +55,17 @@ pub enum FleetError {
         #[source]
         source: WriteError,
     },
+    /// A node is not online in time.
+    #[error("{host} is not online; it says: {:?}, {} {}", report.stage, report.message, report.next_step)]
+    NotOnline {
+        /// The node.
+        host: Host,
+        /// What it says of itself.
+        report: Box<NodeReport>,
+        /// How long was waited.
+        #[source]
+        source: Box<WorldError>,
+    },
     /// The controller gave no kubeconfig.
     #[error("`holdfast-controller kubeconfig` failed: {0}")]
     Kubeconfig(String),
@@ -161,25 +172,34 @@ pub fn start_nodes(
     Ok(())
 }
 
-/// Waits until the nodes `numbers` are online with all the tunnels that the world has edges for.
+/// Waits until the nodes `numbers` are online. In a world with fewer than two edges a node cannot be; there it
+/// is enough that it holds its configuration and every tunnel that can be.
 ///
 /// # Errors
-/// [`FleetError`] when one of them is not in time, or its manager ended.
+/// [`FleetError::NotOnline`] with what the node says of itself when it is not in time;
+/// [`FleetError::World`] with the end of its log when its manager ended.
 pub fn wait_online(world: &mut World, numbers: &[u8]) -> Result<(), FleetError> {
-    let want = TUNNELS.min(world.spec().edges.into());
+    let edges = usize::from(world.spec().edges);
     for number in numbers {
         let host = Host::Node(*number);
         let socket = manager_socket(world, host);
         let online = || {
             let report: NodeReport = ask(&socket, "/v1/status").ok()?;
             let up = report.tunnels.as_ref().map_or(0, TunnelsState::up);
-            (matches!(report.stage, Stage::Online | Stage::Degraded) && up >= want).then_some(())
+            let whole = matches!(report.stage, Stage::Online | Stage::Degraded);
+            let as_far_as_can_be = edges < TUNNELS && report.stage == Stage::Bootstrapping;
+            ((whole || as_far_as_can_be) && up >= TUNNELS.min(edges)).then_some(())
         };
-        let what = format!("{host} online with {want} tunnels");
         let [_, manager] = node_services(host);
-        world
-            .wait_for(&manager, &what, ONLINE_WITHIN, online)
-            .map_err(at("bring the nodes online"))?;
+        let waited = world.wait_for(&manager, &format!("{host} online"), ONLINE_WITHIN, online);
+        match (waited, ask::<NodeReport>(&socket, "/v1/status")) {
+            (Ok(()), _) => {}
+            (Err(late @ WorldError::TooLate { .. }), Ok(report)) => {
+                let source = Box::new(late);
+                return Err(FleetError::NotOnline { host, report: Box::new(report), source });
+            }
+            (Err(error), _) => return Err(at("bring the nodes online")(error)),
+        }
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! The same plan makes a world from nothing and adds a site to one that runs; once it has been carried out,
 //! planning again gives nothing. Taking a world down is no plan of single steps: everything
-//! that bears its name goes (see [`super::down`]).
+//! that bears its name goes (see [`super::down()`]).
 
 use super::topology::{Host, HostSetup, Topology};
 use crate::emulator::Link;

@@ -52,6 +52,9 @@ pub const LIMIT: Duration = Duration::from_secs(600);
 /// How long one test may take.
 const LIMIT_EACH: Duration = Duration::from_secs(180);
 
+/// How long the kernel may take to start this program; it takes about 10 s on an idle machine.
+const LIMIT_BOOT: Duration = Duration::from_secs(180);
+
 /// How much longer than the machine's own limit it may live, for boot and end.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -122,7 +125,7 @@ fn follow(
     say: &mut dyn FnMut(&str),
 ) -> Result<Report, MachineError> {
     const LOOK_EVERY: Duration = Duration::from_millis(100);
-    let deadline = Instant::now() + limit;
+    let began = Instant::now();
     let mut collector = report::Collector::default();
     loop {
         // Asked first, so that what it wrote before its end is read after.
@@ -137,8 +140,11 @@ fn follow(
         }
         let why = if let Some(status) = ended {
             format!("the machine ended ({status}); {}", machine.last_words())
-        } else if Instant::now() >= deadline {
+        } else if began.elapsed() >= limit {
             format!("it took more than {} s; {}", limit.as_secs(), machine.last_words())
+        } else if !collector.booted() && began.elapsed() >= LIMIT_BOOT {
+            let seconds = LIMIT_BOOT.as_secs();
+            format!("the kernel was not up after {seconds} s; {}", machine.last_words())
         } else {
             std::thread::sleep(LOOK_EVERY);
             continue;

@@ -119,8 +119,7 @@ fn arguments(kernel: &Path, image: &Path, console: &Path, results: &Path) -> Vec
     [
         // Said, since QEMU would take KVM where it is configured so, and inside many a virtual
         // machine that hangs.
-        ["-accel", "tcg,thread=single"],
-        ["-icount", "shift=1,sleep=off"],
+        ["-accel", "tcg,thread=multi"],
         ["-machine", "q35"],
         ["-cpu", "max"],
         ["-smp", &processors],

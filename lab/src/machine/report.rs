@@ -115,6 +115,11 @@ impl Collector {
         }
     }
 
+    /// Whether the machine said that it is up.
+    pub(super) fn booted(&self) -> bool {
+        !self.report.kernel.is_empty()
+    }
+
     /// Whether the machine said that it is done.
     pub(super) fn finished(&self) -> bool {
         self.finished

@@ -3,8 +3,8 @@
 //! One task that never gives up. What it learns it publishes ([`Uplink::knowledge`]) and keeps on
 //! disk; losing the controller changes nothing for traffic.
 //!
-//! * [`enrol`]: token → `Registration` → certificate.
-//! * [`service`]: certificate → `RegionalEdge`s and `TunnelPeer`s, status, renewal.
+//! * `enrol`: token → `Registration` → certificate.
+//! * `service`: certificate → `RegionalEdge`s and `TunnelPeer`s, status, renewal.
 
 mod clock;
 mod enrol;

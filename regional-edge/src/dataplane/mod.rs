@@ -1,8 +1,8 @@
 //! The data plane: a thread that owns the tunnels' ends and the routes to them.
 //!
 //! It is told who may be served, what other edges say and how liveness changes ([`Event`]), keeps
-//! what follows from that ([`model`], pure), and brings the kernel and the WireGuard device
-//! ([`ends`]) to it. It knows no controller: while nobody tells it anything it goes on.
+//! what follows from that ([`Model`], pure), and brings the kernel and the WireGuard device
+//! (`ends`) to it. It knows no controller: while nobody tells it anything it goes on.
 //!
 //! Liveness has a short way: when a node's session goes down its routes are withdrawn by one
 //! message to the kernel, without looking around. Everything else is done by comparing what the

@@ -171,6 +171,8 @@ fn run<K: Ord + Clone>(shared: &Mutex<Shared<K>>, wake: &Wake, mut follower: imp
     let mut sockets: Vec<(LinkId, Arc<LinkSocket>)> = Vec::new();
     let mut version = u64::MAX;
     let mut control = LinkSocket::control_buffer();
+    // Which sockets have something, by their place in `sockets`; all that are new.
+    let mut ready: Vec<bool> = Vec::new();
     loop {
         let now = Instant::now();
         let session_wake = {
@@ -181,10 +183,11 @@ fn run<K: Ord + Clone>(shared: &Mutex<Shared<K>>, wake: &Wake, mut follower: imp
             if shared.links_version != version {
                 version = shared.links_version;
                 sockets = shared.links.iter().map(|(id, s)| (*id, Arc::clone(s))).collect();
+                ready = vec![true; sockets.len()];
             }
             told.append(&mut shared.told);
             let Shared { sessions, links, .. } = &mut *shared;
-            for (link, socket) in &sockets {
+            for ((link, socket), _) in sockets.iter().zip(&ready).filter(|(_, ready)| **ready) {
                 receive_all(sessions, *link, socket, &mut control, now, &mut told);
             }
             sessions.run(now, |out| send(links, &out), &mut told);
@@ -200,7 +203,14 @@ fn run<K: Ord + Clone>(shared: &Mutex<Shared<K>>, wake: &Wake, mut follower: imp
             tracing::error!(%error, "poll failed in the BFD thread");
             return;
         }
-        wake.clear();
+        let mut any = fds.iter().map(|fd| fd.any().unwrap_or(true));
+        let woken = any.next().unwrap_or(true);
+        ready.clear();
+        ready.extend(any);
+        drop(fds);
+        if woken {
+            wake.clear();
+        }
     }
 }
 

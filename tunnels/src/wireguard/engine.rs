@@ -48,6 +48,9 @@ pub struct Engine {
     allowed: AllowedIps<u32>,
     buffer: Box<[u8]>,
     next_tick: Instant,
+    /// The next handshake that is wanted, at the latest: never after the real one. Kept, as an
+    /// edge must not look at thousands of peers for each packet.
+    next_hello: Option<Instant>,
 }
 
 impl Engine {
@@ -68,6 +71,7 @@ impl Engine {
             allowed: AllowedIps::default(),
             buffer: vec![0; usize::from(u16::MAX) + OVERHEAD].into_boxed_slice(),
             next_tick: now + TICK,
+            next_hello: None,
         }
     }
 
@@ -93,6 +97,7 @@ impl Engine {
     /// key or keepalive changed. An endpoint of `None` leaves a known peer where it is.
     /// Prefixes that another peer had become this one's.
     pub fn set_peer(&mut self, key: PublicKey, mut config: PeerConfig, now: Instant) {
+        self.hello_soon(now);
         let known = self.keys.get(&key).copied();
         if let Some(peer) = known.and_then(|index| self.peer(index)) {
             config.endpoint = config.endpoint.or(peer.config.endpoint);
@@ -163,6 +168,7 @@ impl Engine {
             && let Some(peer) = self.peer_mut(index)
         {
             peer.renew(now);
+            self.hello_soon(now);
         }
     }
 
@@ -253,6 +259,7 @@ impl Engine {
             self.next_tick = now + TICK;
             self.limiter.reset_count();
         }
+        let mut next_hello: Option<Instant> = None;
         for peer in self.peers.iter_mut().flatten() {
             if tick {
                 let result = peer.tunn.update_timers(&mut self.buffer);
@@ -265,13 +272,18 @@ impl Engine {
                 let result = peer.tunn.format_handshake_initiation(&mut self.buffer, true);
                 hand_out(result, peer.config.endpoint, &mut peer.tx_bytes, out);
             }
+            next_hello = [next_hello, peer.hello_at()].into_iter().flatten().min();
         }
+        self.next_hello = next_hello;
     }
 
     /// When [`Engine::timers`] is due next.
     pub fn wake_at(&self) -> Instant {
-        let hellos = self.peers.iter().flatten().filter(|peer| peer.config.endpoint.is_some());
-        hellos.filter_map(|peer| peer.hello).map(|(at, _)| at).fold(self.next_tick, Instant::min)
+        self.next_hello.map_or(self.next_tick, |at| at.min(self.next_tick))
+    }
+
+    fn hello_soon(&mut self, now: Instant) {
+        self.next_hello = Some(self.next_hello.map_or(now, |at| at.min(now)));
     }
 
     /// Whose prefix `net` is.

@@ -86,12 +86,17 @@ impl Peer {
         }
     }
 
+    /// When the next initiation is due.
+    pub(super) fn hello_at(&self) -> Option<Instant> {
+        self.hello.filter(|_| self.config.endpoint.is_some()).map(|(at, _)| at)
+    }
+
     /// Whether an initiation is due; plans the next one.
     pub(super) fn hello_due(&mut self, now: Instant) -> bool {
-        let Some((at, pause)) = self.hello else { return false };
-        if now < at || self.config.endpoint.is_none() {
+        if self.hello_at().is_none_or(|at| now < at) {
             return false;
         }
+        let Some((_, pause)) = self.hello else { return false };
         self.hello = Some((now + pause, (pause * 2).min(LAST_REPEAT)));
         true
     }

@@ -97,7 +97,11 @@ fn packets_arrive_whole_and_nobody_on_the_wire_can_read_them() {
     let (mut a, mut b) = pair();
     let secret = packet(A, B, b"attack at dawn");
     let seen = send(&mut a, &mut b, &secret);
-    assert_eq!(b.received, std::slice::from_ref(&secret), "the packet that began the handshake is not lost");
+    assert_eq!(
+        b.received,
+        std::slice::from_ref(&secret),
+        "the packet that began the handshake is not lost"
+    );
     send(&mut b, &mut a, &packet(B, A, b"understood"));
     assert_eq!(a.received, [packet(B, A, b"understood")]);
     assert!(seen.iter().all(|d| !d.windows(6).any(|w| w == b"attack")));

@@ -10,6 +10,7 @@ use lab::programs::Programs;
 use lab::world::home::StageTime;
 use lab::world::topology::CONTROLLER_PORT;
 use lab::world::{EmulatorMode, Host, Observed, Topology, World, WorldSpec, plan};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Args)]
@@ -45,16 +46,18 @@ impl Up {
             return Ok(());
         }
         need_root()?;
+        // Asked before the build, which may replace the file and make the path useless.
+        let lab = own_program()?;
         install(Purpose::World)?;
         let programs = self.source.programs()?;
         let began = Instant::now();
         eprintln!("bringing world {} up", spec.name);
-        let mode = EmulatorMode::Process(own_program()?);
+        let mode = EmulatorMode::Process(lab.clone());
         let mut world = World::create(&global.home(), &spec, programs.dir(), &mode, &mut |step| {
             tracing::info!(%step, "making");
         })?;
         let _lock = world.home().lock()?;
-        if let Err(error) = bring_up(&mut world, &programs, began) {
+        if let Err(error) = bring_up(&mut world, &programs, &lab, began) {
             eprintln!(
                 "the world stays as far as it came: look at `cargo lab logs`, end it with `cargo lab down`"
             );
@@ -84,13 +87,18 @@ impl Up {
     }
 }
 
-fn bring_up(world: &mut World, programs: &Programs, began: Instant) -> Result<(), FleetError> {
+fn bring_up(
+    world: &mut World,
+    programs: &Programs,
+    lab: &Path,
+    began: Instant,
+) -> Result<(), FleetError> {
     let mut tell = |stage: &StageTime| tell_stage(began, stage);
     let mut stages = Stages::begun(began, &mut tell);
     stages.reached(world, "hosts and links")?;
     let operator = fleet::start_controller(world, programs)?;
     stages.reached(world, "controller answers")?;
-    expose_controller(world, programs)?;
+    expose_controller(world, programs, lab)?;
     stages.reached(world, "controller reachable from this machine")?;
     fleet::finish(world, programs, &operator, &mut stages)
 }
@@ -113,7 +121,7 @@ pub(super) fn install(purpose: Purpose) -> anyhow::Result<()> {
 /// Name of the service that forwards a port of the machine to the controller.
 const FORWARD: &str = "forward";
 
-fn expose_controller(world: &mut World, programs: &Programs) -> Result<(), FleetError> {
+fn expose_controller(world: &mut World, programs: &Programs, lab: &Path) -> Result<(), FleetError> {
     let stage = "make the controller reachable from this machine";
     let failed = |source| FleetError::World { stage, source: Box::new(source) };
     let address_file = world.home().dir().join("controller.address");
@@ -134,14 +142,7 @@ fn expose_controller(world: &mut World, programs: &Programs) -> Result<(), Fleet
         "--address-file",
         &file,
     ];
-    let program = std::env::current_exe().map_err(|source| {
-        failed(lab::world::WorldError::State {
-            attempt: "find",
-            path: "this program".into(),
-            source,
-        })
-    })?;
-    world.start(FORWARD, None, &program, &arguments, &[]).map_err(failed)?;
+    world.start(FORWARD, None, lab, &arguments, &[]).map_err(failed)?;
     let address = world
         .wait_for(FORWARD, "a port for the controller", Duration::from_secs(5), || {
             std::fs::read_to_string(&address_file).ok().filter(|text| text.ends_with('\n'))

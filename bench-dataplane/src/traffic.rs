@@ -133,6 +133,14 @@ impl Stream {
         self.sent.load(Ordering::Relaxed)
     }
 
+    /// Waits until so many more datagrams were sent.
+    pub(crate) fn wait(&self, datagrams: u64) {
+        let end = self.sent() + datagrams;
+        while self.sent() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// The longest time without an answered datagram around the moment `at`: from the last one sent
     /// before that was answered, to the first after it.
     pub(crate) fn gap_around(&self, at: Duration) -> Option<Duration> {

@@ -25,6 +25,8 @@ const CUTS: u32 = 30;
 const INTERVALS_MS: [u32; 2] = [100, 20];
 const MULTIPLIER: u32 = 3;
 const PACE: Duration = Duration::from_millis(1);
+/// Datagrams that must have flowed before a cut, and after it.
+const AROUND: u64 = 300;
 
 fn run(options: &Options) -> anyhow::Result<Report> {
     let cuts = options.rounds.unwrap_or(CUTS);
@@ -63,6 +65,7 @@ fn measure(
         progress(&format!("BFD {MULTIPLIER} × {interval_ms} ms: cut {cut} of {cuts}"));
         let state = bench.wait_tunnels(1, "both tunnels up", both_up)?;
         let edge = active(&state).context("no tunnel is active")?;
+        stream.wait(AROUND);
         // A cut at a random point between two BFD packets is what the world does.
         std::thread::sleep(Duration::from_micros(
             u64::from(any_number()) % (u64::from(interval_ms) * 1000),
@@ -72,10 +75,7 @@ fn measure(
         bench.wait_tunnels(1, "another tunnel active", |state| {
             active(state).is_some_and(|now| now != edge)
         })?;
-        let before = stream.sent();
-        while stream.sent() < before + 300 {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        stream.wait(AROUND);
         gaps.push(stream.gap_around(at).context("no traffic before the cut")?);
         links.heal(Some(&edge)).context("heal")?;
     }

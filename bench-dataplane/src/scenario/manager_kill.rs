@@ -51,8 +51,7 @@ fn run(options: &Options) -> anyhow::Result<Report> {
 
 fn lost_in_a_second(stream: &Stream) -> f64 {
     let first = stream.sent();
-    while stream.sent() < first + SECOND + 200 {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    // The last ones need time to come back.
+    stream.wait(SECOND + 200);
     f64::from(u32::try_from(stream.lost(first..first + SECOND)).unwrap_or(u32::MAX))
 }

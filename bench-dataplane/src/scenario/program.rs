@@ -138,7 +138,8 @@ fn netd_round(size: &mut Samples) -> anyhow::Result<()> {
     anyhow::ensure!(left.is_empty(), "{} steps left after programming", left.len());
     kernel.disable_nexthop_compat().context(COMPAT_MODE)?;
     switch(&mut kernel, SWITCHES, &mut size.switch)?;
-    let mut file = std::fs::OpenOptions::new().write(true).open(COMPAT_MODE).context(COMPAT_MODE)?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).open(COMPAT_MODE).context(COMPAT_MODE)?;
     file.write_all(b"1").context(COMPAT_MODE)?;
     switch(&mut kernel, COMPAT_SWITCHES, &mut size.compat_switch)
 }

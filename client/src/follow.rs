@@ -11,7 +11,11 @@ use holdfast_api::resources::{Object, Resource};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
+
+/// A watch that stood for so long was a good one, even if nothing happened.
+const WHILE: Duration = Duration::from_secs(10);
 
 /// What is known of a collection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +106,7 @@ where
     });
     loop {
         let mut watch = client.watch::<Object<S, U>>(namespace, selector, Some(&version)).await?;
-        let mut silent = true;
+        let (begun, mut silent) = (Instant::now(), true);
         while let Some(event) = watch.next().await {
             let event = event?;
             backoff.succeeded();
@@ -110,7 +114,9 @@ where
             version = version_of(&event);
             into.send_if_modified(|copy| absorb(copy, event));
         }
-        if silent {
+        if begun.elapsed() >= WHILE {
+            backoff.succeeded();
+        } else if silent {
             // A server that ends every watch at once must not be asked in a tight loop.
             tokio::time::sleep(backoff.failed(backoff::seed())).await;
             return Ok(());

@@ -379,3 +379,20 @@ async fn a_replica_follows_through_an_outage() {
     drop(replica);
     tokio::time::timeout(Duration::from_secs(5), task).await.unwrap().unwrap();
 }
+
+/// The law: however the server ends watches, it is not asked in a tight loop.
+#[tokio::test]
+async fn a_server_that_ends_every_watch_is_not_hammered() {
+    let server = serve(|seen| match seen.path.contains("watch=true") {
+        true => pieces(Vec::new()),
+        false => Reply::json(200, &list(vec![site("a", 1)], "")),
+    })
+    .await;
+    let (sender, mut replica) = tokio::sync::watch::channel(Replica::<Site>::default());
+    let task = tokio::spawn(follow(client(&server), ACME.map(Into::into), Selector::all(), sender));
+    replica.wait_for(|r| r.iter().count() == 1).await.unwrap();
+    // Less than the shortest wait, and time enough for hundreds of requests.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(server.record.requests().len(), 2, "one list and one watch");
+    task.abort();
+}

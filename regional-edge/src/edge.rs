@@ -40,6 +40,7 @@ pub async fn run(root: Root, settings: Settings) -> anyhow::Result<()> {
 
     let mut tasks = JoinSet::new();
     let socket = local_api::bind(&root.run_dir().join("edge.sock"))?;
+    tasks.spawn(answer_probes(settings.listen_probe, data.clone()));
     let controller = uplink.state();
     let name = settings.name.clone();
     tasks.spawn(async move {
@@ -51,7 +52,6 @@ pub async fn run(root: Root, settings: Settings) -> anyhow::Result<()> {
         });
         local_api::serve(socket, describe).await.context("the local socket")
     });
-    tasks.spawn(answer_probes(settings.listen_probe));
 
     let mut mesh = Listeners::new(uplink.mesh(), settings.backbone.map(|at| at.ip()));
     let mut knowledge = uplink.knowledge();
@@ -169,18 +169,33 @@ fn tell(dataplane: &Dataplane, known: &Knowledge, settings: &Settings, mesh: &mu
     });
 }
 
-async fn answer_probes(at: SocketAddr) -> anyhow::Result<()> {
+/// Answers probes while tunnels can end here: a node that measures an edge will want to use it.
+async fn answer_probes(
+    at: SocketAddr,
+    mut data: watch::Receiver<Arc<DataState>>,
+) -> anyhow::Result<()> {
     loop {
-        let error = match UdpSocket::bind(at).await {
-            Ok(socket) => match tunnels::probe::serve(&socket).await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            },
-            Err(error) => error,
+        wait_for(&mut data, |data| data.kind.is_some()).await?;
+        let answered = async {
+            let socket = UdpSocket::bind(at).await?;
+            tunnels::probe::serve(&socket).await
         };
-        tracing::warn!(%at, %error, "probes are not answered");
-        tokio::time::sleep(AGAIN).await;
+        tokio::select! {
+            result = answered => if let Err(error) = result {
+                tracing::warn!(%at, %error, "probes are not answered");
+                tokio::time::sleep(AGAIN).await;
+            },
+            // The socket is closed with it.
+            ended = wait_for(&mut data, |data| data.kind.is_none()) => ended?,
+        }
     }
+}
+
+async fn wait_for(
+    data: &mut watch::Receiver<Arc<DataState>>,
+    holds: impl Fn(&DataState) -> bool,
+) -> anyhow::Result<()> {
+    data.wait_for(|data| holds(data)).await.map(drop).context("the data plane's state")
 }
 
 async fn speak(at: SocketAddr, speaker: Speaker) -> anyhow::Result<()> {
@@ -190,5 +205,35 @@ async fn speak(at: SocketAddr, speaker: Speaker) -> anyhow::Result<()> {
             Err(error) => tracing::warn!(%at, %error, "other edges cannot listen to this one"),
         }
         tokio::time::sleep(AGAIN).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_api::tunnel::TunnelKind;
+    use tunnels::probe::{Kind, PACKET_BYTES, Probe};
+
+    #[tokio::test]
+    async fn probes_are_answered_only_while_tunnels_can_end_here() {
+        // A port that is free now; the window until it is taken again is ours alone on loopback.
+        let at = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let (data, receiver) = watch::channel(Arc::<DataState>::default());
+        let task = tokio::spawn(answer_probes(at, receiver));
+        let asker = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        asker.connect(at).await.unwrap();
+        let answered = async || {
+            let _ = asker.send(&Probe { kind: Kind::Request, nonce: 7 }.emit()).await;
+            let mut reply = [0; PACKET_BYTES];
+            let wait = Duration::from_millis(50);
+            matches!(tokio::time::timeout(wait, asker.recv(&mut reply)).await, Ok(Ok(_)))
+        };
+        assert!(!answered().await);
+        let able = DataState { kind: Some(TunnelKind::WireguardUserspace), ..DataState::default() };
+        data.send_replace(Arc::new(able));
+        while !answered().await {}
+        data.send_replace(Arc::default());
+        while answered().await {}
+        task.abort();
     }
 }

@@ -107,8 +107,10 @@ fn steps(nextest: bool) -> Vec<Step> {
             &[
                 "nextest",
                 "run",
-                "-p",
-                "lab",
+                // The whole workspace again, so that nothing is built anew with other features.
+                "--workspace",
+                "-E",
+                "package(lab)",
                 "--run-ignored",
                 "only",
                 "--test-threads",

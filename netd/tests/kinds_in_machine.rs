@@ -2,6 +2,7 @@
 //!
 //! Each test is skipped where the kernel lacks the kind. `cargo lab machine test` runs them on
 //! one that has all.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod common;
 

@@ -182,7 +182,7 @@ impl Writing {
             );
             return Err(ApiError::bad_request(message));
         }
-        self.replace(warnings, move |_| Ok(value)).await
+        self.replace(warnings, false, move |_| Ok(value)).await
     }
 
     /// Changes parts of an object: JSON merge patch (RFC 7386), JSON patch (RFC 6902) or
@@ -196,7 +196,7 @@ impl Writing {
                 if !patch.is_object() {
                     return Err(ApiError::bad_request("a merge patch must be an object"));
                 }
-                self.replace(Vec::new(), move |old| {
+                self.replace(Vec::new(), false, move |old| {
                     let mut value = old.clone();
                     super::patch::merge(&mut value, &patch);
                     Ok(value)
@@ -205,7 +205,7 @@ impl Writing {
             }
             "application/json-patch+json" => {
                 let patch = super::patch::JsonPatch::parse(bytes)?;
-                self.replace(Vec::new(), move |old| patch.apply(old)).await
+                self.replace(Vec::new(), false, move |old| patch.apply(old)).await
             }
             "application/apply-patch+yaml" => {
                 let mut value = body::parse(bytes, media)?;
@@ -217,7 +217,7 @@ impl Writing {
                 let name = self.target.name.clone().unwrap_or_default();
                 value["metadata"]["name"] = name.clone().into();
                 let (manager, force) = (self.manager.clone(), self.force);
-                self.replace(warnings, move |old| {
+                self.replace(warnings, true, move |old| {
                     apply::apply(kind, &name, old, &value, &manager, force)
                 })
                 .await
@@ -226,21 +226,21 @@ impl Writing {
         }
     }
 
-    /// Writes what `make` makes of the object that is there.
+    /// Writes what `make` makes of the object that is there; of nothing, when `creates`.
     async fn replace(
         self,
         mut warnings: Vec<String>,
+        creates: bool,
         make: impl FnOnce(&Value) -> Result<Value, ApiError> + Send + 'static,
     ) -> Result<Written, ApiError> {
         let name = self.target.name.clone().unwrap_or_default();
         let key = self.key(&name);
-        // Made by the first write: nodes report without asking first whether they have before,
-        // and applying makes what is missing.
+        // Nodes report without asking first whether they have reported before.
         let may_create = match key.kind {
             Kind::NodeStatus => matches!(self.caller.identity, Identity::Node { .. }),
-            Kind::Token | Kind::Site | Kind::RegionalEdge => !self.manager.is_empty(),
+            Kind::Token | Kind::Site | Kind::RegionalEdge => creates && !self.target.status,
             Kind::Registration | Kind::NodeConfig | Kind::TunnelPeer => false,
-        } && !(self.target.status && key.kind != Kind::NodeStatus);
+        };
         let (strictness, status) = (self.strictness, self.target.status);
         let Writing { store, fleet, caller, dry_run, sight, .. } = self;
         let result = Self::commit(store, dry_run, move |tx| {

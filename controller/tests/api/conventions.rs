@@ -54,7 +54,10 @@ async fn writes_follow_optimistic_concurrency() {
     let again = operator.post(&of("acme", "sites"), &json!({"metadata": {"name": "s00"}})).await;
     assert_eq!((again.code, again.status().reason.as_str()), (409, "AlreadyExists"));
     assert_eq!(
-        operator.put(&of("acme", "sites/none"), &json!({"metadata": {"name": "none"}})).await.code,
+        operator
+            .put(&of("acme", "sites/none?fieldManager=me"), &json!({"metadata": {"name": "none"}}))
+            .await
+            .code,
         404
     );
     // Status is not the operator's to write here, and a write of the object leaves it alone.
@@ -86,7 +89,10 @@ async fn patches_of_three_kinds() {
     assert_eq!((strategic.code, strategic.status().reason.as_str()), (415, "UnsupportedMediaType"));
     let broken = operator.call("PATCH", &path, &media("application/merge-patch+json"), "{").await;
     assert_eq!(broken.code, 400);
-    assert_eq!(operator.patch(&of("acme", "sites/none"), &json!({})).await.code, 404);
+    assert_eq!(
+        operator.patch(&of("acme", "sites/none?fieldManager=me"), &json!({})).await.code,
+        404
+    );
 
     let yaml = "apiVersion: fleet.holdfast.dev/v1alpha1\nkind: Site\nmetadata: {name: new}\nspec: {place: {region: eu, address: here}}\n";
     let target = of("acme", "sites/new?fieldManager=me");

@@ -1,6 +1,6 @@
 //! Files that survive power cuts.
 //!
-//! [`write`] leaves either the old content or the new one, whatever happens in between: a
+//! [`write()`] leaves either the old content or the new one, whatever happens in between: a
 //! temporary file in the same directory, synced, renamed over the target, the directory synced
 //! (rename(2), fsync(2)). [`Slots`] adds a checksum and keeps the last good content beside the
 //! newest, for state that a machine must not lose even when the disk lies.

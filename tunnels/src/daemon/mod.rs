@@ -1,7 +1,7 @@
 //! `tunneld`: follows a file, holds the tunnels that it asks for, and says how they are.
 //!
-//! One thread on a current-thread runtime decides ([`control::Control`]); one thread runs BFD and moves
-//! traffic ([`liveness::Liveness`]); one thread per userspace device moves packets. Only the second is in
+//! One thread on a current-thread runtime decides (`control::Control`); one thread runs BFD and moves
+//! traffic (`liveness::Liveness`); one thread per userspace device moves packets. Only the second is in
 //! a hurry, and it waits for nobody.
 //!
 //! Fails: at the start, when there is no rights to speak of or another `tunneld` runs. After

@@ -5,7 +5,7 @@
 //! that fails is reported with its reason code and does not hold up the others: a box whose
 //! hugepages are short must still raise its tunnels, or nobody can help it.
 //!
-//! A new domain gets a file here, a place in [`Pass::domains`], and nothing else moves.
+//! A new domain gets a file here, a place in `Pass::domains`, and nothing else moves.
 
 mod host;
 mod hugepages;

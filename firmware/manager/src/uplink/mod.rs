@@ -4,8 +4,8 @@
 //! loop with its reason and tried again with jitter, for a controller that comes back meets its
 //! whole fleet at one moment. What it learns it keeps on disk, so a restart resumes where it was.
 //!
-//! * [`registration`]: token → `Registration` → certificate.
-//! * [`service`]: certificate → `NodeConfig`, `NodeStatus`, renewal.
+//! * `registration`: token → `Registration` → certificate.
+//! * `service`: certificate → `NodeConfig`, `NodeStatus`, renewal.
 
 mod clock;
 mod registration;

@@ -10,7 +10,6 @@ use regional_edge::mesh::tls::MeshTls;
 use regional_edge::nodes::NodeKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,14 +20,26 @@ use tokio::time::timeout;
 
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
-fn pem(name: &str) -> String {
-    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/certificates", name].iter().collect();
-    std::fs::read_to_string(path).unwrap()
+/// In the executable, so that it can be taken to another machine.
+fn pem(name: &str) -> &'static str {
+    macro_rules! files {
+        ($($file:literal)+) => {
+            match name {
+                $( $file => include_str!(concat!("certificates/", $file)), )+
+                other => panic!("no file {other}"),
+            }
+        };
+    }
+    files!(
+        "ca.pem" "other-ca.pem" "re-1.pem" "re-1.key" "re-2.pem" "re-2.key" "re-2-old.pem"
+        "re-2-old.key" "impostor.pem" "impostor.key" "node.pem" "node.key" "sly-node.pem"
+        "sly-node.key"
+    )
 }
 
 fn tls(who: &str, ca: &str) -> MeshTls {
     let (chain, key) = (pem(&format!("{who}.pem")), pem(&format!("{who}.key")));
-    MeshTls::from_pem(&chain, &pem(&format!("{ca}.pem")), &key).unwrap()
+    MeshTls::from_pem(chain, pem(&format!("{ca}.pem")), key).unwrap()
 }
 
 fn nodes(names: &[&str]) -> BTreeSet<NodeKey> {

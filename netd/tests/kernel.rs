@@ -178,6 +178,32 @@ fn addresses_carry_our_mark_and_those_of_others_stay() {
     assert!(find(&eth0, "192.0.2.2").is_none() && find(&eth0, "2001:db8::1").is_none());
 }
 
+/// Without the promise that nobody else holds it, the kernel would call a new IPv6 address
+/// tentative for a while and refuse it as a source.
+#[test]
+fn an_ipv6_address_of_one_host_is_a_source_at_once() {
+    let Some(world) = world() else { return };
+    let mut kernel = world.kernel();
+    let mut want = two_ways();
+    let own = "fd00:64::1:1".parse().unwrap();
+    let host = Address {
+        peer: Some("fd00:64::1".parse().unwrap()),
+        ..Address::new(name("hf-a"), "fd00:64::1:1/128".parse().unwrap())
+    };
+    want.addresses.insert(host);
+    want.addresses.insert(Address::new(name("hf-b"), "fd00:64::1:2/128".parse().unwrap()));
+    let to = RouteTarget::Dev(name("hf-a"));
+    let route = Route::new(7250, "fd00:200::/32".parse().unwrap(), to);
+    want.routes.insert(Route { source: Some(own), ..route });
+    bring_about(&mut kernel, &want);
+    let routes = world.ask("-6 route show table 7250");
+    assert_eq!(routes[0]["prefsrc"], "fd00:64::1:1");
+    for link in ["hf-a", "hf-b"] {
+        let all = world.ask(&format!("-6 addr show dev {link} scope global"));
+        assert_eq!(all[0]["addr_info"][0]["nodad"], true, "{link}");
+    }
+}
+
 #[test]
 fn routes_and_rules_in_our_tables() {
     let Some(world) = world() else { return };

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use netlink_packet_core::{DecodeError, Parseable};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
-    AddressAttribute, AddressHeader, AddressMessage, AddressProtocol,
+    AddressAttribute, AddressHeader, AddressHeaderFlags, AddressMessage, AddressProtocol,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -25,6 +25,14 @@ impl Family {
     }
 }
 
+/// True for an address that nobody on its link can hold as well: the end of a point-to-point
+/// link, or a host address. Duplicate address detection (RFC 4862 §5.4) would only make it
+/// tentative for a while, in which the kernel refuses routes that name it as their source
+/// (`ip6_route_info_create` in `net/ipv6/route.c`).
+fn is_alone(address: &Address) -> bool {
+    address.peer.is_some() || address.net.prefix_len() == address.net.max_prefix_len()
+}
+
 /// Describes `address` on the link with `index`, to add or delete it.
 pub(super) fn describe(address: &Address, index: u32, mark: Option<Mark>) -> AddressMessage {
     let ip = address.net.addr();
@@ -35,6 +43,9 @@ pub(super) fn describe(address: &Address, index: u32, mark: Option<Mark>) -> Add
         index,
         ..AddressHeader::default()
     };
+    if ip.is_ipv6() && is_alone(address) {
+        message.header.flags |= AddressHeaderFlags::Nodad;
+    }
     message.attributes.push(AddressAttribute::Local(ip));
     message.attributes.push(AddressAttribute::Address(address.peer.unwrap_or(ip)));
     message

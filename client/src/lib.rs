@@ -5,6 +5,8 @@
 //!   leaves before the controller's certificate is verified ([`Trust`]).
 //! * [`follow()`] keeps a copy of a collection or of one object by list and watch, forever.
 //! * [`unix`] speaks HTTP/1.1 with JSON over a Unix socket to the daemons on the same machine.
+//! * [`await_admission`] waits until a registration is decided, [`renew`] asks for the next
+//!   certificate: what nodes and edges do in the same way.
 //! * [`backoff`] says when to try again.
 //!
 //! Everything runs on the caller's runtime, also a single-threaded one: one socket, one small
@@ -15,6 +17,7 @@
 //! controller.
 #![warn(missing_docs)]
 
+mod admission;
 pub mod backoff;
 mod call;
 mod client;
@@ -27,9 +30,10 @@ mod trust;
 pub mod unix;
 mod watch;
 
+pub use admission::{Admission, AdmissionError, Issued, await_admission, renew};
 pub use backoff::Backoff;
 pub use client::{Client, Conditional, Options, Selector, Subresource};
-pub use clock::{KnownGoodClock, SystemClock, TimeSource};
+pub use clock::{SystemClock, TimeSource};
 pub use endpoint::Endpoint;
 pub use error::ClientError;
 pub use follow::{Replica, follow};

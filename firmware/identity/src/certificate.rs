@@ -6,6 +6,7 @@
 //! ([`crate::known_time`]).
 
 use crate::{DeviceKey, IdentityError};
+use holdfast_client::Issued;
 use holdfast_durable::{Loaded, Slots};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,12 @@ pub struct CertificateFacts {
     pub not_after: Timestamp,
     /// When to ask for the next one: a third of its life after it began.
     pub renew_at: Timestamp,
+}
+
+impl From<Issued> for NodeCertificate {
+    fn from(issued: Issued) -> Self {
+        NodeCertificate { chain_pem: issued.certificate, ca_pem: issued.ca }
+    }
 }
 
 impl NodeCertificate {

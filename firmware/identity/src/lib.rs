@@ -8,10 +8,11 @@
 //! Everything secret is wiped when dropped and left out of `Debug`. The copies that the parsers
 //! of YAML and PEM make on the way are theirs and are not wiped.
 //!
-//! No sockets and no clock here: time is an argument. Keys in a TPM are left out so far.
+//! No sockets here, and time is an argument but in [`CheckedClock`], which TLS asks. Keys in a TPM are left out so far.
 #![warn(missing_docs)]
 
 mod certificate;
+mod clock;
 mod cloud_config;
 mod device_key;
 mod error;
@@ -21,6 +22,7 @@ pub mod token_sources;
 mod wireguard_key;
 
 pub use certificate::{CertificateFacts, CertificateStore, NodeCertificate};
+pub use clock::CheckedClock;
 pub use device_key::{DeviceKey, registration_name};
 pub use error::IdentityError;
 pub use known_time::{EffectiveTime, KnownTime, effective_now};

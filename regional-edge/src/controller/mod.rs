@@ -6,11 +6,8 @@
 //! * `enrol`: token → `Registration` → certificate.
 //! * `service`: certificate → `RegionalEdge`s and `TunnelPeer`s, status, renewal.
 
-mod clock;
 mod enrol;
 mod service;
-
-pub use clock::CheckedClock;
 
 use crate::knowledge::{Knowledge, Store, reason_of};
 use crate::mesh::tls::MeshTls;
@@ -18,9 +15,11 @@ use crate::settings::Settings;
 use crate::state::{ControllerState, DataState};
 use holdfast_api::Reason;
 use holdfast_api::paths::Root;
-use holdfast_client::{Backoff, Client, ClientError, Identity, Options, Trust, backoff};
+use holdfast_client::{
+    AdmissionError, Backoff, Client, ClientError, Identity, Options, Trust, backoff,
+};
 use holdfast_durable::SlotError;
-use holdfast_identity::{CertificateStore, DeviceKey, IdentityError};
+use holdfast_identity::{CertificateStore, CheckedClock, DeviceKey, IdentityError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -50,6 +49,15 @@ pub enum UplinkError {
     /// The controller said no.
     #[error("the registration: {1}")]
     Refused(Reason, String),
+}
+
+impl From<AdmissionError> for UplinkError {
+    fn from(error: AdmissionError) -> Self {
+        match error {
+            AdmissionError::Client(error) => UplinkError::Client(error),
+            AdmissionError::Refused(reason, text) => UplinkError::Refused(reason, text),
+        }
+    }
 }
 
 impl UplinkError {

@@ -8,7 +8,7 @@ use holdfast_api::resources::{
     RegionalEdge, RegionalEdgeSpec, RegionalEdgeStatus, Registration, TunnelPeer,
 };
 use holdfast_client::{
-    Backoff, Client, Identity, Replica, Selector, Subresource, TimeSource, Trust, follow,
+    Backoff, Client, Identity, Replica, Selector, Subresource, TimeSource, Trust, follow, renew,
 };
 use holdfast_identity::{CertificateFacts, CertificateStore, DeviceKey, NodeCertificate};
 use jiff::Timestamp;
@@ -184,19 +184,11 @@ impl Talk {
             .map_err(UplinkError::Client)?;
         let Some(own) = list.items.into_iter().next() else { return Ok(false) };
         let namespace = own.metadata.namespace.as_deref();
-        let patch = serde_json::json!({ "spec": { "csr": csr } });
-        let seen: Registration = client
-            .merge_patch(namespace, &name, &patch, None)
-            .await
-            .map_err(UplinkError::Client)?;
-        let status = seen.status.unwrap_or_default();
-        let (Some(chain_pem), Some(ca_pem)) = (status.certificate, status.ca) else {
+        let issued = renew(&client, namespace, &name, &csr).await.map_err(UplinkError::Client)?;
+        let issued = issued.map(NodeCertificate::from);
+        let Some(renewed) = issued.filter(|issued| issued != certificate) else {
             return Ok(false);
         };
-        let renewed = NodeCertificate { chain_pem, ca_pem };
-        if renewed == *certificate {
-            return Ok(false);
-        }
         let store = CertificateStore::new(&self.root.identity_dir());
         store.store(key, &renewed).map_err(UplinkError::Identity)?;
         tracing::info!("the certificate is renewed");

@@ -11,7 +11,7 @@
 use holdfast_client::{ClientError, certificates};
 use holdfast_identity::{DeviceKey, NodeCertificate};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
@@ -81,7 +81,7 @@ impl MeshTls {
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
                 .build()
                 .map_err(|error| TlsError::Tls(Error::General(error.to_string())))?;
-        let verifier = Arc::new(Edges { chain: verifier, provider: provider.clone() });
+        let verifier = Arc::new(Edges { chain: verifier });
         let versions = &[&rustls::version::TLS13];
 
         let mut server = ServerConfig::builder_with_provider(provider.clone())
@@ -127,7 +127,6 @@ fn in_its_time(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
 #[derive(Debug)]
 struct Edges {
     chain: Arc<dyn ClientCertVerifier>,
-    provider: Arc<CryptoProvider>,
 }
 
 impl Edges {
@@ -139,26 +138,6 @@ impl Edges {
         edge_name(leaf)
             .map(drop)
             .ok_or(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
-    }
-
-    fn signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn old_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
     }
 }
 
@@ -180,7 +159,7 @@ impl ClientCertVerifier for Edges {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.old_signature(message, certificate, signature)
+        self.chain.verify_tls12_signature(message, certificate, signature)
     }
     fn verify_tls13_signature(
         &self,
@@ -188,7 +167,7 @@ impl ClientCertVerifier for Edges {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.signature(message, certificate, signature)
+        self.chain.verify_tls13_signature(message, certificate, signature)
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.chain.supported_verify_schemes()
@@ -212,7 +191,7 @@ impl ServerCertVerifier for Edges {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.old_signature(message, certificate, signature)
+        self.chain.verify_tls12_signature(message, certificate, signature)
     }
     fn verify_tls13_signature(
         &self,
@@ -220,7 +199,7 @@ impl ServerCertVerifier for Edges {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.signature(message, certificate, signature)
+        self.chain.verify_tls13_signature(message, certificate, signature)
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.chain.supported_verify_schemes()

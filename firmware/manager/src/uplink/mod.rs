@@ -7,7 +7,6 @@
 //! * `registration`: token → `Registration` → certificate.
 //! * `service`: certificate → `NodeConfig`, `NodeStatus`, renewal.
 
-mod clock;
 mod registration;
 mod service;
 
@@ -17,7 +16,7 @@ use holdfast_api::local::{NodeReport, Problem, TokenInput};
 use holdfast_api::paths::Root;
 use holdfast_api::resources::{DeviceFacts, NodeConfigSpec};
 use holdfast_api::token::Envelope;
-use holdfast_client::{Backoff, ClientError, backoff};
+use holdfast_client::{AdmissionError, Backoff, ClientError, backoff};
 use holdfast_durable::{Loaded, Slots};
 use holdfast_identity::{CertificateStore, DeviceKey, IdentityError, token_sources};
 use serde::{Deserialize, Serialize};
@@ -94,6 +93,15 @@ pub enum UplinkError {
     /// Our membership cannot be kept.
     #[error("cannot keep who we are to the controller")]
     Keep(#[source] holdfast_durable::SlotError),
+}
+
+impl From<AdmissionError> for UplinkError {
+    fn from(error: AdmissionError) -> Self {
+        match error {
+            AdmissionError::Client(error) => UplinkError::Client(error),
+            AdmissionError::Refused(reason, text) => UplinkError::Refused(reason, text),
+        }
+    }
 }
 
 impl UplinkError {

@@ -4,17 +4,18 @@
 //! watch that hangs would hide. Status is told at once when it says something new, and every minute
 //! as a sign of life. Losing the controller ends nothing but the talk.
 
-use super::clock::CheckedClock;
 use super::{Membership, Talk, UplinkError, UplinkEvent};
 use crate::report::{node_status, same_news};
 use holdfast_api::Reason;
 use holdfast_api::local::NodeReport;
-use holdfast_api::resources::{NodeConfig, NodeStatus, NodeStatusSpec, Registration};
+use holdfast_api::resources::{NodeConfig, NodeStatus, NodeStatusSpec};
 use holdfast_client::{
     Backoff, Client, Conditional, Endpoint, Identity, Options, Replica, Selector, Subresource,
-    Trust, backoff, follow,
+    TimeSource, Trust, backoff, follow, renew,
 };
-use holdfast_identity::{CertificateFacts, CertificateStore, DeviceKey, NodeCertificate};
+use holdfast_identity::{
+    CertificateFacts, CertificateStore, CheckedClock, DeviceKey, NodeCertificate,
+};
 use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,28 +196,22 @@ impl Talk {
         facts: &CertificateFacts,
         member: &Membership,
     ) -> Result<bool, UplinkError> {
-        if Timestamp::now() < facts.renew_at || CheckedClock::new(&self.root).is_implausible() {
+        if Timestamp::now() < facts.renew_at || !CheckedClock::new(&self.root).is_believed() {
             return Ok(false);
         }
         let client =
             self.device_client(&member.controller, Trust::pem(&certificate.ca_pem)?, key)?;
         let name = key.registration_name();
-        let patch = serde_json::json!({ "spec": { "csr": key.csr_pem(&name)? } });
-        if let Err(error) =
-            client.merge_patch::<Registration>(Some(&member.tenant), &name, &patch, None).await
-        {
-            warn!(reason = %error.reason(), error = holdfast_api::chain(&error), "certificate not renewed, trying again");
-            return Ok(false);
-        }
-        let seen: Registration = client.get(Some(&member.tenant), &name).await?;
-        let status = seen.status.unwrap_or_default();
-        let (Some(chain_pem), Some(ca_pem)) = (status.certificate, status.ca) else {
+        let issued = match renew(&client, Some(&member.tenant), &name, &key.csr_pem(&name)?).await {
+            Ok(issued) => issued.map(NodeCertificate::from),
+            Err(error) => {
+                warn!(reason = %error.reason(), error = holdfast_api::chain(&error), "certificate not renewed, trying again");
+                return Ok(false);
+            }
+        };
+        let Some(renewed) = issued.filter(|issued| issued != certificate) else {
             return Ok(false);
         };
-        let renewed = NodeCertificate { chain_pem, ca_pem };
-        if renewed == *certificate {
-            return Ok(false);
-        }
         CertificateStore::new(&self.root.identity_dir()).store(key, &renewed)?;
         info!("certificate renewed");
         Ok(true)

@@ -1,32 +1,29 @@
 //! The time by which certificates are checked: the machine's clock, or the last confirmed time when
-//! the clock is obviously wrong.
+//! the clock is obviously wrong ([`effective_now`]).
 
+use crate::{KnownTime, effective_now};
 use holdfast_api::paths::Root;
 use holdfast_client::TimeSource;
-use holdfast_identity::{KnownTime, effective_now};
 use jiff::Timestamp;
 use std::time::SystemTime;
 
 /// The clock, checked against what is known.
 #[derive(Debug)]
-pub(super) struct CheckedClock(KnownTime);
+pub struct CheckedClock(KnownTime);
 
 impl CheckedClock {
-    pub(super) fn new(root: &Root) -> Self {
+    /// With what is kept below `root`.
+    pub fn new(root: &Root) -> Self {
         CheckedClock(KnownTime::new(&root.identity_dir()))
     }
 
-    /// Whether the clock is not believed.
-    pub(super) fn is_implausible(&self) -> bool {
-        effective_now(Timestamp::now(), self.0.load()).clock_implausible
-    }
-
-    /// A peer whose certificate was checked confirms that the clock is right.
-    pub(super) fn confirmed(&self) {
-        if !self.is_implausible()
+    /// A peer whose certificate was checked confirms that the clock is right. A confirmation that
+    /// cannot be kept is logged: the next one is as good.
+    pub fn confirmed(&self) {
+        if self.is_believed()
             && let Err(error) = self.0.record(Timestamp::now())
         {
-            tracing::warn!(error = holdfast_api::chain(&error), "known time");
+            tracing::warn!(error = holdfast_api::chain(&error), "the known time is not kept");
         }
     }
 }
@@ -37,6 +34,6 @@ impl TimeSource for CheckedClock {
     }
 
     fn is_believed(&self) -> bool {
-        !self.is_implausible()
+        !effective_now(Timestamp::now(), self.0.load()).clock_implausible
     }
 }

@@ -46,7 +46,7 @@ impl Machine {
     }
 }
 
-fn print(report: &Report) {
+pub(super) fn print(report: &Report) {
     for failed in report.failed() {
         println!("\n---- {} ----\n{}", failed.test, failed.output.trim_end());
     }

@@ -4,6 +4,7 @@ use super::up;
 use super::{Global, Output, print_json, table};
 use anyhow::Context;
 use clap::Args;
+use lab::machine;
 use lab::packages::{self, Purpose};
 use serde::Serialize;
 use std::path::Path;
@@ -12,7 +13,7 @@ use std::time::Instant;
 
 #[derive(Debug, Args)]
 pub(super) struct Test {
-    /// Only these steps: fmt, clippy, deny, doc, unit, worlds.
+    /// Only these steps: fmt, deny, clippy, doc, unit, machine, build, worlds.
     #[arg(value_name = "STEP")]
     steps: Vec<String>,
     /// Go on after a step that failed.
@@ -20,12 +21,45 @@ pub(super) struct Test {
     keep_going: bool,
 }
 
-/// One step: a command of cargo.
+/// One step.
 struct Step {
     name: &'static str,
     what: &'static str,
-    arguments: Vec<&'static str>,
-    env: Vec<(&'static str, &'static str)>,
+    how: How,
+}
+
+enum How {
+    /// A command of cargo.
+    Cargo { arguments: Vec<&'static str>, env: Vec<(&'static str, &'static str)> },
+    /// [`machine::run_tests`].
+    Machine,
+}
+
+/// What came of one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Verdict {
+    Passed,
+    Failed,
+    /// It cannot run here, and said why.
+    Skipped,
+    /// An earlier one failed.
+    NotRun,
+}
+
+impl Verdict {
+    fn of(passed: bool) -> Self {
+        if passed { Verdict::Passed } else { Verdict::Failed }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Verdict::Passed => "passed",
+            Verdict::Failed => "FAILED",
+            Verdict::Skipped => "skipped",
+            Verdict::NotRun => "not run",
+        }
+    }
 }
 
 /// How a step ended.
@@ -33,7 +67,7 @@ struct Step {
 struct Outcome {
     step: &'static str,
     what: &'static str,
-    result: &'static str,
+    result: Verdict,
     seconds: f64,
 }
 
@@ -57,16 +91,18 @@ impl Test {
                 outcomes.push(Outcome {
                     step: step.name,
                     what: step.what,
-                    result: "not run",
+                    result: Verdict::NotRun,
                     seconds: 0.0,
                 });
                 continue;
             }
             eprintln!("\n[{}/{}] {}: {}", index + 1, wanted.len(), step.name, step.what);
             let began = Instant::now();
-            let passed = run(step)?;
-            failed |= !passed;
-            let result = if passed { "passed" } else { "FAILED" };
+            let result = match &step.how {
+                How::Cargo { arguments, env } => Verdict::of(cargo(arguments, env)?),
+                How::Machine => test_machine()?,
+            };
+            failed |= result == Verdict::Failed;
             outcomes.push(Outcome {
                 step: step.name,
                 what: step.what,
@@ -81,7 +117,7 @@ impl Test {
                     vec![
                         outcome.step.into(),
                         outcome.what.into(),
-                        outcome.result.into(),
+                        outcome.result.text().into(),
                         format!("{:.1} s", outcome.seconds),
                     ]
                 };
@@ -97,8 +133,7 @@ fn steps(nextest: bool) -> Vec<Step> {
     let step = |name, what, arguments: &[&'static str]| Step {
         name,
         what,
-        arguments: arguments.to_vec(),
-        env: vec![],
+        how: How::Cargo { arguments: arguments.to_vec(), env: vec![] },
     };
     // The worlds are marked as ignored: they want the machine for themselves, one after the other.
     let (unit, worlds): (&[&str], &[&str]) = match nextest {
@@ -137,9 +172,13 @@ fn steps(nextest: bool) -> Vec<Step> {
     let doc = Step {
         name: "doc",
         what: "documentation without warnings",
-        arguments: vec!["doc", "--workspace", "--no-deps", "--quiet"],
-        env: vec![("RUSTDOCFLAGS", "-D warnings")],
+        how: How::Cargo {
+            arguments: vec!["doc", "--workspace", "--no-deps", "--quiet"],
+            env: vec![("RUSTDOCFLAGS", "-D warnings")],
+        },
     };
+    let machine =
+        Step { name: "machine", what: "tests on a kernel of their own", how: How::Machine };
     vec![
         step("fmt", "formatting", &["fmt", "--all", "--check"]),
         step(
@@ -154,6 +193,7 @@ fn steps(nextest: bool) -> Vec<Step> {
         ),
         doc,
         step("unit", "tests of every crate", unit),
+        machine,
         step("build", "programs for the worlds", &["build", "--workspace", "--bins", "--quiet"]),
         step("worlds", "whole worlds, end to end", worlds),
     ]
@@ -174,10 +214,25 @@ fn prepare(steps: &[Step]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run(step: &Step) -> anyhow::Result<bool> {
+fn test_machine() -> anyhow::Result<Verdict> {
+    let options = machine::Options::default();
+    match machine::run_tests(&options, &mut |line| eprintln!("machine: {line}")) {
+        Ok(report) => {
+            super::machine::print(&report);
+            Ok(Verdict::of(report.passed()))
+        }
+        Err(error) if error.skips() => {
+            eprintln!("skipped: {:#}", anyhow::Error::from(error));
+            Ok(Verdict::Skipped)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn cargo(arguments: &[&'static str], env: &[(&'static str, &'static str)]) -> anyhow::Result<bool> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
-    command.args(&step.arguments).envs(step.env.iter().copied());
+    command.args(arguments).envs(env.iter().copied());
     // `cargo lab` sets it for us, and it would make cargo build everything anew.
     command.env_remove("CARGO_MANIFEST_DIR");
     command.status().map(|status| status.success()).context("cannot run cargo")
@@ -192,10 +247,11 @@ mod tests {
         for nextest in [true, false] {
             let steps = steps(nextest);
             let worlds = steps.iter().find(|step| step.name == "worlds").unwrap();
-            let threads = worlds.arguments.windows(2).any(|pair| pair == ["--test-threads", "1"]);
-            assert!(
-                threads && worlds.arguments.iter().any(|argument| argument.contains("ignored"))
-            );
+            let How::Cargo { arguments, .. } = &worlds.how else {
+                panic!("worlds are a cargo test")
+            };
+            let threads = arguments.windows(2).any(|pair| pair == ["--test-threads", "1"]);
+            assert!(threads && arguments.iter().any(|argument| argument.contains("ignored")));
         }
     }
 }

@@ -31,25 +31,26 @@ struct Target {
     name: String,
 }
 
-/// Builds the integration tests of packages of this workspace, in the profile of tests.
-pub(super) fn build(packages: &[&str]) -> Result<Built, MachineError> {
+/// Builds the integration tests of packages of this workspace, in the profile of tests. The whole
+/// workspace is built: `lab test` has done so already, and a part of it would need some
+/// dependencies again, with fewer features.
+pub(super) fn build(wanted: &[&str]) -> Result<Built, MachineError> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut command = packages::cargo();
     command.args(["test", "--no-run", "--quiet", "--message-format", "json-render-diagnostics"]);
-    command.args(packages.iter().flat_map(|package| ["-p", package]));
-    command.args(["--test", "*"]).current_dir(&workspace).stderr(Stdio::inherit());
+    command.args(["--workspace", "--test", "*"]).current_dir(&workspace).stderr(Stdio::inherit());
     // `cargo lab` sets it for us, and it would make cargo build everything anew.
     command.env_remove("CARGO_MANIFEST_DIR");
     let output = command.output().map_err(io_at("run cargo in", &workspace))?;
-    let built = artifacts(&String::from_utf8_lossy(&output.stdout));
+    let built = artifacts(&String::from_utf8_lossy(&output.stdout), wanted);
     if !output.status.success() || built.tests.is_empty() {
-        return Err(MachineError::Build { packages: packages.join(" and ") });
+        return Err(MachineError::Build { packages: wanted.join(", ") });
     }
     Ok(built)
 }
 
-/// Reads what cargo says it built; lines of other kinds are passed over.
-fn artifacts(answer: &str) -> Built {
+/// Reads what cargo says it built: all programs, and the tests that are wanted.
+fn artifacts(answer: &str, wanted: &[&str]) -> Built {
     let mut built = Built::default();
     for line in answer.lines() {
         let Ok(Message {
@@ -66,11 +67,12 @@ fn artifacts(answer: &str) -> Built {
         };
         let package = dir.file_name().unwrap_or_default().to_string_lossy();
         match target.kind.first().map(String::as_str) {
-            Some("test") => built.tests.push(Executable {
-                name: format!("{package}::{}", target.name),
-                path,
-                dir: dir.to_path_buf(),
-            }),
+            Some("test") => {
+                let name = format!("{package}::{}", target.name);
+                if wanted.contains(&&*package) || wanted.contains(&name.as_str()) {
+                    built.tests.push(Executable { name, path, dir: dir.to_path_buf() });
+                }
+            }
             Some("bin") => built.programs.push(path),
             _ => {}
         }
@@ -90,9 +92,10 @@ mod tests {
 {"reason":"compiler-artifact","manifest_path":"/w/t/Cargo.toml","target":{"kind":["bin"],"name":"tunneld"},"executable":"/w/target/debug/tunneld"}
 {"reason":"compiler-artifact","manifest_path":"/w/t/Cargo.toml","target":{"kind":["test"],"name":"loss"},"executable":"/w/target/debug/deps/loss-1"}
 {"reason":"compiler-artifact","manifest_path":"/w/netd/Cargo.toml","target":{"kind":["test"],"name":"kernel"},"executable":"/w/target/debug/deps/kernel-1"}
+{"reason":"compiler-artifact","manifest_path":"/w/t/Cargo.toml","target":{"kind":["test"],"name":"not-asked"},"executable":"/w/target/debug/deps/not-1"}
 {"reason":"build-finished","success":true}
 no json"#;
-        let built = artifacts(answer);
+        let built = artifacts(answer, &["netd", "t::loss"]);
         let names: Vec<&str> = built.tests.iter().map(|test| test.name.as_str()).collect();
         assert_eq!(names, ["netd::kernel", "t::loss"]);
         assert_eq!(built.tests[0].dir, Path::new("/w/netd"));

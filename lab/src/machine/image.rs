@@ -62,7 +62,8 @@ pub(super) fn assemble(
     let job = serde_json::to_vec(job).expect("a job has only text keys");
     tree.text(Path::new(JOB_FILE), job);
 
-    let own = std::env::current_exe().map_err(io_at("find", Path::new("this program")))?;
+    // By its process: building the tests may have replaced the file that it was started from.
+    let own = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
     let tests = built.tests.iter().map(|test| &test.path);
     let ours: Vec<&PathBuf> = tests.chain(&built.programs).chain([&own]).collect();
     for (number, program) in ours.iter().enumerate() {

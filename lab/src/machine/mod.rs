@@ -3,7 +3,7 @@
 //! A network namespace has the kernel of its host, and a host may lack WireGuard, VLAN, bonds or
 //! netem. [`run_tests`] boots Debian's kernel in an emulated machine (QEMU) with an initramfs
 //! made on the spot: the kernel's modules, a few programs of this machine with their libraries,
-//! the integration tests of [`PACKAGES`], and this very program as process 1 ([`init`]). The machine
+//! the integration tests of [`TESTS`], and this very program as process 1 ([`init`]). The machine
 //! runs each test in a process of its own, tells the results over a serial line and ends.
 //!
 //! ```text
@@ -43,8 +43,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The packages of the workspace whose integration tests (`tests/*.rs`) run in the machine.
-pub const PACKAGES: &[&str] = &["netd", "tunnels"];
+/// The integration tests that run in the machine: of whole packages, or `package::file`.
+pub const TESTS: &[&str] =
+    &["netd", "regional-edge::namespaces", "regional-edge::whole", "tunnels"];
 
 /// How long the machine may take, unless told otherwise.
 pub const LIMIT: Duration = Duration::from_secs(600);
@@ -73,7 +74,7 @@ impl Default for Options {
     }
 }
 
-/// Boots a machine and runs the tests of [`PACKAGES`] in it. `say` is told of progress in lines.
+/// Boots a machine and runs the tests of [`TESTS`] in it. `say` is told of progress in lines.
 ///
 /// Only one runs per user at a time; another waits. The logs of the last run are kept in
 /// `holdfast-lab/machine/run` in the user's cache folder.
@@ -91,8 +92,8 @@ pub fn run_tests(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Report,
     let kernel = kernel::obtain(&cache, say)?;
     let _alone = lock(&run, say)?;
 
-    say(&format!("building the tests of {}", PACKAGES.join(" and ")));
-    let built = executables::build(PACKAGES)?;
+    say(&format!("building the tests of {}", TESTS.join(", ")));
+    let built = executables::build(TESTS)?;
     let job = wire::Job {
         filter: options.filter.clone(),
         limit_secs: options.limit.as_secs(),

@@ -113,11 +113,12 @@ pub(super) struct Traffic {
 
 /// Everything that is held open.
 pub(super) struct Ends {
+    /// They must go before the device: when that ends first, they count as down.
+    sessions: Option<(bfd::Service<NodeKey>, bfd::LinkId)>,
     engine: Engine,
     kernel: Kernel,
     link: LinkName,
     options: Options,
-    sessions: Option<(bfd::Service<NodeKey>, bfd::LinkId)>,
     /// Routes as we last knew them to be in the kernel.
     routes: Keyed<Route>,
     /// Peers as we last gave them to the device.
@@ -365,9 +366,13 @@ impl Ends {
             let seed = holdfast_client::backoff::seed();
             let service = bfd::Service::start(seed, Follower(self.events.clone()))
                 .map_err(EndsError::Thread)?;
-            let link = service
-                .open_link(self.link.as_str(), self.options.overlay)
-                .map_err(EndsError::Liveness)?;
+            let overlay = self.options.overlay;
+            let link = match &self.engine {
+                Engine::Userspace { device, .. } => service.open_device(device, overlay),
+                Engine::Kernel(_) => {
+                    service.open_link(self.link.as_str(), overlay).map_err(EndsError::Liveness)?
+                }
+            };
             self.sessions = Some((service, link));
         }
         let Some((service, link)) = &self.sessions else { return Ok(()) };

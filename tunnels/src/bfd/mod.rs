@@ -3,11 +3,14 @@
 //!
 //! [`Packet`] is the wire, [`Session`] one machine, [`Sessions`] many of them with their
 //! timers and the way from a received packet to its session; none of them knows sockets or
-//! clocks. [`Service`] is a thread with sockets around them.
+//! clocks. [`Service`] has them driven: by a thread of its own on links of the kernel, and by the
+//! device's thread on a WireGuard device of this process.
 //!
 //! Left out: authentication (the tunnel authenticates), echo, multihop, and asking for demand
 //! mode (a peer that asks for it is obeyed).
 
+mod datagram;
+mod link;
 mod packet;
 mod service;
 mod session;

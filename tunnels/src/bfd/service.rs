@@ -1,16 +1,25 @@
-//! A thread that runs many sessions over the sockets of several links.
+//! Many sessions over several links, and a thread that tells a follower of their changes.
 //!
-//! It owns the sockets and the clock. Sessions and links are changed from any thread under one
-//! short lock; changes of state are handed to a [`Follower`] *in the thread of the service*, so
-//! that nothing lies between noticing a dead tunnel and acting on it.
+//! Each link has its own sessions, behind its own short lock ([`super::link`]). The service's
+//! thread owns the clock of those over sockets of the kernel; those on a WireGuard device of
+//! this process are driven by the device's thread, so at rest nothing wakes ours for them.
+//! Sessions and links are changed from any thread. Changes of state are handed to a
+//! [`Follower`] *in the thread of the service* and without a lock, whoever noticed them.
+//!
+//! Locks are taken in this order, so that nobody waits in a circle: the list of links, the
+//! engine of a device, the sessions of a link. The device's thread calls us with its engine
+//! locked and takes the sessions' lock; we never ask an engine for anything while we hold that.
 //!
 //! Fails: opening a link's sockets, for the caller to report. A packet that cannot be sent is
-//! logged at DEBUG and counts as lost. When the service is dropped the thread ends.
+//! logged at DEBUG and counts as lost. When the service is dropped all sessions end, without a
+//! word to their peers. When a device ends, its sessions are held down and the follower told.
 
+use super::link::Link;
 use super::session::{Change, Settings};
-use super::sessions::{LinkId, Outgoing, Sessions, Status};
+use super::sessions::{LinkId, Status};
 use super::socket::{LinkSocket, SocketError};
 use crate::wake::{Deadline, Wake};
+use crate::wireguard::Device;
 use nix::poll::{PollFd, PollFlags};
 use std::collections::BTreeMap;
 use std::io;
@@ -32,11 +41,11 @@ pub trait Follower<K>: Send + 'static {
     }
 }
 
+/// What the service's thread and its callers share.
 struct Shared<K> {
-    sessions: Sessions<K>,
-    links: BTreeMap<LinkId, Arc<LinkSocket>>,
-    /// Changes made by callers, still to be told.
-    told: Vec<(K, Change)>,
+    links: BTreeMap<LinkId, Arc<Link<K>>>,
+    /// Where each session is.
+    homes: BTreeMap<K, LinkId>,
     next_link: LinkId,
     links_version: u64,
     stop: bool,
@@ -59,9 +68,8 @@ impl<K: Ord + Clone + Send + 'static> Service<K> {
     pub fn start(seed: u64, follower: impl Follower<K>) -> io::Result<Self> {
         let wake = Arc::new(Wake::new()?);
         let shared = Arc::new(Mutex::new(Shared {
-            sessions: Sessions::new(seed),
             links: BTreeMap::new(),
-            told: Vec::new(),
+            homes: BTreeMap::new(),
             next_link: 1,
             links_version: 0,
             stop: false,
@@ -80,68 +88,105 @@ impl<K: Ord + Clone + Send + 'static> Service<K> {
     /// # Errors
     /// See [`LinkSocket::open`].
     pub fn open_link(&self, link: &str, local: IpAddr) -> Result<LinkId, SocketError> {
-        let id = self.lock().next_link;
-        let socket = Arc::new(LinkSocket::open(link, local, self.seed.wrapping_add(id.into()))?);
-        let mut shared = self.lock();
-        let id = shared.next_link;
-        shared.next_link += 1;
-        shared.links_version += 1;
-        shared.links.insert(id, socket);
-        drop(shared);
-        self.wake.wake();
+        let (id, seed) = self.next_link();
+        let socket = LinkSocket::open(link, local, seed)?;
+        self.add(id, Link::over(id, socket, seed, Arc::clone(&self.wake)));
         Ok(id)
     }
 
-    /// Closes a link's sockets; its sessions find nobody any more and should be removed first.
+    /// Runs sessions through a device of this process, as `local`: what it decrypts for BFD
+    /// is taken off before it reaches the link, and what is sent is encrypted without having
+    /// crossed the link. On the wire nothing differs from sockets. A device has one service,
+    /// and one such link.
+    ///
+    /// What this does not prove is that the link itself is up: see to that elsewhere.
+    pub fn open_device(&self, device: &Device, local: IpAddr) -> LinkId {
+        let (id, seed) = self.next_link();
+        let wake = Arc::clone(&self.wake);
+        let link = self.add(id, Link::on(id, device.downgrade(), local, seed, wake));
+        device.set_resident(link);
+        id
+    }
+
+    fn next_link(&self) -> (LinkId, u64) {
+        let mut shared = self.lock();
+        let id = shared.next_link;
+        shared.next_link += 1;
+        (id, self.seed.wrapping_add(u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+    }
+
+    fn add(&self, id: LinkId, link: Link<K>) -> Arc<Link<K>> {
+        let link = Arc::new(link);
+        let mut shared = self.lock();
+        shared.links_version += 1;
+        shared.links.insert(id, Arc::clone(&link));
+        drop(shared);
+        self.wake.wake();
+        link
+    }
+
+    /// Closes a link; its sessions end without a word and should be removed first.
     pub fn close_link(&self, id: LinkId) {
         let mut shared = self.lock();
-        shared.links.remove(&id);
+        let link = shared.links.remove(&id);
+        shared.homes.retain(|_, home| *home != id);
         shared.links_version += 1;
         drop(shared);
+        if let Some(link) = link {
+            link.close();
+        }
         self.wake.wake();
     }
 
-    /// Adds or changes a session; see [`Sessions::insert`].
+    /// Adds or changes a session; see [`Sessions::insert`](super::Sessions::insert). On a link
+    /// that was closed nothing happens.
     pub fn insert(&self, key: K, link: LinkId, peer: IpAddr, settings: Settings) {
-        self.lock().sessions.insert(key, link, peer, settings, Instant::now());
-        self.wake.wake();
+        let mut shared = self.lock();
+        let Some(new) = shared.links.get(&link).cloned() else { return };
+        let before = shared.homes.insert(key.clone(), link).filter(|before| *before != link);
+        if let Some(before) = before.and_then(|id| shared.links.get(&id)) {
+            before.forget(&key);
+        }
+        drop(shared);
+        new.insert(key, peer, settings);
     }
 
     /// Forgets a session. Its peer is told "AdminDown" once, so that it need not wait for
     /// silence; the follower is not told.
     pub fn remove(&self, key: &K) -> bool {
-        let now = Instant::now();
-        let mut shared = self.lock();
-        if shared.sessions.hold_down(key, true, now).is_some() {
-            let Shared { sessions, links, .. } = &mut *shared;
-            sessions.run(now, |out| send(links, &out), &mut Vec::new());
-        }
-        shared.sessions.remove(key)
+        let link = self.link_of(key);
+        self.lock().homes.remove(key);
+        link.is_some_and(|link| link.remove(key))
     }
 
     /// Holds a session down, or lets it go.
     pub fn hold_down(&self, key: &K, hold: bool) {
-        let mut shared = self.lock();
-        if let Some(change) = shared.sessions.hold_down(key, hold, Instant::now()) {
-            shared.told.push((key.clone(), change));
+        if let Some(link) = self.link_of(key) {
+            link.hold_down(key, hold);
         }
-        drop(shared);
-        self.wake.wake();
     }
 
     /// What can be said about one session.
     pub fn status(&self, key: &K) -> Option<Status> {
-        self.lock().sessions.status(key)
+        self.link_of(key)?.status(key)
     }
 
     /// All sessions, in the order of their keys.
     pub fn statuses(&self) -> Vec<(K, Status)> {
-        self.lock().sessions.iter().map(|(key, status)| (key.clone(), status)).collect()
+        let links: Vec<_> = self.lock().links.values().cloned().collect();
+        let mut all: Vec<_> = links.iter().flat_map(|link| link.statuses()).collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
     }
 
     /// Makes the service take a turn now, which calls [`Follower::turn`].
     pub fn wake(&self) {
         self.wake.wake();
+    }
+
+    fn link_of(&self, key: &K) -> Option<Arc<Link<K>>> {
+        let shared = self.lock();
+        shared.homes.get(key).and_then(|id| shared.links.get(id)).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared<K>> {
@@ -151,7 +196,13 @@ impl<K: Ord + Clone + Send + 'static> Service<K> {
 
 impl<K> Drop for Service<K> {
     fn drop(&mut self) {
-        lock(&self.shared).stop = true;
+        let links = {
+            let mut shared = lock(&self.shared);
+            shared.stop = true;
+            std::mem::take(&mut shared.links)
+        };
+        // A device goes on without us, and would go on driving its sessions.
+        links.into_values().for_each(|link| link.close());
         self.wake.wake();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -161,44 +212,47 @@ impl<K> Drop for Service<K> {
     }
 }
 
-/// A panic of a follower leaves the sessions whole: they are never half changed.
+/// A panic of a follower leaves the list whole: it is never half changed.
 fn lock<K>(shared: &Mutex<Shared<K>>) -> MutexGuard<'_, Shared<K>> {
     shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn run<K: Ord + Clone>(shared: &Mutex<Shared<K>>, wake: &Wake, mut follower: impl Follower<K>) {
     let mut told = Vec::new();
-    let mut sockets: Vec<(LinkId, Arc<LinkSocket>)> = Vec::new();
+    let mut links: Vec<Arc<Link<K>>> = Vec::new();
     let mut version = u64::MAX;
     let mut control = LinkSocket::control_buffer();
-    // Which sockets have something, by their place in `sockets`; all that are new.
+    // Which links have something on their sockets, by their place in `links`; all that are new.
     let mut ready: Vec<bool> = Vec::new();
     loop {
         let now = Instant::now();
-        let session_wake = {
-            let mut shared = lock(shared);
+        {
+            let shared = lock(shared);
             if shared.stop {
                 return;
             }
             if shared.links_version != version {
                 version = shared.links_version;
-                sockets = shared.links.iter().map(|(id, s)| (*id, Arc::clone(s))).collect();
-                ready = vec![true; sockets.len()];
+                links = shared.links.values().cloned().collect();
+                // Those with sockets first, as they are polled.
+                links.sort_by_key(|link| link.socket().is_none());
+                ready = vec![true; links.len()];
             }
-            told.append(&mut shared.told);
-            let Shared { sessions, links, .. } = &mut *shared;
-            for ((link, socket), _) in sockets.iter().zip(&ready).filter(|(_, ready)| **ready) {
-                receive_all(sessions, *link, socket, &mut control, now, &mut told);
-            }
-            sessions.run(now, |out| send(links, &out), &mut told);
-            sessions.wake_at()
-        };
+        }
+        let ready_or_not = ready.iter().copied().chain(std::iter::repeat(false));
+        let mut until: Option<Instant> = None;
+        for (link, ready) in links.iter().zip(ready_or_not) {
+            let due = link.serve(ready, &mut control, now);
+            until = [until, due].into_iter().flatten().min();
+            link.take_told(&mut told);
+        }
         for (key, change) in told.drain(..) {
             follower.changed(&key, change, now);
         }
-        let until = [session_wake, follower.turn(now)].into_iter().flatten().min();
+        until = [until, follower.turn(now)].into_iter().flatten().min();
         let mut fds: Vec<PollFd<'_>> = vec![PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
-        fds.extend(sockets.iter().map(|(_, s)| PollFd::new(s.as_listen_fd(), PollFlags::POLLIN)));
+        let sockets = links.iter().map_while(|link| link.socket());
+        fds.extend(sockets.map(|socket| PollFd::new(socket.as_listen_fd(), PollFlags::POLLIN)));
         if let Err(error) = crate::wake::wait(&mut fds, Deadline::at(until)) {
             tracing::error!(%error, "poll failed in the BFD thread");
             return;
@@ -211,38 +265,5 @@ fn run<K: Ord + Clone>(shared: &Mutex<Shared<K>>, wake: &Wake, mut follower: imp
         if woken {
             wake.clear();
         }
-    }
-}
-
-fn receive_all<K: Ord + Clone>(
-    sessions: &mut Sessions<K>,
-    link: LinkId,
-    socket: &LinkSocket,
-    control: &mut [u8],
-    now: Instant,
-    told: &mut Vec<(K, Change)>,
-) {
-    let mut buffer = [0; 256];
-    // More than the sessions of one edge send between two turns; the rest waits for the next.
-    for _ in 0..4096 {
-        let (from, ttl, bytes) = match socket.receive(&mut buffer, control) {
-            Ok(received) => received,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(error) => {
-                tracing::debug!(link, %error, "BFD receive failed");
-                return;
-            }
-        };
-        match sessions.receive(link, from, ttl, &buffer[..bytes], now) {
-            Ok(change) => told.extend(change),
-            Err(reason) => tracing::debug!(link, %from, %reason, "BFD packet discarded"),
-        }
-    }
-}
-
-fn send(links: &BTreeMap<LinkId, Arc<LinkSocket>>, out: &Outgoing) {
-    let Some(socket) = links.get(&out.link) else { return };
-    if let Err(error) = socket.send(out.to, &out.bytes) {
-        tracing::debug!(link = out.link, to = %out.to, %error, "BFD packet not sent");
     }
 }

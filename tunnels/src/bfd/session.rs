@@ -26,11 +26,19 @@ use std::time::{Duration, Instant};
 
 /// `bfd.DesiredMinTxInterval` while the session is not up must not be below this (§6.8.3).
 const SLOW_TX: Duration = Duration::from_secs(1);
+/// An interval is reduced by a quarter at most (§6.8.7). Thousandths of the interval.
+const LEAST: u32 = 750;
+/// How much the timer of a side that follows varies. Thousandths of the interval.
+const FOLLOWER_JITTER: u32 = 20;
 
 /// Who begins (§6.1).
+///
+/// The two also differ in when they send (docs/decisions/0013-bfd-follows.md): an active side
+/// follows the packets that it receives, so that it wakes up once for both; a passive one goes
+/// by its own timer, so that never two wait for each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Sends from the start.
+    /// Sends from the start, and later when a packet came and the interval allows it.
     Active,
     /// Sends only while something is heard: for an edge whose nodes may be away for months.
     ///
@@ -229,6 +237,7 @@ impl Session {
         let change = self.next_state(packet.state).and_then(|(to, diag)| self.enter(to, diag, now));
         self.final_due |= packet.poll;
         self.schedule();
+        self.follow(now);
         change
     }
 
@@ -401,15 +410,47 @@ impl Session {
             self.next_periodic = Some(self.since);
             return;
         };
-        let interval = Duration::from_micros(self.tx_in_force_us.max(self.remote.min_rx_us).into());
-        // §6.8.7: up to a quarter less, and with a multiplier of 1 at least a tenth less, so
-        // that one packet always falls into the detection time.
-        let most = if self.settings.multiplier.get() == 1 { 900 } else { 1000 };
-        let latest = last_sent + interval.mul_f64(f64::from(most) / 1000.0);
+        let (interval, most) = (self.interval(), self.most());
+        let latest = last_sent + share(interval, most);
         if self.next_periodic.is_none_or(|at| at > latest) {
-            self.next_periodic = Some(last_sent + self.random.part_of(interval, 750, most));
+            let least = match self.settings.role {
+                // Late, so that mostly a packet to follow comes before.
+                Role::Active => most - FOLLOWER_JITTER,
+                Role::Passive => LEAST,
+            };
+            self.next_periodic = Some(last_sent + self.random.part_of(interval, least, most));
         }
     }
+
+    /// Sends the next periodic packet now, as we are awake, when it is not too early for it.
+    fn follow(&mut self, now: Instant) {
+        let (Some(last_sent), Role::Active) = (self.last_sent, self.settings.role) else { return };
+        let interval = self.interval();
+        let next = if now >= last_sent + share(interval, LEAST) {
+            now
+        } else if now >= last_sent + interval / 2 {
+            // It came early, or we are out of step: soon, so that we can follow the next one.
+            last_sent + self.random.part_of(interval, LEAST, LEAST + FOLLOWER_JITTER)
+        } else {
+            return;
+        };
+        self.next_periodic = self.next_periodic.map(|at| at.min(next));
+    }
+
+    /// The negotiated interval between our packets (§6.8.2).
+    fn interval(&self) -> Duration {
+        Duration::from_micros(self.tx_in_force_us.max(self.remote.min_rx_us).into())
+    }
+
+    /// §6.8.7: with a multiplier of 1 a tenth less than the interval, so that one packet always
+    /// falls into the detection time. Thousandths of the interval.
+    fn most(&self) -> u32 {
+        if self.settings.multiplier.get() == 1 { 900 } else { 1000 }
+    }
+}
+
+fn share(interval: Duration, thousandths: u32) -> Duration {
+    interval * thousandths / 1000
 }
 
 fn micros(duration: Duration) -> u32 {

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 /// Where control packets of single-hop sessions go (RFC 5881 §4).
 pub const CONTROL_PORT: u16 = 3784;
 
-const SOURCE_PORTS: std::ops::RangeInclusive<u16> = 49152..=65535;
+pub(super) const SOURCE_PORTS: std::ops::RangeInclusive<u16> = 49152..=65535;
 const TTL: u32 = 255;
 
 /// Why the sockets could not be made.

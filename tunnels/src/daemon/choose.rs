@@ -35,7 +35,8 @@ impl Control {
                 }
             })
             .collect();
-        if self.choice.edges.is_empty() && self.decide_at(settings.want, &candidates) > Some(now) {
+        let first_at = self.decide_at(settings.want, &candidates);
+        if self.choice.edges.is_empty() && first_at.is_some_and(|at| at > now) {
             return;
         }
         let choice = self.selector.decide(settings.want, &candidates, now);
@@ -62,6 +63,7 @@ impl Control {
         Some(since + patience.min(PROBE_PATIENCE))
     }
 
+    /// When the first choice can be made by what is known now.
     pub(super) fn first_choice_at(&self, settings: &Settings) -> Option<Instant> {
         let known: Vec<Candidate> = settings
             .candidates

@@ -112,6 +112,11 @@ impl Control {
         Ok(tokio::net::UdpSocket::from_std(socket)?)
     }
 
+    /// Whether there is something to go by.
+    pub(super) fn is_configured(&self) -> bool {
+        self.settings.is_some()
+    }
+
     /// Brings everything one step on.
     pub(super) fn turn(&mut self, now: Instant) {
         if self.settings.is_none() {

@@ -32,8 +32,10 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-/// How often the file is looked at. Whoever writes it and is in a hurry asks for a reload.
+/// How often the file is looked at by a thread that is awake anyway, and when one wakes up for
+/// it. Whoever writes it and is in a hurry asks for a reload.
 const LOOK_AT_FILE: Duration = Duration::from_secs(1);
+const WAKE_FOR_FILE: Duration = Duration::from_secs(10);
 /// Between two looks at the network when something changes all the time.
 const NETWORK_PAUSE: Duration = Duration::from_millis(100);
 /// Questions that wait; more than people and the manager ever ask at once.
@@ -80,20 +82,25 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut look_at_file = tokio::time::interval(LOOK_AT_FILE);
-    look_at_file.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut buffer = [0; 64];
     let mut network_looked_at = Instant::now();
+    let mut file_looked_at = Instant::now();
 
     control.load(Instant::now());
     loop {
         let now = Instant::now();
+        if now.duration_since(file_looked_at) >= LOOK_AT_FILE {
+            control.look_at_file(now);
+            file_looked_at = now;
+        }
         control.turn(now);
         for (to, probe) in control.due_probes(now) {
             // Not sent is not answered.
             let _ = probes.try_send_to(&probe, crate::udp::address_for(probes_are_v6, to));
         }
-        let wake = control.wake_at().unwrap_or(now + LOOK_AT_FILE * 60);
+        let resting = control.is_configured();
+        let for_file = file_looked_at + if resting { WAKE_FOR_FILE } else { LOOK_AT_FILE };
+        let wake = control.wake_at().map_or(for_file, |at| at.min(for_file));
         // Every arm either has no state of its own or is cancel safe by its documentation:
         // what is not taken now is taken on the next turn.
         tokio::select! {
@@ -113,7 +120,6 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             }
             () = tokio::time::sleep_until((network_looked_at + NETWORK_PAUSE).into()), if network_looked_at.elapsed() < NETWORK_PAUSE => {}
             _ = hangup.recv() => drop(control.reload(Instant::now())),
-            _ = look_at_file.tick() => control.look_at_file(Instant::now()),
             () = tokio::time::sleep_until(wake.into()) => {}
         }
     }

@@ -17,6 +17,7 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 const REMEMBERED: usize = 16;
 
 impl Control {
+    /// Makes the devices of slots that have none. One that cannot be made is tried again later.
     pub(super) fn make_missing(&mut self, now: Instant) {
         let Some(settings) = &self.settings else { return };
         self.troubles.retain(|(reason, _)| *reason != Reason::TunnelEngineFailed);
@@ -54,6 +55,8 @@ impl Control {
         }
     }
 
+    /// Ends a tunnel: traffic leaves it, its edge is told, its device goes. What is left in the
+    /// kernel goes with the next look.
     pub(super) fn dismantle(&mut self, edge: &str, now: Instant) {
         let Some(mut tunnel) = self.tunnels.remove(edge) else { return };
         // Traffic leaves first: what is not in `tunnels` is not preferred.
@@ -70,8 +73,9 @@ impl Control {
     /// Compares the kernel with what should be, and mends it.
     pub(super) fn reconcile(&mut self, now: Instant) {
         let Some(settings) = &self.settings else { return };
+        // With a reason of our own to look, what is to be done is ours as well.
+        let foreign = std::mem::take(&mut self.look_for_drift) && !self.look;
         self.look = false;
-        let foreign = std::mem::take(&mut self.look_for_drift);
         let wanted: Vec<Wanted> = self.tunnels.values().map(Tunnel::wanted).collect();
         let outcome = mend(&mut self.kernel, settings, &wanted, &mut self.pending);
         self.troubles.retain(|(reason, _)| *reason == Reason::TunnelEngineFailed);
@@ -99,6 +103,7 @@ impl Control {
         }
     }
 
+    /// Notes a failure of the kernel and plans another try.
     pub(super) fn fail(&mut self, now: Instant, reason: Reason, message: String) {
         tracing::error!(reason = %reason, message, "the kernel is not as it should be");
         self.troubles.push((reason, message));
@@ -114,7 +119,11 @@ impl Control {
     fn open_bfd(&mut self, now: Instant) {
         let Some(settings) = &self.settings else { return };
         for tunnel in self.tunnels.values_mut().filter(|tunnel| tunnel.bfd_link.is_none()) {
-            match self.bfd.open_link(&tunnel.link(), settings.overlay) {
+            let opened = match &tunnel.device {
+                Some(device) => Ok(self.bfd.open_device(device, settings.overlay)),
+                None => self.bfd.open_link(&tunnel.link(), settings.overlay),
+            };
+            match opened {
                 Ok(link) => {
                     tunnel.bfd_link = Some(link);
                     tunnel.bfd_index = tunnel.index();

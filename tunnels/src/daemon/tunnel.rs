@@ -65,7 +65,7 @@ pub(super) struct Tunnel {
     pub(super) device: Option<Device>,
     /// For wg(8). It must go before the device.
     pub(super) uapi: Option<uapi::Listener>,
-    /// Where BFD listens, once the link has its address.
+    /// Where BFD's packets come in, once the link has its address.
     pub(super) bfd_link: Option<LinkId>,
     /// The kernel's number of the link when BFD was opened on it.
     pub(super) bfd_index: Option<u32>,

@@ -21,6 +21,8 @@ const HURRY: Duration = Duration::from_secs(1);
 const BURST_PROBES: u32 = 12;
 /// At rest.
 const REST: Duration = Duration::from_secs(5);
+/// A probe at rest goes out so much sooner when another one goes out.
+const JOIN: Duration = Duration::from_secs(3);
 /// A probe without an answer for so long is lost.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
 /// So many lost probes in a row, and the edge does not answer.
@@ -104,11 +106,16 @@ impl Prober {
     /// The probes that are due, and bookkeeping of those that got lost.
     pub fn run(&mut self, now: Instant) -> Vec<(SocketAddr, [u8; PACKET_BYTES])> {
         let mut due = Vec::new();
+        self.targets.values_mut().for_each(|target| target.expire(now));
+        // Those at rest are asked together, and together again next time: one wake-up for all.
+        let together = self.targets.values().any(|target| target.at_rest() && now >= target.next);
+        // A whole fleet that lost power together must not ask together for ever.
+        let pause = self.random.part_of(REST, 800, 1200);
         for target in self.targets.values_mut() {
-            target.expire(now);
-            if now >= target.next {
+            let joins = together && target.at_rest() && now + JOIN >= target.next;
+            if now >= target.next || joins {
                 let nonce = self.random.next();
-                target.send(nonce, now, &mut self.random);
+                target.send(nonce, now, pause);
                 due.push((target.address, Probe { kind: Kind::Request, nonce }.emit()));
             }
         }
@@ -145,7 +152,12 @@ impl Target {
         }
     }
 
-    fn send(&mut self, nonce: u64, now: Instant, random: &mut Random) {
+    fn at_rest(&self) -> bool {
+        self.burst.is_none()
+    }
+
+    /// `rest` is the pause after it if it is at rest.
+    fn send(&mut self, nonce: u64, now: Instant, rest: Duration) {
         self.in_flight.insert(nonce, now);
         self.measured.sent += 1;
         let pause = match &mut self.burst {
@@ -157,8 +169,7 @@ impl Target {
                 }
                 pause
             }
-            // A whole fleet that lost power together must not ask together for ever.
-            None => random.part_of(REST, 800, 1200),
+            None => rest,
         };
         self.next = now + pause;
     }
@@ -286,6 +297,24 @@ mod tests {
         let sent = sim.run(100_000, far);
         assert!((30..=52).contains(&sent), "{sent} probes in 100 s of rest to two edges");
         assert_eq!(sim.prober.measured("b").unwrap().lost, 0);
+    }
+
+    #[test]
+    fn at_rest_all_are_asked_together() {
+        let mut sim = Sim::new(&[("a", 1), ("b", 2), ("c", 3)]);
+        let far = |n| Some(MS(u64::from(n) * 40));
+        sim.run(20_000, far);
+        sim.prober.hurry("b", sim.now);
+        sim.run(20_000, far);
+        let started = sim.now;
+        let mut rounds = 0;
+        while sim.now - started < Duration::from_secs(100) {
+            let next = sim.prober.targets.values().map(|target| target.next).min().unwrap();
+            let wait = next - sim.now;
+            assert_eq!(sim.run(u64::try_from(wait.as_millis()).unwrap() + 1, far), 3);
+            rounds += 1;
+        }
+        assert!((17..=25).contains(&rounds), "{rounds} rounds in 100 s");
     }
 
     #[test]

@@ -1,12 +1,18 @@
 //! A thread that moves packets between a TUN device and the network.
 //!
 //! It owns the TUN device, the UDP socket and the clock; the [`Engine`] is shared under one
-//! short lock with whoever asks for the state or changes peers.
+//! short lock with whoever asks for the state or changes peers. A [`Resident`] may live on it,
+//! whose packets need not cross the link; it is called with the engine locked, so its own lock
+//! comes after the engine's, and it calls nothing of the device.
+//!
+//! At rest a wake-up is what costs, not the work in it: the thread sleeps until a packet comes
+//! or something is really due, and a packet that comes alone takes three system calls, answer
+//! included.
 //!
 //! Fails: making the socket, for the caller to report. When the TUN device is taken away the
 //! thread ends, and [`Device::is_alive`] says so. A datagram that cannot be sent is dropped, as
 //! IP may. When the last handle is dropped the thread ends and with it the link, unless the
-//! TUN device was made persistent.
+//! TUN device was made persistent. However the thread ends, its resident is told.
 
 use super::engine::{Engine, Output};
 use super::key::PrivateKey;
@@ -23,10 +29,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Packets that are moved one way before the other way has its turn.
 const TURN: usize = 64;
+/// A turn that comes so long after the last one found the device at rest.
+const REST: Duration = Duration::from_millis(5);
 /// The largest packet that a link can have.
 const PACKET_BYTES: usize = 65_535;
 
@@ -77,11 +85,43 @@ impl DeviceError {
     }
 }
 
+/// Something that lives on a device: it exchanges packets with the peers without crossing the
+/// link. It is called in the device's thread with the engine locked: it is quick, and does not
+/// call the device.
+pub(crate) trait Resident: Send + Sync {
+    /// Sees a packet before the link does; true: it took it. [`Resident::run`] follows soon.
+    fn receive(&self, packet: &[u8], now: Instant) -> bool;
+
+    /// Does what is due; what it sends goes out as if it had come from the link. When it wants
+    /// to be called again at the latest is the answer; [`WeakDevice::wake`] makes it sooner.
+    fn run(&self, now: Instant, send: &mut dyn FnMut(&[u8])) -> Option<Instant>;
+
+    /// The device moves no packets any more. Called without the lock.
+    fn ended(&self);
+}
+
+/// The UDP socket, and what would cost a system call to ask it.
+struct Port {
+    socket: UdpSocket,
+    is_v6: bool,
+    number: u16,
+}
+
+impl Port {
+    fn open(number: u16, mark: u32) -> io::Result<Self> {
+        let socket = udp::open(number, mark)?;
+        let address = socket.local_addr()?;
+        Ok(Port { socket, is_v6: address.is_ipv6(), number: address.port() })
+    }
+}
+
 struct Shared {
     engine: Mutex<Engine>,
-    socket: Mutex<Arc<UdpSocket>>,
+    port: Mutex<Arc<Port>>,
     fwmark: Mutex<u32>,
+    resident: Mutex<Option<Arc<dyn Resident>>>,
     name: String,
+    /// Also after a change of `port` or `resident`, which the thread looks at only then.
     wake: Wake,
     stop: AtomicBool,
     alive: AtomicBool,
@@ -105,7 +145,7 @@ impl Device {
     /// The port is taken, or the kernel gives no thread.
     pub fn start(tun: impl Into<OwnedFd>, options: Options) -> Result<Self, DeviceError> {
         let name = options.name.clone();
-        let socket = udp::open(options.listen_port, options.fwmark).map_err(|source| {
+        let port = Port::open(options.listen_port, options.fwmark).map_err(|source| {
             DeviceError::Listen { name: name.clone(), port: options.listen_port, source }
         })?;
         let fail = |source| DeviceError::Start { name: name.clone(), source };
@@ -113,8 +153,9 @@ impl Device {
         let engine = Engine::new(options.private_key, limit, Instant::now());
         let shared = Arc::new(Shared {
             engine: Mutex::new(engine),
-            socket: Mutex::new(Arc::new(socket)),
+            port: Mutex::new(Arc::new(port)),
             fwmark: Mutex::new(options.fwmark),
+            resident: Mutex::new(None),
             name: options.name.clone(),
             wake: Wake::new().map_err(fail)?,
             stop: AtomicBool::new(false),
@@ -125,10 +166,10 @@ impl Device {
             std::thread::Builder::new()
                 .name(options.name)
                 .spawn(move || {
+                    let _end = End(&shared);
                     if let Err(error) = run(&shared, &tun) {
                         tracing::error!(link = shared.name, %error, "the WireGuard device failed");
                     }
-                    shared.alive.store(false, Ordering::Release);
                 })
                 .map_err(fail)?
         };
@@ -152,7 +193,7 @@ impl Device {
 
     /// The UDP port that it listens on.
     pub fn listen_port(&self) -> u16 {
-        self.shared.listen_port()
+        self.shared.port().number
     }
 
     /// Adds or changes a peer; see [`Engine::set_peer`].
@@ -193,6 +234,16 @@ impl Device {
         self.shared.wake.wake();
     }
 
+    /// Has `resident` live on it from now on, instead of whoever did.
+    pub(crate) fn set_resident(&self, resident: Arc<dyn Resident>) {
+        *lock(&self.shared.resident) = Some(Arc::clone(&resident));
+        self.shared.wake.wake();
+        // If the thread has ended before it saw this, nobody else will say so.
+        if !self.is_alive() {
+            resident.ended();
+        }
+    }
+
     /// What can be said about one peer.
     pub fn peer(&self, key: &PublicKey) -> Option<PeerStatus> {
         self.shared.engine().status(key)
@@ -225,11 +276,34 @@ impl WeakDevice {
         Some(result)
     }
 
+    /// Has the resident called soon.
+    pub(crate) fn wake(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.wake.wake();
+        }
+    }
+
+    /// Runs `work`, which may send packets as if they came from the link, in the calling
+    /// thread and with the engine locked; none when the device is gone.
+    pub(crate) fn with_link<T>(&self, work: impl FnOnce(&mut dyn FnMut(&[u8])) -> T) -> Option<T> {
+        let shared = self.0.upgrade()?;
+        let (port, now) = (shared.port(), Instant::now());
+        let mut engine = shared.engine();
+        let mut wires = Wires { tun: None, port: &port, resident: None, now };
+        Some(work(&mut |packet| engine.from_link(packet, &mut wires)))
+    }
+
+    /// Of a device that was dropped.
+    #[cfg(test)]
+    pub(crate) fn gone() -> Self {
+        WeakDevice(Weak::new())
+    }
+
     /// The UDP port and the mark.
     pub(super) fn listen(&self) -> Option<(u16, u32)> {
         let shared = self.0.upgrade()?;
-        let mark = *shared.fwmark.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Some((shared.listen_port(), mark))
+        let mark = *lock(&shared.fwmark);
+        Some((shared.port().number, mark))
     }
 
     /// Listens on another port or with another mark from now on.
@@ -238,13 +312,14 @@ impl WeakDevice {
         if self.listen() == Some((port, mark)) {
             return Ok(());
         }
-        if port == shared.listen_port() {
-            socket2::SockRef::from(shared.socket().as_ref()).set_mark(mark)?;
+        let before = shared.port();
+        if port == before.number {
+            socket2::SockRef::from(&before.socket).set_mark(mark)?;
         } else {
-            let socket = Arc::new(udp::open(port, mark)?);
-            *shared.socket.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = socket;
+            let port = Arc::new(Port::open(port, mark)?);
+            *lock(&shared.port) = port;
         }
-        *shared.fwmark.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = mark;
+        *lock(&shared.fwmark) = mark;
         shared.wake.wake();
         Ok(())
     }
@@ -253,34 +328,59 @@ impl WeakDevice {
 impl Shared {
     /// A panic elsewhere leaves the engine usable: at worst one packet was not finished.
     fn engine(&self) -> MutexGuard<'_, Engine> {
-        self.engine.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.engine)
     }
 
-    fn socket(&self) -> Arc<UdpSocket> {
-        Arc::clone(&self.socket.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    fn port(&self) -> Arc<Port> {
+        Arc::clone(&lock(&self.port))
     }
 
-    fn listen_port(&self) -> u16 {
-        self.socket().local_addr().map_or(0, |address| address.port())
+    fn resident(&self) -> Option<Arc<dyn Resident>> {
+        lock(&self.resident).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Says that the thread has ended, also when it panicked.
+struct End<'a>(&'a Shared);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        // In this order: whoever is told finds that it is so.
+        self.0.alive.store(false, Ordering::Release);
+        if let Some(resident) = self.0.resident() {
+            resident.ended();
+        }
     }
 }
 
 /// Writes straight to the kernel. What it does not take now is lost, as on any wire.
 struct Wires<'a> {
-    tun: &'a OwnedFd,
-    socket: &'a UdpSocket,
-    socket_is_v6: bool,
+    /// None where packets are only sent.
+    tun: Option<&'a OwnedFd>,
+    port: &'a Port,
+    resident: Option<&'a dyn Resident>,
+    now: Instant,
 }
 
 impl Output for Wires<'_> {
     fn to_network(&mut self, to: SocketAddr, datagram: &[u8]) {
-        if let Err(error) = self.socket.send_to(datagram, udp::address_for(self.socket_is_v6, to)) {
+        let address = udp::address_for(self.port.is_v6, to);
+        if let Err(error) = self.port.socket.send_to(datagram, address) {
             tracing::debug!(%to, %error, "datagram not sent");
         }
     }
 
     fn to_link(&mut self, packet: &[u8]) {
-        if let Err(error) = nix::unistd::write(self.tun, packet) {
+        if self.resident.is_some_and(|resident| resident.receive(packet, self.now)) {
+            return;
+        }
+        if let Some(tun) = self.tun
+            && let Err(error) = nix::unistd::write(tun, packet)
+        {
             tracing::debug!(%error, "packet not delivered");
         }
     }
@@ -288,42 +388,58 @@ impl Output for Wires<'_> {
 
 fn run(shared: &Shared, tun: &OwnedFd) -> io::Result<()> {
     let mut buffer = vec![0; PACKET_BYTES];
+    let (mut port, mut resident) = (shared.port(), shared.resident());
+    // Nothing is known yet, so everything is looked at.
+    let [mut woken, mut from_network, mut from_link] = [true; 3];
+    let mut before = Instant::now();
     while !shared.stop.load(Ordering::Acquire) {
-        let socket = shared.socket();
-        let socket_is_v6 = socket.local_addr().is_ok_and(|address| address.is_ipv6());
-        let mut wires = Wires { tun, socket: &socket, socket_is_v6 };
+        if woken {
+            shared.wake.clear();
+            (port, resident) = (shared.port(), shared.resident());
+        }
+        let now = Instant::now();
+        // What comes after a rest mostly comes alone: asking for a second packet would be a
+        // system call for nothing. If it did not come alone, poll says so at once.
+        let most = if now.duration_since(before) >= REST { 1 } else { TURN };
+        before = now;
+        let resident = resident.as_deref();
+        let mut wires = Wires { tun: Some(tun), port: &port, resident, now };
         let deadline = {
             let mut engine = shared.engine();
-            let now = Instant::now();
-            if now >= engine.wake_at() {
+            if from_network {
+                drain_network(&mut engine, &port.socket, most, &mut buffer, &mut wires);
+            }
+            // Before what comes from the link: it is in a hurry, and answers what just came.
+            let resident = resident.and_then(|resident| {
+                resident.run(now, &mut |packet| engine.from_link(packet, &mut wires))
+            });
+            if now >= engine.due_at() {
                 engine.timers(now, &mut wires);
             }
-            engine.wake_at()
+            if from_link {
+                drain_link(&mut engine, tun, most, &mut buffer, &mut wires)?;
+            }
+            resident.map_or(engine.wake_at(), |at| at.min(engine.wake_at()))
         };
         let mut fds = [
             PollFd::new(shared.wake.as_fd(), PollFlags::POLLIN),
-            PollFd::new(socket.as_fd(), PollFlags::POLLIN),
+            PollFd::new(port.socket.as_fd(), PollFlags::POLLIN),
             PollFd::new(tun.as_fd(), PollFlags::POLLIN),
         ];
         wait(&mut fds, Deadline::at(Some(deadline)))?;
-        let ready = fds.map(|fd| fd.any().unwrap_or(true));
-        let [woken, from_network, from_link] = ready;
-        if woken {
-            shared.wake.clear();
-        }
-        if from_network {
-            drain_network(shared, &socket, &mut buffer, &mut wires);
-        }
-        if from_link {
-            drain_link(shared, tun, &mut buffer, &mut wires)?;
-        }
+        [woken, from_network, from_link] = fds.map(|fd| fd.any().unwrap_or(true));
     }
     Ok(())
 }
 
-fn drain_network(shared: &Shared, socket: &UdpSocket, buffer: &mut [u8], wires: &mut Wires<'_>) {
-    let mut engine = shared.engine();
-    for _ in 0..TURN {
+fn drain_network(
+    engine: &mut Engine,
+    socket: &UdpSocket,
+    most: usize,
+    buffer: &mut [u8],
+    wires: &mut Wires<'_>,
+) {
+    for _ in 0..most {
         match socket.recv_from(buffer) {
             Ok((bytes, from)) => engine.from_network(from, &buffer[..bytes], wires),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -334,13 +450,13 @@ fn drain_network(shared: &Shared, socket: &UdpSocket, buffer: &mut [u8], wires: 
 }
 
 fn drain_link(
-    shared: &Shared,
+    engine: &mut Engine,
     tun: &OwnedFd,
+    most: usize,
     buffer: &mut [u8],
     wires: &mut Wires<'_>,
 ) -> io::Result<()> {
-    let mut engine = shared.engine();
-    for _ in 0..TURN {
+    for _ in 0..most {
         match nix::unistd::read(tun, buffer) {
             Ok(bytes) => engine.from_link(&buffer[..bytes], wires),
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
@@ -350,3 +466,6 @@ fn drain_link(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

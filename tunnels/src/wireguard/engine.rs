@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// How often the sessions' timers are looked at. All of WireGuard's are five seconds or more.
 const TICK: Duration = Duration::from_secs(1);
+/// A look may come later by so much, if nothing else wakes the caller before.
+const TICK_PATIENCE: Duration = Duration::from_millis(250);
 /// The most that encryption adds to a packet, and the least that a buffer must hold.
 const OVERHEAD: usize = 148;
 /// Peers are numbered with 24 bits in the indices on the wire.
@@ -277,9 +279,16 @@ impl Engine {
         self.next_hello = next_hello;
     }
 
-    /// When [`Engine::timers`] is due next.
-    pub fn wake_at(&self) -> Instant {
+    /// From when on [`Engine::timers`] has something to do.
+    pub fn due_at(&self) -> Instant {
         self.next_hello.map_or(self.next_tick, |at| at.min(self.next_tick))
+    }
+
+    /// When to wake up for [`Engine::timers`]: whoever is awake before, but not before
+    /// [`Engine::due_at`], spares itself that by calling it then.
+    pub fn wake_at(&self) -> Instant {
+        let patient = self.next_tick + TICK_PATIENCE;
+        self.next_hello.map_or(patient, |at| at.min(patient))
     }
 
     fn hello_soon(&mut self, now: Instant) {

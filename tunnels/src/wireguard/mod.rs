@@ -16,6 +16,7 @@ mod peer;
 pub mod uapi;
 
 pub use allowed_ips::AllowedIps;
+pub(crate) use device::Resident;
 pub use device::{Device, DeviceError, Options, WeakDevice};
 pub use engine::{Engine, Output};
 pub use holdfast_api::tunnel::PublicKey;

@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 fn settings(interval_ms: u32, multiplier: u8) -> Settings {
     Settings::new(BfdTimers { interval_ms, multiplier }, Role::Active).unwrap()
@@ -14,10 +15,15 @@ struct Sim {
     now: Instant,
     ends: [Session; 2],
     delay: Duration,
+    /// What a packet takes longer at most.
+    jitter: Duration,
+    random: Random,
     /// (arrives at, for whom, what)
     wire: Vec<(Instant, usize, Packet)>,
     sent: [Vec<(Instant, Packet)>; 2],
     changes: Vec<(Instant, usize, Change)>,
+    /// When each end had something to do.
+    awake: [BTreeSet<Instant>; 2],
 }
 
 impl Sim {
@@ -30,9 +36,12 @@ impl Sim {
             now,
             ends: [end(a, 1), end(b, 2)],
             delay,
+            jitter: Duration::ZERO,
+            random: Random::new(seed ^ 3),
             wire: Vec::new(),
             sent: [Vec::new(), Vec::new()],
             changes: Vec::new(),
+            awake: [BTreeSet::new(), BTreeSet::new()],
         }
     }
 
@@ -53,21 +62,33 @@ impl Sim {
         let (due, later): (Vec<_>, Vec<_>) = self.wire.drain(..).partition(|(at, ..)| *at <= now);
         self.wire = later;
         for (_, to, packet) in due {
+            self.awake[to].insert(now);
             if let Some(change) = self.ends[to].receive(&packet, now) {
                 self.changes.push((now, to, change));
             }
         }
         for from in [0, 1] {
+            if self.ends[from].wake_at().is_some_and(|at| at <= now) {
+                self.awake[from].insert(now);
+            }
             if let Some(change) = self.ends[from].tick(now) {
                 self.changes.push((now, from, change));
             }
             while let Some(packet) = self.ends[from].transmit(now) {
                 self.sent[from].push((now, packet));
                 if !lost(from) {
-                    self.wire.push((now + self.delay, 1 - from, packet));
+                    let late = self.random.part_of(self.jitter, 0, 1000);
+                    self.wire.push((now + self.delay + late, 1 - from, packet));
                 }
             }
         }
+    }
+
+    /// The intervals between packets that `end` sent after `settled`.
+    fn intervals(&self, end: usize, settled: Instant) -> Vec<Duration> {
+        let sent: Vec<_> =
+            self.sent[end].iter().map(|(at, _)| *at).filter(|at| *at >= settled).collect();
+        sent.windows(2).map(|pair| pair[1] - pair[0]).collect()
     }
 
     fn states(&self) -> [BfdState; 2] {
@@ -242,6 +263,37 @@ fn timers_outside_of_their_range_are_refused() {
     assert!(timers(10, 1).is_ok() && timers(10_000, 255).is_ok());
 }
 
+/// The node is active, the edge passive, as in life.
+#[test]
+fn an_active_side_wakes_up_once_for_two_packets() {
+    let node = settings(100, 3);
+    let edge = Settings { role: Role::Passive, ..node };
+    // With so much jitter on the way, so many wake-ups for 100 packets of the edge.
+    for (delay, jitter, most) in [(1, 0, 107), (20, 1, 110), (150, 5, 115)] {
+        let mut sim = Sim::new(node, edge, MS(delay), 20 + delay);
+        sim.jitter = MS(jitter);
+        sim.run_for(MS(5000), &mut { NEVER });
+        let settled = sim.now;
+        sim.run_for(MS(60_000), &mut { NEVER });
+        let awake = |end: usize| sim.awake[end].iter().filter(|at| **at >= settled).count();
+        let heard = sim.intervals(1, settled).len();
+        assert!((660..710).contains(&heard), "one in 87.5 ms: {heard}");
+        assert!(awake(0) * 100 < heard * most, "{} times awake for {heard} packets", awake(0));
+        assert!(awake(1) > heard * 3 / 2, "a passive side follows nobody");
+    }
+}
+
+/// Silence is noticed without anything to follow, too.
+#[test]
+fn who_hears_nothing_sends_by_its_own_timer() {
+    let mut sim = Sim::new(settings(1000, 3), settings(1000, 3), MS(1), 23);
+    sim.run_for(MS(60_000), &mut |_| true);
+    let intervals = sim.intervals(0, sim.now - MS(59_000));
+    assert!(intervals.iter().all(|i| (MS(980)..=MS(1000)).contains(i)), "{intervals:?}");
+    let distinct: BTreeSet<_> = intervals.iter().collect();
+    assert!(distinct.len() > 10, "and varies");
+}
+
 /// The longest stretch during which `one` was Up and the other was not.
 fn longest_one_sided(sim: &Sim, one: usize, end: Instant) -> Duration {
     let (mut states, mut since, mut longest) = ([BfdState::Down; 2], None, Duration::ZERO);
@@ -286,6 +338,46 @@ proptest! {
             let alone = longest_one_sided(&sim, one, sim.now);
             prop_assert!(alone <= slow + MS(2 * 3), "{alone:?}");
         }
+    }
+
+    /// §6.8.7 and §6.8.4, whoever follows whom and however far they are apart: no packet comes
+    /// sooner than the interval less a quarter, so also two that follow each other start no
+    /// storm; none comes later than the interval, and silence is noticed when it must be.
+    #[test]
+    fn every_interval_is_allowed_and_silence_is_noticed_in_time(
+        seed: u64,
+        intervals in (20u32..300, 20u32..300),
+        multipliers in (1u8..5, 1u8..5),
+        active in (any::<bool>(), any::<bool>()),
+        delay in 0u64..400,
+        jitter in 0u32..50,
+        cut in 0usize..2,
+    ) {
+        let role = |active| if active { Role::Active } else { Role::Passive };
+        let a = Settings { role: role(active.0 || !active.1), ..settings(intervals.0, multipliers.0) };
+        let b = Settings { role: role(active.1), ..settings(intervals.1, multipliers.1) };
+        let slower = a.desired_min_tx.max(b.desired_min_tx);
+        let mut sim = Sim::new(a, b, MS(delay), seed);
+        sim.jitter = slower * jitter / 1000;
+        sim.run_for(MS(8_000), &mut { NEVER });
+        let settled = sim.now;
+        sim.run_for(slower * 50, &mut { NEVER });
+        prop_assert_eq!(sim.states(), [BfdState::Up; 2]);
+        prop_assert!(sim.changes.iter().all(|(at, ..)| *at < settled), "{:?}", sim.changes);
+        for (end, multiplier) in [(0, multipliers.0), (1, multipliers.1)] {
+            let most = if multiplier == 1 { 900 } else { 1000 };
+            for interval in sim.intervals(end, settled) {
+                prop_assert!(interval >= slower * 750 / 1000, "{interval:?} of {slower:?}");
+                prop_assert!(interval <= slower * most / 1000, "{interval:?} of {slower:?}");
+            }
+        }
+        let (silent, deaf) = (cut, 1 - cut);
+        let allowed = slower * u32::from([multipliers.0, multipliers.1][silent]);
+        prop_assert_eq!(sim.ends[deaf].detection_time(), Some(allowed));
+        let from = sim.now;
+        sim.run_for(allowed + MS(delay) + sim.jitter, &mut |from| from == silent);
+        let noticed = sim.changes.iter().find(|(_, who, _)| *who == deaf && sim.states()[deaf] != BfdState::Up);
+        prop_assert!(noticed.is_some(), "still up {:?} after {from:?}", sim.now - from);
     }
 
     /// Once nothing is lost any more, both come up and stay up.

@@ -1,0 +1,159 @@
+//! Two real devices over loopback; pairs of sockets stand in for the TUN devices.
+
+use super::*;
+use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc;
+
+const A: [u8; 4] = [10, 0, 0, 1];
+const B: [u8; 4] = [10, 0, 0, 2];
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn packet(from: [u8; 4], to: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(20 + payload.len()).unwrap().to_be_bytes();
+    let mut packet = vec![0x45, 0, length[0], length[1], 0, 0, 0, 0, 64, 17, 0, 0];
+    packet.extend(from);
+    packet.extend(to);
+    packet.extend(payload);
+    packet
+}
+
+struct End {
+    device: Device,
+    key: PublicKey,
+    /// What the kernel would have in its hand.
+    link: UnixDatagram,
+}
+
+impl End {
+    fn new(name: &str) -> Self {
+        let (link, tun) = UnixDatagram::pair().unwrap();
+        tun.set_nonblocking(true).unwrap();
+        link.set_read_timeout(Some(PATIENCE)).unwrap();
+        let private_key = PrivateKey::generate().unwrap();
+        let key = private_key.public();
+        let options = Options {
+            name: name.into(),
+            private_key,
+            listen_port: 0,
+            fwmark: 0,
+            handshakes_per_second: 100,
+        };
+        End { device: Device::start(tun, options).unwrap(), key, link }
+    }
+
+    fn knows(&self, other: &End, ip: [u8; 4]) {
+        let endpoint = SocketAddr::from(([127, 0, 0, 1], other.device.listen_port()));
+        let config = PeerConfig {
+            endpoint: Some(endpoint),
+            allowed_ips: [std::net::IpAddr::from(ip).into()].into(),
+            ..PeerConfig::default()
+        };
+        self.device.set_peer(other.key, config);
+    }
+
+    fn read(&self) -> Vec<u8> {
+        let mut buffer = [0; 2000];
+        let bytes = self.link.recv(&mut buffer).unwrap();
+        buffer[..bytes].to_vec()
+    }
+}
+
+fn pair() -> (End, End) {
+    let (a, b) = (End::new("a"), End::new("b"));
+    a.knows(&b, B);
+    b.knows(&a, A);
+    (a, b)
+}
+
+/// Takes what begins with its mark after the header, and answers each with one of its own.
+struct Echo {
+    local: [u8; 4],
+    remote: [u8; 4],
+    due: AtomicUsize,
+    heard: mpsc::Sender<Vec<u8>>,
+    panics: bool,
+}
+
+const MARK: &[u8] = b"resident";
+
+impl Resident for Echo {
+    fn receive(&self, packet: &[u8], _now: Instant) -> bool {
+        let ours = packet.get(20..).is_some_and(|payload| payload.starts_with(MARK));
+        if ours {
+            let _ = self.heard.send(packet.to_vec());
+            self.due.fetch_add(1, Ordering::Relaxed);
+        }
+        ours
+    }
+
+    fn run(&self, now: Instant, send: &mut dyn FnMut(&[u8])) -> Option<Instant> {
+        assert!(!self.panics, "on purpose");
+        for _ in 0..self.due.swap(0, Ordering::Relaxed) {
+            send(&packet(self.local, self.remote, MARK));
+        }
+        Some(now + PATIENCE * 100)
+    }
+
+    fn ended(&self) {
+        let _ = self.heard.send(b"ended".to_vec());
+    }
+}
+
+fn echo(
+    local: [u8; 4],
+    remote: [u8; 4],
+    due: usize,
+    panics: bool,
+) -> (Arc<Echo>, mpsc::Receiver<Vec<u8>>) {
+    let (heard, hears) = mpsc::channel();
+    (Arc::new(Echo { local, remote, due: due.into(), heard, panics }), hears)
+}
+
+#[test]
+fn residents_talk_without_the_links_and_the_links_without_them() {
+    let (a, b) = pair();
+    let (begins, hears_a) = echo(A, B, 1, false);
+    let (answers, hears_b) = echo(B, A, 0, false);
+    b.device.set_resident(answers);
+    a.device.set_resident(begins);
+    for _ in 0..20 {
+        assert_eq!(hears_b.recv_timeout(PATIENCE).unwrap(), packet(A, B, MARK));
+        assert_eq!(hears_a.recv_timeout(PATIENCE).unwrap(), packet(B, A, MARK));
+    }
+    let other = packet(A, B, b"not yours");
+    a.link.send(&other).unwrap();
+    assert_eq!(b.read(), other);
+}
+
+/// After a rest one packet is taken for a beginning; those behind it must not wait.
+#[test]
+fn a_burst_after_a_rest_arrives_whole() {
+    let (a, b) = pair();
+    for round in 0..5u8 {
+        // The send buffer of the stand-in takes ten.
+        for n in 0..8 {
+            a.link.send(&packet(A, B, &[round, n])).unwrap();
+        }
+        for n in 0..8 {
+            assert_eq!(b.read(), packet(A, B, &[round, n]));
+        }
+    }
+}
+
+#[test]
+fn however_the_thread_ends_its_resident_is_told() {
+    let (a, b) = pair();
+    let (quiet, hears) = echo(A, B, 0, false);
+    a.device.set_resident(quiet);
+    drop(a);
+    assert_eq!(hears.recv_timeout(PATIENCE).unwrap(), b"ended");
+    let (broken, hears) = echo(B, A, 0, true);
+    b.device.set_resident(broken);
+    assert_eq!(hears.recv_timeout(PATIENCE).unwrap(), b"ended");
+    assert!(!b.device.is_alive());
+    let (late, hears) = echo(B, A, 0, false);
+    b.device.set_resident(late);
+    assert_eq!(hears.recv_timeout(PATIENCE).unwrap(), b"ended");
+    assert!(b.device.peers().len() == 1, "it can still be asked");
+}

@@ -120,16 +120,38 @@ pub fn output(netns: &str, command: &mut Command) -> Result<Output, ExecError> {
     })
 }
 
-/// Runs `command` on the host to its end with the caller's terminal.
+/// Where programs look for userspace WireGuard devices (wg(8)); this path is compiled into them.
+const WIREGUARD_SOCKETS: &str = "/run/wireguard";
+
+/// Runs `command` on the host to its end with the caller's terminal. It sees the sockets of the
+/// WireGuard devices below `root` where wg(8) looks for them.
 ///
 /// # Errors
 /// As [`spawn`].
-pub fn status(netns: &str, command: &mut Command) -> Result<ExitStatus, ExecError> {
+pub fn status(netns: &str, root: &Path, command: &mut Command) -> Result<ExitStatus, ExecError> {
     let program = command.get_program().to_string_lossy().into_owned();
-    on_host(netns, || command.status())?.map_err(|source| ExecError::Start {
-        program,
+    let sockets = root.join(WIREGUARD_SOCKETS.trim_start_matches('/'));
+    let made = sockets.is_dir() && std::fs::create_dir(WIREGUARD_SOCKETS).is_ok();
+    let status = on_host(netns, || {
+        if sockets.is_dir() {
+            bind(netns, &sockets, Path::new(WIREGUARD_SOCKETS))?;
+        }
+        Ok(command.status())
+    })?;
+    if made {
+        // Somebody else may use it by now.
+        let _ = std::fs::remove_dir(WIREGUARD_SOCKETS);
+    }
+    status?.map_err(|source| ExecError::Start { program, netns: netns.into(), source })
+}
+
+/// Shows `directory` at `place` too, in the mount namespace of the calling thread.
+fn bind(netns: &str, directory: &Path, place: &Path) -> Result<(), ExecError> {
+    let none: Option<&str> = None;
+    mount(Some(directory), place, none, MsFlags::MS_BIND, none).map_err(|errno| ExecError::Mount {
+        attempt: "show the node's WireGuard sockets",
         netns: netns.into(),
-        source,
+        source: errno.into(),
     })
 }
 

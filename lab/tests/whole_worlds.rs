@@ -155,6 +155,8 @@ fn traffic_survives_what_can_break() {
     assert!(now.tunnels.iter().all(|tunnel| tunnel.state == BfdState::Up));
     until("traffic passes", Duration::from_secs(5), || passes(&world, 1));
 
+    wg_shows(&world, 1, &["hf-wg0", "hf-wg1"]);
+
     break_it(&world, "active");
     until("traffic moves to the second", Duration::from_secs(10), || {
         faults::active_edge(&world, 1).as_deref() == Some("re-2")
@@ -184,6 +186,23 @@ fn traffic_survives_what_can_break() {
 
     assert!(down(&place.home).unwrap().problems.is_empty());
     assert_nothing_is_left(&place.home);
+}
+
+/// wg(8) on a node names these devices and no others; where the kernel has WireGuard, by netlink.
+fn wg_shows(world: &World, node: u8, devices: &[&str]) {
+    let names = tempfile::NamedTempFile::new().unwrap();
+    let mut wg = Command::new("sh");
+    wg.args(["-c", r#"wg show interfaces >"$0""#]).arg(names.path());
+    let host = Host::Node(node);
+    let root = world.home().root(host);
+    assert!(lab::exec::status(&world.netns(host), &root, &mut wg).unwrap().success());
+    let mut seen: Vec<String> = std::fs::read_to_string(names.path())
+        .unwrap()
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect();
+    seen.sort();
+    assert_eq!(seen, devices);
 }
 
 #[test]

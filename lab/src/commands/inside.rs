@@ -125,8 +125,9 @@ fn run_on(world: &World, host: Host, command: &mut Command) -> anyhow::Result<Ex
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths([tools].into_iter().chain(std::env::split_paths(&path)))
         .unwrap_or(path);
-    command.env("PATH", path).env("HOLDFAST_ROOT", world.home().root(host));
-    Ok(code(lab::exec::status(&world.netns(host), command)?))
+    let root = world.home().root(host);
+    command.env("PATH", path).env("HOLDFAST_ROOT", &root);
+    Ok(code(lab::exec::status(&world.netns(host), &root, command)?))
 }
 
 /// The code of a program that ended, as a shell hands it on.

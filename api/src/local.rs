@@ -99,6 +99,10 @@ pub struct NodeReport {
     pub stage: Stage,
     /// Stages so far, with times.
     pub stages: Vec<StageTime>,
+    /// How long the manager has been running when it was asked, in milliseconds, so that the times
+    /// of stages can be told as "for how long".
+    #[serde(default)]
+    pub uptime_ms: u64,
     /// Generation of the configuration in force; 0 when there is none.
     pub generation: u64,
     /// Address of the controller.

@@ -26,6 +26,7 @@ pub mod uplink;
 use anyhow::Context;
 use holdfast_api::paths::Root;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -38,12 +39,13 @@ const REQUESTS: usize = 16;
 /// # Errors
 /// Nothing can be done at all: settings that never were good, no socket.
 pub async fn run(root: Root) -> anyhow::Result<()> {
+    let started = Instant::now();
     let settings = Arc::new(settings::load(&root).context("settings")?);
     info!(version = env!("CARGO_PKG_VERSION"), root = %root.dir().display(), "holdfastd starts");
     let listener = local_api::bind(&root.manager_socket()).context("local API socket")?;
     let (requests, inbox) = mpsc::channel(REQUESTS);
     let (manager, report) = manager::Manager::new(root.clone(), settings, inbox);
-    let api = local_api::router(local_api::Handle { report: report.clone(), requests });
+    let api = local_api::router(local_api::Handle { report: report.clone(), requests, started });
     let server = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, api).await {
             warn!(%error, "local API ended");

@@ -12,6 +12,7 @@ use holdfast_api::Reason;
 use holdfast_api::local::{HealthReport, NodeReport, PlanReport, Problem, TokenInput};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Instant;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -33,6 +34,8 @@ pub struct Handle {
     pub report: watch::Receiver<NodeReport>,
     /// The manager's loop. Bounded: a flood of requests waits at the socket.
     pub requests: mpsc::Sender<Request>,
+    /// When the manager started.
+    pub started: Instant,
 }
 
 /// Binds the socket, in place of one that a killed manager left.
@@ -55,13 +58,19 @@ pub fn bind(socket: &Path) -> std::io::Result<UnixListener> {
 /// The routes.
 pub fn router(handle: Handle) -> Router {
     Router::new()
-        .route("/v1/status", get(async |State(h): State<Handle>| Json(h.report.borrow().clone())))
+        .route("/v1/status", get(status))
         .route("/v1/health", get(async |State(h): State<Handle>| Json(health(&h.report.borrow()))))
         .route("/v1/tunnels", get(tunnels))
         .route("/v1/plan", get(plan))
         .route("/v1/token", put(token))
         .route("/v1/reconcile", post(reconcile))
         .with_state(handle)
+}
+
+async fn status(State(handle): State<Handle>) -> Json<NodeReport> {
+    let mut report = handle.report.borrow().clone();
+    report.uptime_ms = u64::try_from(handle.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Json(report)
 }
 
 fn health(report: &NodeReport) -> HealthReport {

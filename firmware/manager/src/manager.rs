@@ -434,6 +434,7 @@ fn empty_report() -> NodeReport {
         hardware: String::new(),
         stage: Stage::NoToken,
         stages: Vec::new(),
+        uptime_ms: 0,
         generation: 0,
         controller: String::new(),
         controller_reachable: false,

@@ -4,7 +4,7 @@ use super::tunnels;
 use crate::failure::{Failure, stage_name};
 use crate::manager::Answer;
 use crate::output::{Context, Paint, Table};
-use crate::units::{clean, since_start};
+use crate::units::{clean, since_start, span};
 use holdfast_api::local::{ItemReport, ItemState, NodeReport, Stage};
 use holdfast_api::{Reason, Severity};
 use std::fmt::Write;
@@ -138,6 +138,9 @@ fn headline(report: &NodeReport, paint: Paint) -> String {
         let _ = write!(text, ", tenant {}", clean(&report.tenant));
     }
     let _ = write!(text, "\n{}", paint.stage(report.stage, stage_name(report.stage)));
+    if let Some(milliseconds) = in_stage(report) {
+        let _ = write!(text, " for {}", span(milliseconds / 1000));
+    }
     if let Some(reason) = report.reason {
         let _ = write!(text, "  {}", paint.severity(reason.severity(), reason.code()));
     }
@@ -153,6 +156,12 @@ fn headline(report: &NodeReport, paint: Paint) -> String {
         let _ = writeln!(text, "  Next: {}", clean(&report.next_step));
     }
     text
+}
+
+/// For how many milliseconds the node has been in its stage; none when the manager does not say.
+fn in_stage(report: &NodeReport) -> Option<u64> {
+    let since = report.stages.last().filter(|at| at.stage == report.stage)?;
+    report.uptime_ms.checked_sub(since.at_ms)
 }
 
 fn facts(report: &NodeReport, paint: Paint) -> Vec<(&'static str, String)> {

@@ -173,12 +173,17 @@ fn what_others_change_is_mended_and_what_is_theirs_is_left() {
     assert!(world.ip("re1", &["route"]).contains("198.51.100.0/24"));
     assert!(world.ip("re1", &["rule"]).contains("5000:"));
 
-    // The device itself is taken away: everything is made anew, liveness included.
-    world.ip("re1", &["link", "del", names::LINK]);
-    eventually("gone", || !edge.node_is(BfdState::Up) && !node.up(1));
-    eventually("a new device", || edge.state().kind.is_some() && edge.state().reason.is_none());
-    node.renew(1, edge.public_key);
-    eventually("back", || edge.node_is(BfdState::Up) && world.client_reaches(SITE_HOST));
+    // The device itself is taken away: everything is made anew, liveness included. Taken
+    // elsewhere it works on, for nobody.
+    let client = world.name("client");
+    let elsewhere = ["link", "set", names::LINK, "netns", client, "name", "stray"];
+    for taken in [&["link", "del", names::LINK][..], &elsewhere] {
+        world.ip("re1", taken);
+        eventually("gone", || !edge.node_is(BfdState::Up) && !node.up(1));
+        eventually("a new device", || edge.state().kind.is_some() && edge.state().reason.is_none());
+        node.renew(1, edge.public_key);
+        eventually("back", || edge.node_is(BfdState::Up) && world.client_reaches(SITE_HOST));
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use holdfast_api::Reason;
 use holdfast_api::tunnel::{BfdState, TunnelKind, TunnelsState};
 use nix::sys::signal::Signal;
 use std::time::Instant;
-use world::{World, active, of, wait_for};
+use world::{Namespace, World, active, of, wait_for};
 
 macro_rules! need_rights {
     () => {
@@ -328,6 +328,14 @@ fn what_somebody_changes_is_put_back() {
     world.wait("traffic left it and both are up again", |state| {
         state.failovers > 0 && state.up() == 2
     });
+    // One that is taken elsewhere leaves a device behind whose BFD goes on.
+    let elsewhere = Namespace::new();
+    let failovers = world.state().unwrap().failovers;
+    world.node.ip(&["link", "set", "hf-wg0", "netns", &elsewhere.name]);
+    world.wait("traffic left it as well and both are up again", |state| {
+        state.failovers > failovers && state.up() == 2
+    });
+    wait_for("traffic", || world.ping().then_some(()));
     world.node.ip(&["link", "set", "hf-wg1", "down"]);
     wait_for("the link to be up", || {
         (world.json(&["link", "show", "dev", "hf-wg1"])[0]["flags"].to_string().contains("\"UP\""))

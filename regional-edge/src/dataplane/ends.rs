@@ -96,6 +96,8 @@ impl EndsError {
 enum Engine {
     Userspace {
         device: wireguard::Device,
+        /// The kernel's number of the link that was made for it.
+        index: Option<u32>,
         /// For wg(8); an edge works without it.
         _uapi: Option<uapi::Listener>,
     },
@@ -196,10 +198,13 @@ impl Ends {
         }
     }
 
-    /// Whether the device still moves packets.
+    /// Whether the device still moves packets, and does so between its peers and our link: a
+    /// link that was renamed or moved elsewhere leaves one behind that works and is of no use.
     pub(super) fn is_alive(&self) -> bool {
         match &self.engine {
-            Engine::Userspace { device, .. } => device.is_alive(),
+            Engine::Userspace { device, index, .. } => {
+                device.is_alive() && link_index(&self.link) == *index
+            }
             Engine::Kernel(_) => true,
         }
     }
@@ -398,6 +403,7 @@ fn userspace(
 ) -> Result<Engine, EndsError> {
     let tun_options = tuntap::Options { nonblocking: true, ..tuntap::Options::default() };
     let tun = Tun::open(link, tun_options).map_err(EndsError::Tun)?;
+    let index = link_index(link);
     let device = wireguard::Options {
         name: link.to_string(),
         private_key,
@@ -414,7 +420,11 @@ fn userspace(
             })
             .ok()
     });
-    Ok(Engine::Userspace { device, _uapi })
+    Ok(Engine::Userspace { device, index, _uapi })
+}
+
+fn link_index(link: &LinkName) -> Option<u32> {
+    nix::net::if_::if_nametoindex(link.as_str()).ok()
 }
 
 /// An edge is a router: packets that are not its own are passed on.

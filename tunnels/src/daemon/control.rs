@@ -122,10 +122,11 @@ impl Control {
         if self.settings.is_none() {
             return;
         }
+        let look_at_links = self.look || self.look_for_drift;
         let broken: Vec<String> = self
             .tunnels
             .iter()
-            .filter(|(_, t)| t.is_broken())
+            .filter(|(_, t)| t.is_dead() || look_at_links && t.lost_its_link())
             .map(|(name, _)| name.clone())
             .collect();
         for name in broken {

@@ -142,13 +142,15 @@ impl Tunnel {
         renew
     }
 
-    /// Its link was deleted: the device's thread ended, or BFD is bound to a link of the kernel's
-    /// that is gone, even when there is another of the same name.
-    pub(super) fn is_broken(&self) -> bool {
-        match &self.device {
-            Some(device) => !device.is_alive(),
-            None => self.bfd_index.is_some_and(|index| self.index() != Some(index)),
-        }
+    /// Its device's thread ended, as it does when its link is deleted.
+    pub(super) fn is_dead(&self) -> bool {
+        self.device.as_ref().is_some_and(|device| !device.is_alive())
+    }
+
+    /// Its link is not there any more, even when there is another of the same name. A userspace
+    /// device may live on without: its link was renamed, or moved to another namespace.
+    pub(super) fn lost_its_link(&self) -> bool {
+        self.bfd_index.is_some_and(|index| self.index() != Some(index))
     }
 
     /// The kernel's number of its link, now.

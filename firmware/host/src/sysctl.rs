@@ -57,6 +57,76 @@ impl Name {
     }
 }
 
+/// What a controller may set: a folder, or a single setting. Settings that make the kernel start
+/// programs or load code (`kernel/core_pattern`, `kernel/modprobe`, …) are not among them, or
+/// whoever may change a site would be root on its nodes; huge pages have a domain of their own.
+const FROM_AFAR: &[&str] = &[
+    "fs/aio-max-nr",
+    "fs/file-max",
+    "fs/inotify/",
+    "fs/nr_open",
+    "fs/pipe-max-size",
+    "kernel/hung_task_panic",
+    "kernel/hung_task_timeout_secs",
+    "kernel/numa_balancing",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/pid_max",
+    "kernel/softlockup_panic",
+    "kernel/threads-max",
+    "net/",
+    "vm/compaction_proactiveness",
+    "vm/dirty_background_ratio",
+    "vm/dirty_ratio",
+    "vm/max_map_count",
+    "vm/min_free_kbytes",
+    "vm/overcommit_memory",
+    "vm/overcommit_ratio",
+    "vm/panic_on_oom",
+    "vm/stat_interval",
+    "vm/swappiness",
+    "vm/vfs_cache_pressure",
+    "vm/zone_reclaim_mode",
+];
+
+/// The longest value, in bytes.
+const LONGEST_VALUE: usize = 512;
+
+/// Why a setting may not come from the controller.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FromAfarError {
+    /// It is no setting's name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// It is none of those that a controller may set.
+    #[error("{0} may only be set on the machine itself, by its profile")]
+    Local(Name),
+    /// The value is not one line of at most 512 printable characters.
+    #[error("the value of {0} is not one line of printable ASCII of at most 512 characters")]
+    Value(Name),
+}
+
+/// Checks a setting that the controller sends: its name is one of those that may come from afar,
+/// and its value is one line. The controller asks the same before it accepts a site.
+///
+/// # Errors
+/// [`FromAfarError`]; the setting must not be written.
+pub fn from_afar(name: &str, value: &str) -> Result<Name, FromAfarError> {
+    let name = Name::try_from(name)?;
+    let allowed = FROM_AFAR.iter().any(|allowed| match allowed.ends_with('/') {
+        true => name.0.starts_with(allowed),
+        false => name.0 == *allowed,
+    });
+    let printable = |byte: u8| byte == b'\t' || (b' '..=b'~').contains(&byte);
+    match () {
+        () if !allowed => Err(FromAfarError::Local(name)),
+        () if value.len() > LONGEST_VALUE || !value.bytes().all(printable) => {
+            Err(FromAfarError::Value(name))
+        }
+        () => Ok(name),
+    }
+}
+
 impl fmt::Display for Name {
     /// With slashes, which sysctl(8) reads without ambiguity.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -242,6 +312,30 @@ mod tests {
         ] {
             assert_eq!(Name::try_from(bad), Err(NameError(bad.into())));
         }
+    }
+
+    #[test]
+    fn only_harmless_settings_come_from_afar() {
+        for good in ["net.ipv4.tcp_rmem", "vm.swappiness", "fs.inotify.max_user_watches"] {
+            assert_eq!(from_afar(good, "1 2\t3"), Ok(name(good)));
+        }
+        for bad in [
+            "kernel.core_pattern",
+            "kernel.modprobe",
+            "kernel/poweroff_cmd",
+            "kernel.panic_print",
+            "vm.nr_hugepages",
+            "fs.binfmt_misc.register",
+            "netx.y",
+        ] {
+            assert_eq!(from_afar(bad, "1"), Err(FromAfarError::Local(name(bad))));
+        }
+        let long = "1".repeat(LONGEST_VALUE + 1);
+        for value in ["1\n2", "\u{1b}[0m", "ä", &long] {
+            let error = Err(FromAfarError::Value(name("vm.swappiness")));
+            assert_eq!(from_afar("vm.swappiness", value), error, "{value:?}");
+        }
+        assert!(matches!(from_afar("swappiness", "1"), Err(FromAfarError::Name(_))));
     }
 
     fn tree(values: &[(&str, &str)]) -> (tempfile::TempDir, Root) {

@@ -34,11 +34,15 @@ pub fn sysctls(inputs: &Inputs) -> (sysctl::Want, Vec<Problem>) {
     let desired = inputs.desired.iter().flat_map(|spec| &spec.sysctls);
     let mut want = sysctl::Want::new();
     let mut problems = Vec::new();
-    for (name, value) in profile.chain(desired) {
-        match sysctl::Name::try_from(name.as_str()) {
-            Ok(name) => drop(want.insert(name, value.clone())),
-            Err(error) => problems.push(Problem::new(Reason::ConfigInvalid, error.to_string())),
-        }
+    let mut take = |name: Result<sysctl::Name, String>, value: &String| match name {
+        Ok(name) => drop(want.insert(name, value.clone())),
+        Err(error) => problems.push(Problem::new(Reason::ConfigInvalid, error)),
+    };
+    for (name, value) in profile {
+        take(sysctl::Name::try_from(name.as_str()).map_err(|error| error.to_string()), value);
+    }
+    for (name, value) in desired {
+        take(sysctl::from_afar(name, value).map_err(|error| error.to_string()), value);
     }
     (want, problems)
 }

@@ -1,8 +1,8 @@
 //! `tunneld`: follows a file, holds the tunnels that it asks for, and says how they are.
 //!
-//! One thread on a current-thread runtime decides (`control::Control`); one thread runs BFD and moves
-//! traffic (`liveness::Liveness`); one thread per userspace device moves packets. Only the second is in
-//! a hurry, and it waits for nobody.
+//! One thread on a current-thread runtime decides (`control::Control`); one thread is told of dead
+//! tunnels and moves traffic (`liveness::Liveness`); one thread per userspace device moves packets and
+//! runs BFD on it. The last two are in a hurry, and wait for nobody.
 //!
 //! Fails: at the start, when there is no rights to speak of or another `tunneld` runs. After
 //! that every trouble is in the state with its reason, and is tried again.

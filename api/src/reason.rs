@@ -104,12 +104,12 @@ reasons! {
     SshAbsent = "ssh.absent", Info, 74, "No SSH server is installed; SSH authorities are not configured.", "Nothing, or install the OpenSSH server.";
     SysctlFailed = "host.sysctl-failed", Error, 75, "A kernel setting was not accepted.", "Check the name and value in the message.";
     LedgerDamaged = "ledger.damaged", Warning, 80, "The newest saved configuration was damaged; the last good one is used.", "Nothing; the controller sends it again. Repeated: check the disk.";
-    LedgerOlder = "ledger.older-generation", Warning, 81, "A configuration older than the one in force was refused.", "Check whether the controller was restored from an old backup.";
+    LedgerOlder = "ledger.older-generation", Warning, 81, "A configuration older than the one in force was refused.", "Check whether the controller was restored from an old backup. If what it says now is right, stop holdfastd, remove /var/lib/holdfast/ledger.json and ledger.json.last, and start it again.";
     LedgerConflict = "ledger.same-generation", Error, 81, "A configuration with the number of the one in force and other content was refused.", "Check whether two controllers serve this site.";
     StateDiskFull = "state.disk-full", Error, 82, "The disk is full; the last good state stays on it.", "Free space below /var/lib/holdfast.";
     StateUnwritable = "state.unwritable", Error, 83, "State cannot be written.", "Check whether the file system is read-only or damaged.";
     ManagerUnreachable = "manager.unreachable", Error, 84, "holdfastd does not answer.", "Check `systemctl status holdfastd`.";
-    Internal = "internal", Error, 125, "Something failed that should not.", "Please report it with the output of `holdfast diagnose`.";
+    Internal = "internal", Error, 125, "Something failed that should not.", "Please report it with the output of `holdfast -o json status` and the log of the program.";
 }
 
 impl Reason {

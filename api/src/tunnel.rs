@@ -202,10 +202,10 @@ pub struct CandidateState {
 #[serde(rename_all = "camelCase")]
 pub struct LastFailover {
     /// Edge that traffic left, if there was one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub from: Option<String>,
     /// Edge that traffic went to, if there was one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub to: Option<String>,
     /// Microseconds from the decision until the kernel confirmed the new nexthop group.
     pub switch_us: u64,
@@ -213,7 +213,8 @@ pub struct LastFailover {
     pub age_secs: u64,
 }
 
-/// All tunnels as they are.
+/// All tunnels as they are. What is not there is written as `null` or empty, for this is also a
+/// part of a merge patch ([`crate::resources::NodeStatusStatus`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TunnelsState {
@@ -226,16 +227,16 @@ pub struct TunnelsState {
     /// Switches since `tunneld` started.
     pub failovers: u64,
     /// The last switch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub last_failover: Option<LastFailover>,
     /// What `tunneld` would change in the kernel right now; empty when all is as it should be.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub pending: Vec<String>,
     /// The worst thing to say, if there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub reason: Option<Reason>,
     /// For people.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     pub message: String,
 }
 

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct NodeStatusSpec {}
 
 /// What a node reports.
+///
+/// What is not there is written as `null`: a status goes to the controller as a merge patch
+/// (RFC 7396), which leaves alone what is left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeStatusStatus {
@@ -24,16 +27,13 @@ pub struct NodeStatusStatus {
     /// Firmware version.
     pub version: String,
     /// The worst thing to say, if there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// For people.
     pub message: String,
     /// Per domain.
     pub items: Vec<ItemReport>,
     /// Tunnels.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnels: Option<TunnelsState>,
     /// The node's clock when it wrote this.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reported_at: Option<jiff::Timestamp>,
 }

@@ -211,6 +211,13 @@ pub fn find(root: &Root) -> Search {
     passed_over.unwrap_or(Search::Missing)
 }
 
+/// The controller that the strongest source names which names one, whatever became of its token: a
+/// token that is typed to replace a used-up one is for the same controller, unless it says so.
+pub fn controller(root: &Root) -> Option<String> {
+    let sources = SOURCES.iter().map(|(kind, path)| Source { kind: *kind, path: root.join(path) });
+    sources.filter_map(|source| examine(&source).ok().flatten()?.1).next()
+}
+
 /// What a document of this kind says; none when it does not speak of us. Bounded in time and
 /// memory by the length of `content`, for any content.
 ///

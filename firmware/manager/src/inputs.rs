@@ -17,6 +17,9 @@ pub struct Inputs {
     pub settings: Arc<Settings>,
     /// Desired state, once the controller has given one.
     pub desired: Option<Arc<NodeConfigSpec>>,
+    /// The node was admitted, so there was a desired state; without one it is lost, and what was
+    /// made by it is better than nothing.
+    pub admitted: bool,
     /// What the machine is.
     pub facts: Arc<Facts>,
     /// The profile that fits it.
@@ -37,6 +40,7 @@ impl Inputs {
             root: Root::new("/nonexistent"),
             settings: Arc::new(settings),
             desired: None,
+            admitted: false,
             profile: Arc::new(hw_profiles::select(&catalogue, &facts).profile),
             facts: Arc::new(facts),
             leases: BTreeMap::new(),

@@ -2,12 +2,14 @@
 //!
 //! It owns the order of things: snapshot the inputs, plan every domain, apply in order, verify,
 //! report, decide when to wake ([`pass`]). Around that loop ([`manager`]) stand the machine of the
-//! node's life ([`lifecycle`]), the desired state on disk ([`ledger`]), the talk with the controller
+//! node's life ([`lifecycle`]), the desired state on disk ([`desired`], [`ledger`]), the talk with the controller
 //! ([`uplink`]), the tunnel daemon ([`tunnel_daemon`]) and the local API ([`local_api`]).
 //!
 //! It may be killed between any two steps: everything it knows is in the ledger, in the identity
 //! directory and in the machine itself, and the next start carries on. Traffic does not need it.
 
+pub(crate) mod contact;
+pub mod desired;
 pub mod hardware;
 pub mod inputs;
 pub mod intent;
@@ -29,7 +31,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// Requests of local clients that wait for the loop; more wait at the socket.
 const REQUESTS: usize = 16;
@@ -40,11 +42,15 @@ const REQUESTS: usize = 16;
 /// Nothing can be done at all: settings that never were good, no socket.
 pub async fn run(root: Root) -> anyhow::Result<()> {
     let started = Instant::now();
-    let settings = Arc::new(settings::load(&root).context("settings")?);
+    let (settings, problem) = settings::load_or_last_good(&root);
+    if let Some(problem) = &problem {
+        error!(reason = %problem.reason, message = problem.message, "settings");
+    }
     info!(version = env!("CARGO_PKG_VERSION"), root = %root.dir().display(), "holdfastd starts");
     let listener = local_api::bind(&root.manager_socket()).context("local API socket")?;
     let (requests, inbox) = mpsc::channel(REQUESTS);
-    let (manager, report) = manager::Manager::new(root.clone(), settings, inbox);
+    let (manager, report) =
+        manager::Manager::new(root.clone(), (Arc::new(settings), problem), inbox);
     let api = local_api::router(local_api::Handle { report: report.clone(), requests, started });
     let server = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, api).await {

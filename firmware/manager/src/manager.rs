@@ -1,9 +1,10 @@
 //! The manager's loop: one task that owns all state. Others hold its inbox or watch its report.
 
+use crate::contact::Contact;
+use crate::desired::{Desired, item};
 use crate::hardware::{self, Hardware};
 use crate::inputs::Inputs;
 use crate::leases::Leases;
-use crate::ledger::{Accepted, Ledger};
 use crate::lifecycle::{Event, Lifecycle};
 use crate::local_api::Request;
 use crate::pass::Pass;
@@ -18,6 +19,8 @@ use holdfast_api::local::{
 };
 use holdfast_api::paths::Root;
 use holdfast_api::tunnel::TunnelsState;
+use holdfast_identity::{KnownTime, effective_now};
+use jiff::Timestamp;
 use netd::watch::{AsyncWatch, Watch};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,7 +43,7 @@ pub struct Manager {
     root: Root,
     settings: Arc<Settings>,
     hardware: Hardware,
-    ledger: Ledger,
+    desired: Desired,
     lifecycle: Lifecycle,
     leases: Leases,
     /// Away only while a pass runs.
@@ -52,39 +55,25 @@ pub struct Manager {
     uplink: Uplink,
     uplink_events: mpsc::Receiver<UplinkEvent>,
     contact: Contact,
-    ledger_problem: Option<Problem>,
+    /// The local settings are not those that the files ask for.
+    settings_problem: Option<Problem>,
     inbox: mpsc::Receiver<Request>,
     report: watch::Sender<NodeReport>,
     next_pass: Instant,
     last_pass: Instant,
 }
 
-/// What is known of the controller.
-#[derive(Debug, Default)]
-struct Contact {
-    controller: String,
-    reachable: bool,
-    tenant: String,
-    site: String,
-    node: String,
-    problem: Option<Problem>,
-}
-
 impl Manager {
     /// Reads what the disk and the machine say; nothing is changed yet.
     pub fn new(
         root: Root,
-        settings: Arc<Settings>,
+        (settings, settings_problem): (Arc<Settings>, Option<Problem>),
         inbox: mpsc::Receiver<Request>,
     ) -> (Self, watch::Receiver<NodeReport>) {
         let hardware = hardware::look(&root, &settings);
         info!(profile = hardware.profile.name, "hardware profile");
         tell_hardware(&hardware.item);
-        let (ledger, complaint) = Ledger::open(&root);
-        let ledger_problem = complaint.map(|why| Problem::new(Reason::LedgerDamaged, why));
-        if let Some(problem) = &ledger_problem {
-            warn!(reason = %problem.reason, message = problem.message, "ledger");
-        }
+        let desired = Desired::open(&root);
         let now = Instant::now();
         let admitted = uplink::is_admitted(&root);
         let (report, receiver) = watch::channel(empty_report());
@@ -92,7 +81,7 @@ impl Manager {
             root.clone(),
             settings.clone(),
             hardware::device_facts(&hardware),
-            ledger.generation(),
+            desired.generation(),
             receiver.clone(),
         );
         let manager = Manager {
@@ -101,7 +90,7 @@ impl Manager {
             root,
             settings: settings.clone(),
             hardware,
-            ledger,
+            desired,
             leases: Leases::new(settings.hostname.clone()),
             pass: Some(Pass::default()),
             items: Vec::new(),
@@ -110,7 +99,7 @@ impl Manager {
             uplink,
             uplink_events,
             contact: Contact::default(),
-            ledger_problem,
+            settings_problem,
             inbox,
             report,
             next_pass: now,
@@ -167,45 +156,24 @@ impl Manager {
                 self.lifecycle.on(Event::TokenFound, now);
             }
             UplinkEvent::Trouble(problem) => {
-                self.contact.reachable =
-                    problem.reason != Reason::ControllerUnreachable && self.contact.reachable;
-                self.contact.problem = Some(problem);
+                self.contact.failed(problem);
             }
-            UplinkEvent::Reached => {
-                self.contact.reachable = true;
-                self.contact.problem = None;
-            }
+            UplinkEvent::Reached => self.contact.reached(),
             UplinkEvent::Pending => {
                 self.lifecycle.on(Event::Pending, now);
             }
             UplinkEvent::Admitted { tenant, site, node } => {
-                self.contact = Contact {
-                    tenant,
-                    site,
-                    node,
-                    reachable: true,
-                    problem: None,
-                    ..std::mem::take(&mut self.contact)
-                };
+                self.contact = Contact { tenant, site, node, ..std::mem::take(&mut self.contact) };
+                self.contact.reached();
                 self.lifecycle.on(Event::Admitted, now);
             }
             UplinkEvent::Refused(problem) => {
                 self.lifecycle.on(Event::Refused(problem.reason), now);
-                self.contact.problem = Some(problem);
+                self.contact.failed(problem);
             }
             UplinkEvent::Config(offered) => {
-                let generation = offered.generation;
-                match self.ledger.accept(*offered) {
-                    Ok(Accepted::New) => {
-                        info!(generation, "new configuration");
-                        self.ledger_problem = None;
-                        self.run_pass().await;
-                    }
-                    Ok(Accepted::Same) => {}
-                    Err(error) => {
-                        warn!(reason = %error.reason(), error = chain(&error), "configuration refused");
-                        self.ledger_problem = Some(Problem::new(error.reason(), chain(&error)));
-                    }
+                if self.desired.offer(*offered) {
+                    self.run_pass().await;
                 }
             }
         }
@@ -241,6 +209,8 @@ impl Manager {
 
     async fn plan(&mut self) -> PlanReport {
         let mut report = self.in_pass(|pass, inputs| pass.plan(inputs)).await.unwrap_or_default();
+        report.problems.extend(self.desired.problem().cloned());
+        report.problems.extend(self.settings_problem.clone());
         let pending = self.daemon.state().await.map(|state| state.pending).unwrap_or_default();
         report.steps.extend(pending.into_iter().map(|text| holdfast_api::local::PlannedStep {
             domain: "tunnels".into(),
@@ -252,6 +222,7 @@ impl Manager {
     }
 
     async fn run_pass(&mut self) {
+        self.desired.try_again();
         let hardware = hardware::look(&self.root, &self.settings);
         if hardware.item != self.hardware.item {
             tell_hardware(&hardware.item);
@@ -270,6 +241,7 @@ impl Manager {
             self.items = std::iter::once(self.hardware.item.clone())
                 .chain(items)
                 .chain(unanswered)
+                .chain(clock(&self.root))
                 .collect();
             if told {
                 self.daemon.reload().await;
@@ -311,7 +283,8 @@ impl Manager {
         Inputs {
             root: self.root.clone(),
             settings: self.settings.clone(),
-            desired: self.ledger.current().cloned().map(Arc::new),
+            desired: self.desired.current().cloned().map(Arc::new),
+            admitted: uplink::is_admitted(&self.root),
             facts: self.hardware.facts.clone(),
             profile: self.hardware.profile.clone(),
             leases: self.leases.have(),
@@ -319,8 +292,14 @@ impl Manager {
     }
 
     fn wanted_tunnels(&self) -> u8 {
-        let intent = self.ledger.current().and_then(|spec| spec.tunnels.as_ref());
+        let intent = self.desired.current().and_then(|spec| spec.tunnels.as_ref());
         intent.map_or(0, |intent| intent.want)
+    }
+
+    /// What the last pass said, and what is wrong beside it.
+    fn items(&self) -> Vec<ItemReport> {
+        let settings = self.settings_problem.as_ref().map(|problem| item("settings", problem));
+        self.items.iter().cloned().chain(settings).chain(self.desired.item()).collect()
     }
 
     fn tunnel_look(&self) -> Duration {
@@ -342,9 +321,9 @@ impl Manager {
             }
         }
         let health = report::observed(
-            self.ledger.current().is_some(),
+            self.desired.current().is_some(),
             self.wanted_tunnels(),
-            &self.items,
+            &self.items(),
             self.tunnels.as_ref(),
         );
         self.lifecycle.on(Event::Observed(health), now);
@@ -353,8 +332,13 @@ impl Manager {
     fn publish(&self) {
         let stage = self.lifecycle.stage();
         let (mut report, explanation) = (empty_report(), &self.hardware.explanation);
-        let desired = self.ledger.current();
-        let problem = self.contact.problem.as_ref().or(self.ledger_problem.as_ref());
+        let desired = self.desired.current();
+        let problem = self
+            .contact
+            .problem
+            .as_ref()
+            .or(self.desired.problem())
+            .or(self.settings_problem.as_ref());
         report.node = desired.map_or_else(|| self.contact.node.clone(), |spec| spec.node.clone());
         report.site = desired.map_or_else(|| self.contact.site.clone(), |spec| spec.site.clone());
         report.tenant = self.contact.tenant.clone();
@@ -368,10 +352,10 @@ impl Manager {
         .to_owned();
         report.stage = stage;
         report.stages = self.lifecycle.history().to_vec();
-        report.generation = self.ledger.generation();
+        report.generation = self.desired.generation();
         report.controller = self.contact.controller.clone();
         report.controller_reachable = self.contact.reachable;
-        report.items = self.items.clone();
+        report.items = self.items();
         report.tunnels = self.tunnels.clone();
         report.reason = match stage {
             Stage::Online => problem.map(|p| p.reason),
@@ -393,6 +377,14 @@ impl Manager {
             news
         });
     }
+}
+
+/// A clock that is not believed.
+fn clock(root: &Root) -> Option<ItemReport> {
+    let known = KnownTime::new(&root.identity_dir()).load();
+    let (clock, time) = (Timestamp::now(), effective_now(Timestamp::now(), known));
+    let text = format!("the clock says {clock}; {} is used instead", time.now);
+    time.reason().map(|reason| item("clock", &Problem::new(reason, text)))
 }
 
 fn tell_hardware(item: &ItemReport) {

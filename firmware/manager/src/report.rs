@@ -64,6 +64,15 @@ fn or_unknown(text: &str) -> &str {
     if text.is_empty() { "(not known yet)" } else { text }
 }
 
+/// Without a token or an address there is nobody who could answer.
+fn why_unreachable(report: &NodeReport) -> Reason {
+    match report.reason {
+        Some(reason) if report.controller.is_empty() => reason,
+        Some(Reason::ControllerWrongCa) => Reason::ControllerWrongCa,
+        _ => Reason::ControllerUnreachable,
+    }
+}
+
 /// The checks of `holdfast health`.
 pub fn health(report: &NodeReport) -> HealthReport {
     let mut checks = vec![HealthCheck {
@@ -76,7 +85,7 @@ pub fn health(report: &NodeReport) -> HealthReport {
         name: "controller".into(),
         // Away is no fault of a node that holds a configuration: it is made to live without.
         ok: report.controller_reachable || report.generation > 0,
-        reason: (!report.controller_reachable).then_some(Reason::ControllerUnreachable),
+        reason: (!report.controller_reachable).then(|| why_unreachable(report)),
         message: String::new(),
     });
     checks.extend(report.items.iter().map(|item| HealthCheck {
@@ -86,6 +95,8 @@ pub fn health(report: &NodeReport) -> HealthReport {
         message: item.message.clone(),
     }));
     match &report.tunnels {
+        // Nobody asked for tunnels yet.
+        None if report.generation == 0 => {}
         None => checks.push(HealthCheck {
             name: "tunneld".into(),
             ok: false,
@@ -134,7 +145,7 @@ pub fn same_news(a: &NodeReport, b: &NodeReport) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use holdfast_api::tunnel::{TunnelKind, TunnelState};
+    use holdfast_api::tunnel::{LastFailover, TunnelKind, TunnelState};
 
     pub(crate) fn tunnels(states: &[(&str, BfdState)]) -> TunnelsState {
         let tunnel = |(index, (edge, state)): (usize, &(&str, BfdState))| TunnelState {
@@ -172,6 +183,61 @@ pub(crate) mod tests {
         assert_eq!(missing(&[("a", Down), ("b", Down)]), Some(Reason::TunnelNoData));
         assert_eq!(observed(true, 2, &[], None).missing, Some(Reason::TunnelDaemonDown));
         assert_eq!(observed(true, 0, &[], None).missing, None);
+    }
+
+    /// RFC 7396, as the controller does it.
+    fn merge(target: &mut serde_json::Value, patch: &serde_json::Value) {
+        let serde_json::Value::Object(patch) = patch else {
+            *target = patch.clone();
+            return;
+        };
+        if !target.is_object() {
+            *target = serde_json::json!({});
+        }
+        for (key, value) in patch {
+            match value {
+                serde_json::Value::Null => drop(target.as_object_mut().unwrap().remove(key)),
+                value => merge(&mut target[key], value),
+            }
+        }
+    }
+
+    #[test]
+    fn a_status_leaves_nothing_of_the_one_before_it() {
+        let json = |status: &NodeStatusStatus| serde_json::to_value(status).unwrap();
+        let mut full = tunnels(&[("a", BfdState::Up)]);
+        full.reason = Some(Reason::TunnelSingle);
+        full.message = "x".into();
+        full.pending = vec!["y".into()];
+        full.last_failover = Some(LastFailover {
+            from: Some("a".into()),
+            to: Some("b".into()),
+            switch_us: 1,
+            age_secs: 2,
+        });
+        let calm = tunnels(&[("a", BfdState::Up)]);
+        let gone = LastFailover { from: None, to: None, switch_us: 1, age_secs: 2 };
+        let status = |tunnels: Option<TunnelsState>, reason| NodeStatusStatus {
+            tunnels,
+            reason,
+            reported_at: reason.map(|_| jiff::Timestamp::UNIX_EPOCH),
+            ..NodeStatusStatus::default()
+        };
+        let all = [
+            status(Some(full.clone()), Some(Reason::TunnelSingle)),
+            status(Some(calm), None),
+            status(Some(TunnelsState { last_failover: Some(gone), ..full }), None),
+            status(None, None),
+        ];
+        for before in &all {
+            for after in &all {
+                let mut kept = serde_json::json!({});
+                merge(&mut kept, &json(before));
+                merge(&mut kept, &json(after));
+                let read: NodeStatusStatus = serde_json::from_value(kept).unwrap();
+                assert_eq!(&read, after);
+            }
+        }
     }
 
     #[test]

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use holdfast_api::Reason;
-use holdfast_api::local::{HealthReport, ItemState, NodeReport, PlanReport, Stage, TokenInput};
+use holdfast_api::local::{
+    HealthReport, ItemReport, ItemState, NodeReport, PlanReport, Stage, TokenInput,
+};
 use holdfast_api::paths::Root;
 use holdfast_api::resources::{HostEntry, LinkIntent, LinkMake, NetworkIntent, NodeConfigSpec};
 use holdfast_api::token::{CaFingerprint, Envelope, TokenId, TokenSecret};
@@ -187,13 +189,10 @@ fn a_mistyped_token_names_its_group_and_is_not_kept() {
 }
 
 #[test]
-fn a_token_without_a_controller_asks_for_one_and_an_absent_controller_is_tried_again() {
-    let test = "a_token_without_a_controller_asks_for_one_and_an_absent_controller_is_tried_again";
-    let Some(mut new) = Box::new(test) else { return };
+fn an_absent_controller_is_tried_again() {
+    let Some(mut new) = Box::new("an_absent_controller_is_tried_again") else { return };
     new.ip("link set lo up");
     new.start();
-    new.set_token(&token().encode(), None).unwrap();
-    new.until("the controller is missing", || new.report().reason == Some(Reason::ConfigMissing));
     // Somebody listens and hangs up: each attempt is one connection.
     let listener = new.netns.enter(|| TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -272,19 +271,96 @@ fn a_ledger_cut_short_by_power_loss_costs_one_generation() {
 }
 
 #[test]
-fn a_fragment_with_a_typo_ends_the_start_with_file_and_line() {
-    let Some(new) = Box::new("a_fragment_with_a_typo_ends_the_start_with_file_and_line") else {
+fn a_fragment_with_a_typo_is_told_and_the_last_good_settings_stay() {
+    let Some(mut new) = Box::new("a_fragment_with_a_typo_is_told_and_the_last_good_settings_stay")
+    else {
         return;
     };
+    new.start();
+    new.kill();
     new.put("etc/holdfast/config.d/60-bad.toml", "poll_secs = 10\npol_secs = 3\n");
-    let output = Command::new(env!("CARGO_BIN_EXE_holdfastd"))
-        .arg("--root")
-        .arg(new.dir.path())
-        .output()
-        .unwrap();
-    assert!(!output.status.success());
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("60-bad.toml line 2") && said.contains("pol_secs"), "{said}");
+    new.start();
+    new.until("the file is named", || {
+        let items = new.report().items;
+        items.iter().any(|item| {
+            item.domain == "settings"
+                && item.reason == Some(Reason::ConfigInvalid)
+                && item.message.contains("60-bad.toml line 2")
+        })
+    });
+    let health: HealthReport = new.get("/v1/health").unwrap();
+    assert!(!health.healthy, "{health:?}");
+    // With the defaults it would have begun to start a tunnel daemon of its own.
+    assert!(!new.read("log").contains("cannot start tunneld"), "{}", new.read("log"));
+}
+
+/// Both copies of the ledger are gone and the controller is away: what the box has it keeps.
+#[test]
+fn an_admitted_node_without_its_ledger_takes_nothing_away() {
+    let Some(mut new) = Box::new("an_admitted_node_without_its_ledger_takes_nothing_away") else {
+        return;
+    };
+    let member = holdfastd::uplink::Membership {
+        controller: "https://192.0.2.9:1".into(),
+        tenant: "acme".into(),
+        site: "ce01".into(),
+        node: "ce01".into(),
+    };
+    let slots = Slots::new(new.root.identity_dir().join("membership.json"), 0o600);
+    slots.store(&member).unwrap();
+    new.desire(&spec(3));
+    new.start();
+    new.until("address", || new.ip("-br address show").contains("10.128.0.1/24"));
+    let index = new.ip("-o link show hf-lan");
+    new.kill();
+    let state = new.root.state_dir();
+    std::fs::remove_file(new.root.ledger()).unwrap();
+    let _ = std::fs::remove_file(state.join("ledger.json.last"));
+    new.start();
+    new.until("a pass", || !new.report().items.is_empty());
+    assert_eq!(new.ip("-o link show hf-lan"), index);
+    assert!(new.ip("-br address show").contains("10.128.0.1/24"));
+}
+
+#[test]
+fn what_was_found_and_mended_is_told_once() {
+    let Some(mut new) = Box::new("what_was_found_and_mended_is_told_once") else { return };
+    new.desire(&spec(3));
+    new.start();
+    new.until("address", || new.ip("-br address show").contains("10.128.0.1/24"));
+    new.until("a quiet pass", || {
+        new.report()
+            .items
+            .iter()
+            .any(|item| item.domain == "network" && item.state == ItemState::Ok)
+    });
+    new.ip("address del 10.128.0.1/24 dev hf-lan");
+    new.until("drift is told", || new.read("log").contains("net.drift"));
+    let hosts = new.read("etc/hosts");
+    let (rest, _) = hosts.split_once("# END").unwrap();
+    new.put("etc/hosts", rest);
+    new.until("the markers are told", || new.read("log").contains("hosts.markers-damaged"));
+    new.until("and no more", || {
+        let mended = |item: &&ItemReport| ["hosts", "network"].contains(&item.domain.as_str());
+        new.report().items.iter().filter(mended).all(|item| item.reason.is_none())
+    });
+}
+
+#[test]
+fn a_typed_token_is_for_the_controller_that_is_known_or_refused() {
+    let Some(mut new) = Box::new("a_typed_token_is_for_the_controller_that_is_known_or_refused")
+    else {
+        return;
+    };
+    new.start();
+    let error = new.set_token(&token().encode(), None).unwrap_err();
+    assert!(error.to_string().contains("names a controller"), "{error}");
+    new.put(
+        "etc/holdfast/token",
+        &format!("{}\ncontroller=https://192.0.2.9:1\n", *token().encode()),
+    );
+    new.set_token(&token().encode(), None).unwrap();
+    new.until("it is tried", || new.report().controller == "https://192.0.2.9:1");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::output::Context;
 use crate::token_entry::TokenEntry;
 use crate::units::clean;
 use holdfast_api::local::TokenInput;
-use holdfast_api::token::Envelope;
+use holdfast_api::token::{Envelope, TokenError};
 use serde_json::json;
 use std::io::{self, IsTerminal, Read};
 use zeroize::{Zeroize, Zeroizing};
@@ -120,7 +120,8 @@ fn from_standard_input() -> Result<Zeroizing<String>, Failure> {
     let fail = |source| Failure::Terminal { attempt: "read the token from standard input", source };
     let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
     io::stdin().lock().take(INPUT_MAX).read_to_end(&mut bytes).map_err(fail)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| fail(io::ErrorKind::InvalidData.into()))?;
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|_| Failure::Token { source: TokenError::Malformed("it is no text") })?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 

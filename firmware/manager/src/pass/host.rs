@@ -16,10 +16,15 @@ impl Domain for Hosts {
     }
 
     fn plan<'a>(&'a mut self, inputs: &'a Inputs) -> Result<DomainPlan<'a>, Problem> {
-        let (want, problems) = intent::hosts(inputs);
+        let (want, mut problems) = intent::hosts(inputs);
         let have =
             etc_hosts::observe(&inputs.root).map_err(|error| problem(error.reason(), &error))?;
         let steps = etc_hosts::plan(&want, &have);
+        problems.extend(
+            steps.iter().filter_map(|step| {
+                step.reason().map(|reason| Problem::new(reason, step.to_string()))
+            }),
+        );
         Ok(DomainPlan {
             steps: steps
                 .iter()

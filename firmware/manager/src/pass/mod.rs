@@ -52,7 +52,14 @@ pub(crate) trait Domain: Send {
 pub struct Pass {
     domains: Vec<Box<dyn Domain>>,
     /// What each domain reported last: what fails again and again is told once.
-    last: BTreeMap<&'static str, ItemReport>,
+    last: BTreeMap<&'static str, Told>,
+}
+
+/// What the log knows of a domain.
+struct Told {
+    report: ItemReport,
+    /// The steps that failed.
+    steps: Vec<String>,
 }
 
 impl Default for Pass {
@@ -94,30 +101,34 @@ impl Pass {
         let last = &mut self.last;
         let one = |domain: &mut Box<dyn Domain>| {
             let name = domain.name();
-            let known = last.get(name).filter(|item| item.state == ItemState::Failed);
-            let report = run_one(domain.as_mut(), inputs, known);
-            last.insert(name, report.clone());
+            let known = last.get(name).filter(|told| told.report.state == ItemState::Failed);
+            let told = run_one(domain.as_mut(), inputs, known);
+            let report = told.report.clone();
+            last.insert(name, told);
             report
         };
         self.domains.iter_mut().map(one).collect()
     }
 }
 
-/// One domain: plan, apply, plan again. `known` is its failure of the last pass, which is told to the
-/// log only when it is another one.
-fn run_one(domain: &mut dyn Domain, inputs: &Inputs, known: Option<&ItemReport>) -> ItemReport {
+/// One domain: plan, apply, plan again. `known` is its failure of the last pass; of the same
+/// failure, and the same steps, the log is not told again.
+fn run_one(domain: &mut dyn Domain, inputs: &Inputs, known: Option<&Told>) -> Told {
     let name = domain.name();
-    let report = |state, problem: Option<Problem>| ItemReport {
-        domain: name.into(),
-        state,
-        reason: problem.as_ref().map(|p| p.reason),
-        message: problem.map(|p| p.message).unwrap_or_default(),
+    let report = |state, problem: Option<Problem>| Told {
+        report: ItemReport {
+            domain: name.into(),
+            state,
+            reason: problem.as_ref().map(|p| p.reason),
+            message: problem.map(|p| p.message).unwrap_or_default(),
+        },
+        steps: Vec::new(),
     };
     let (steps, problems, apply) = match domain.plan(inputs) {
         Ok(DomainPlan { steps, problems, apply }) => (steps, problems, apply),
         Err(problem) => {
             let failed = report(ItemState::Failed, Some(problem));
-            tell(&failed, known, "cannot plan");
+            tell(&failed.report, known, "cannot plan");
             return failed;
         }
     };
@@ -129,15 +140,20 @@ fn run_one(domain: &mut dyn Domain, inputs: &Inputs, known: Option<&ItemReport>)
     }
     let planned = steps.len();
     for step in &steps {
-        match known {
-            None => info!(domain = name, step = step.text, "applying"),
-            Some(_) => debug!(domain = name, step = step.text, "trying again"),
+        match known.is_some_and(|told| told.steps.contains(&step.text)) {
+            false => info!(domain = name, step = step.text, "applying"),
+            true => debug!(domain = name, step = step.text, "trying again"),
         }
     }
     if let Err(problem) = apply() {
         let failed = report(ItemState::Failed, Some(problem));
-        tell(&failed, known, "step failed");
-        return failed;
+        tell(&failed.report, known, "step failed");
+        return Told { steps: steps.into_iter().map(|step| step.text).collect(), ..failed };
+    }
+    // What was found and mended: worth knowing, and gone with the next pass.
+    let found = problems.into_iter().find(|problem| problem.severity == Severity::Warning);
+    if let Some(found) = &found {
+        warn!(domain = name, reason = %found.reason, message = found.message, "found and mended");
     }
     // Success is what the kernel says, not what we asked.
     match domain.plan(inputs) {
@@ -156,15 +172,15 @@ fn run_one(domain: &mut dyn Domain, inputs: &Inputs, known: Option<&ItemReport>)
                 (None, Some(problem)) => report(state_of(problem.reason), Some(problem)),
                 (None, None) => {
                     debug!(domain = name, steps = planned, "verified");
-                    report(ItemState::Changed, None)
+                    report(ItemState::Changed, found)
                 }
             }
         }
     }
 }
 
-fn tell(failed: &ItemReport, known: Option<&ItemReport>, what: &str) {
-    if known != Some(failed) {
+fn tell(failed: &ItemReport, known: Option<&Told>, what: &str) {
+    if known.map(|told| &told.report) != Some(failed) {
         let reason = failed.reason.unwrap_or(Reason::Internal);
         warn!(domain = failed.domain, %reason, message = failed.message, what);
     }

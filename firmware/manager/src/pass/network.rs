@@ -3,6 +3,7 @@
 use super::{Domain, DomainPlan, live, problem};
 use crate::inputs::Inputs;
 use crate::intent::network::wanted;
+use holdfast_api::Reason;
 use holdfast_api::local::{Problem, TrafficImpact};
 use netd::model::MAIN_TABLE;
 use netd::{Kernel, LinkName, Ownership, Step};
@@ -12,6 +13,8 @@ use netd::{Kernel, LinkName, Ownership, Step};
 pub(super) struct Network {
     /// One socket for the life of the manager; opened at the first pass.
     kernel: Option<Kernel>,
+    /// What was brought about last. Whatever is to be done to it again, somebody else undid.
+    made: Option<netd::Network>,
 }
 
 impl Domain for Network {
@@ -21,7 +24,8 @@ impl Domain for Network {
 
     fn plan<'a>(&'a mut self, inputs: &'a Inputs) -> Result<DomainPlan<'a>, Problem> {
         let owner = Ownership::host();
-        let kernel = match &mut self.kernel {
+        let Network { kernel, made } = self;
+        let kernel = match kernel {
             Some(kernel) => kernel,
             none => none.insert(Kernel::open().map_err(|error| problem(error.reason(), &error))?),
         };
@@ -33,14 +37,25 @@ impl Domain for Network {
         for link in waiting {
             keep_last_lease(link, &have.ours, &mut wanted.network);
         }
-        let steps = netd::plan(&wanted.network, &have, &owner)
+        let mut steps = netd::plan(&wanted.network, &have, &owner)
             .map_err(|error| problem(error.reason(), &error))?;
+        if inputs.admitted && inputs.desired.is_none() {
+            steps.retain(|step| !takes_away(step));
+        }
+        let mut problems = wanted.problems;
+        match steps.first() {
+            Some(first) if made.as_ref() == Some(&wanted.network) => {
+                problems.push(Problem::new(Reason::NetDrift, format!("put back: {first}")));
+            }
+            Some(_) => {}
+            None => *made = Some(wanted.network),
+        }
         Ok(DomainPlan {
             steps: steps
                 .iter()
                 .map(|step| live("network", step.to_string(), impact(step)))
                 .collect(),
-            problems: wanted.problems,
+            problems,
             apply: Box::new(move || {
                 kernel.apply_all(&steps).map(drop).map_err(|error| problem(error.reason(), &error))
             }),
@@ -55,6 +70,18 @@ fn keep_last_lease(link: &LinkName, have: &netd::Network, wanted: &mut netd::Net
     let routes =
         have.routes.iter().filter(|route| route.table == MAIN_TABLE && route.link() == Some(link));
     wanted.routes.extend(routes.cloned());
+}
+
+fn takes_away(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::SetUp { up: false, .. }
+            | Step::DeleteLink(_)
+            | Step::DeleteAddress(_)
+            | Step::DeleteRoute(_)
+            | Step::DeleteNexthop(_)
+            | Step::DeleteRule(_)
+    )
 }
 
 /// Taking something away can cost traffic that used it; the plan makes before it breaks.

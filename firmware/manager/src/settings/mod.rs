@@ -8,7 +8,9 @@
 //! weaker directory; then files are read in the order of their names, and later keys win. A link in
 //! `[network]` replaces the one of the same name or role.
 //!
-//! A file that cannot be used is an error with file and line; the manager keeps its last settings.
+//! A file that cannot be used is an error with file and line. What the files said when they could
+//! last be used is kept on the disk and stays in force meanwhile ([`load_or_last_good`]): a typo
+//! must not cost a box that nobody visits its network.
 
 mod fragment;
 mod merged;
@@ -16,8 +18,10 @@ mod merged;
 pub use fragment::{Fragment, NetworkFragment, TunneldFragment};
 pub use merged::{Merged, Settings, TunneldStart, merge, validate};
 
-use holdfast_api::Reason;
+use holdfast_api::local::Problem;
 use holdfast_api::paths::Root;
+use holdfast_api::{Reason, chain};
+use holdfast_durable::{Loaded, Slots};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -60,11 +64,54 @@ impl SettingsError {
     }
 }
 
+/// The texts of the files that count, by name.
+type Texts = BTreeMap<String, String>;
+
 /// Reads, merges and validates all fragments below `root`.
 ///
 /// # Errors
 /// The first file or value that cannot be used.
 pub fn load(root: &Root) -> Result<Settings, SettingsError> {
+    read_all(root).map(|(settings, _)| settings)
+}
+
+/// As [`load`]; when the files cannot be used, what they said when they last could, and what is
+/// wrong with them. A box whose files never could be used gets the defaults.
+pub fn load_or_last_good(root: &Root) -> (Settings, Option<Problem>) {
+    let kept = Slots::new(root.state_dir().join("settings.json"), 0o600);
+    let last_good = || match kept.load::<Texts>() {
+        Ok(Loaded::Newest(texts) | Loaded::LastGood(texts, _)) => Some(texts),
+        Ok(Loaded::Empty) | Err(_) => None,
+    };
+    let error = match read_all(root) {
+        Ok((settings, texts)) => {
+            if last_good().as_ref() != Some(&texts)
+                && let Err(error) = kept.store(&texts)
+            {
+                tracing::warn!(error = chain(&error), "the last good settings are not kept");
+            }
+            return (settings, None);
+        }
+        Err(error) => error,
+    };
+    let (settings, instead) = match last_good().and_then(|texts| settings_of(&texts).ok()) {
+        Some(settings) => (settings, "the last good settings stay in force"),
+        None => (defaults(), "nothing is known from before, so the defaults are in force"),
+    };
+    (settings, Some(Problem::new(error.reason(), format!("{}; {instead}", chain(&error)))))
+}
+
+fn defaults() -> Settings {
+    validate(merge([])).expect("what nobody said cannot be wrong")
+}
+
+/// What kept texts say.
+fn settings_of(texts: &Texts) -> Result<Settings, SettingsError> {
+    let fragments = texts.iter().map(|(name, text)| parse(Path::new(name), text));
+    validate(merge(fragments.collect::<Result<Vec<_>, _>>()?))
+}
+
+fn read_all(root: &Root) -> Result<(Settings, Texts), SettingsError> {
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     for dir in root.config_dirs() {
         for path in toml_files(&dir)? {
@@ -72,8 +119,14 @@ pub fn load(root: &Root) -> Result<Settings, SettingsError> {
             files.insert(name, path);
         }
     }
-    let fragments = files.values().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
-    validate(merge(fragments))
+    let (mut fragments, mut texts) = (Vec::new(), Texts::new());
+    for (name, path) in files {
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| SettingsError::Read { path: path.clone(), source })?;
+        fragments.push(parse(&path, &text)?);
+        texts.insert(name, text);
+    }
+    Ok((validate(merge(fragments))?, texts))
 }
 
 fn toml_files(dir: &Path) -> Result<Vec<PathBuf>, SettingsError> {
@@ -90,12 +143,6 @@ fn toml_files(dir: &Path) -> Result<Vec<PathBuf>, SettingsError> {
         }
     }
     Ok(paths)
-}
-
-fn read(path: &Path) -> Result<Fragment, SettingsError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| SettingsError::Read { path: path.into(), source })?;
-    parse(path, &text)
 }
 
 fn parse(path: &Path, text: &str) -> Result<Fragment, SettingsError> {
@@ -131,6 +178,34 @@ mod tests {
         let settings = load(&root).unwrap();
         assert_eq!(settings.poll.as_secs(), 30);
         assert_eq!(settings.controller, None, "the vendor's file is replaced whole");
+    }
+
+    #[test]
+    fn what_the_files_said_last_stays_in_force_while_they_cannot_be_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let file = "etc/holdfast/config.d/10-a.toml";
+        put(&root, file, "poll_sec = 1\n");
+        let (settings, problem) = load_or_last_good(&root);
+        assert_eq!(settings, defaults());
+        assert!(problem.unwrap().message.contains("10-a.toml line 1"));
+
+        put(&root, file, "poll_secs = 77\n");
+        assert_eq!(load_or_last_good(&root).1, None);
+        for bad in ["poll_secs = 0\n", "poll_secs = 5\nx = 1\n", "[[["] {
+            put(&root, file, bad);
+            let (settings, problem) = load_or_last_good(&root);
+            assert_eq!(settings.poll.as_secs(), 77, "{bad}");
+            assert_eq!(problem.unwrap().reason, Reason::ConfigInvalid);
+        }
+        std::fs::remove_file(root.join(file)).unwrap();
+        std::fs::remove_dir(root.join("etc/holdfast/config.d")).unwrap();
+        put(&root, "etc/holdfast/config.d", "a file where the directory should be");
+        assert_eq!(load_or_last_good(&root).0.poll.as_secs(), 77);
+
+        std::fs::remove_file(root.join("etc/holdfast/config.d")).unwrap();
+        let (settings, problem) = load_or_last_good(&root);
+        assert_eq!((settings, problem), (defaults(), None), "files may be taken away");
     }
 
     #[test]

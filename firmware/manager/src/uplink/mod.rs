@@ -133,6 +133,7 @@ impl UplinkError {
 #[derive(Debug)]
 pub struct Uplink {
     root: Root,
+    settings: Arc<Settings>,
     token_changed: Arc<Notify>,
     task: JoinHandle<()>,
 }
@@ -166,7 +167,7 @@ impl Uplink {
         let token_changed = Arc::new(Notify::new());
         let talk = Talk {
             root: root.clone(),
-            settings,
+            settings: settings.clone(),
             facts,
             generation,
             events,
@@ -174,13 +175,13 @@ impl Uplink {
             token_changed: token_changed.clone(),
         };
         let task = tokio::spawn(talk.run());
-        (Uplink { root, token_changed, task }, receiver)
+        (Uplink { root, settings, token_changed, task }, receiver)
     }
 
     /// Keeps a token that a person typed, and registers with it.
     ///
     /// # Errors
-    /// It is no token, the address is none, or the disk refuses.
+    /// It is no token, the address is none, nobody names a controller, or the disk refuses.
     pub fn set_token(&self, input: &TokenInput) -> Result<(), Problem> {
         let envelope = Envelope::parse(&input.token)
             .map_err(|error| Problem::new(error.reason(), error.to_string()))?;
@@ -188,6 +189,16 @@ impl Uplink {
             input.controller.as_deref().map(token_sources::check_controller).transpose();
         let controller = controller
             .map_err(|error| Problem::new(error.reason(), holdfast_api::chain(&error)))?;
+        let known = || {
+            controller.is_some()
+                || self.settings.controller.is_some()
+                || token_sources::controller(&self.root).is_some()
+        };
+        if !known() {
+            let text =
+                "the token was not kept: nothing names a controller; give its address as well";
+            return Err(Problem::new(Reason::ConfigMissing, text));
+        }
         token_sources::store_typed(&self.root, &envelope, controller.as_deref())
             .map_err(|error| Problem::new(error.reason(), holdfast_api::chain(&error)))?;
         info!(tenant = envelope.tenant, "a token was typed");

@@ -27,16 +27,18 @@ impl Talk {
             self.wait(TOKEN_LOOK).await;
             return Ok(());
         };
-        let controller =
-            found.controller.clone().or_else(|| self.settings.controller.clone()).ok_or_else(
-                || {
-                    let text = format!(
-                        "{} has a token and names no controller, nor does the configuration",
-                        found.source
-                    );
-                    UplinkError::Settings(Reason::ConfigMissing, text)
-                },
-            )?;
+        let controller = found
+            .controller
+            .clone()
+            .or_else(|| self.settings.controller.clone())
+            .or_else(|| token_sources::controller(&self.root))
+            .ok_or_else(|| {
+                let text = format!(
+                    "{} has a token and names no controller, nor does the configuration",
+                    found.source
+                );
+                UplinkError::Settings(Reason::ConfigMissing, text)
+            })?;
         let tenant = found.envelope.tenant.clone();
         self.tell(UplinkEvent::Target { tenant: tenant.clone(), controller: controller.clone() })
             .await;

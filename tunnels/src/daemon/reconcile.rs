@@ -77,7 +77,12 @@ impl Control {
         let foreign = std::mem::take(&mut self.look_for_drift) && !self.look;
         self.look = false;
         let wanted: Vec<Wanted> = self.tunnels.values().map(Tunnel::wanted).collect();
-        let outcome = mend(&mut self.kernel, settings, &wanted, &mut self.pending);
+        let mut try_once = || mend(&mut self.kernel, settings, &wanted, &mut self.pending);
+        let outcome = match try_once() {
+            // Liveness may have made the group between our look and our step.
+            Err((Reason::NetConflict, _)) => try_once(),
+            outcome => outcome,
+        };
         self.troubles.retain(|(reason, _)| *reason == Reason::TunnelEngineFailed);
         match outcome {
             Ok(mut mended) => {

@@ -93,9 +93,10 @@ impl World {
         World { node, edges, root, key, v6, daemon: None, generation: 0 }
     }
 
-    /// Three edges, 0, 15 and 30 ms away, each in a domain of its own.
+    /// Three edges, 0, 60 and 150 ms away, each in a domain of its own: far enough apart to be told
+    /// from each other by probes on an emulated processor.
     pub(crate) fn three() -> Self {
-        Self::of(&[("a", 0), ("b", 15), ("c", 30)])
+        Self::of(&[("a", 0), ("b", 60), ("c", 150)])
     }
 
     /// Edges of these failure domains, so many milliseconds away.

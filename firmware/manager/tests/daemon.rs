@@ -11,6 +11,7 @@ use holdfast_api::token::{CaFingerprint, Envelope, TokenId, TokenSecret};
 use holdfast_api::tunnel::{BfdTimers, TunnelIntent, TunnelsConfig};
 use holdfast_client::unix::{self, UnixError};
 use holdfast_durable::Slots;
+use holdfast_identity::KnownTime;
 use netd::netns::NetNs;
 use serde::de::DeserializeOwned;
 use std::net::TcpListener;
@@ -320,6 +321,23 @@ fn an_admitted_node_without_its_ledger_takes_nothing_away() {
     new.until("a pass", || !new.report().items.is_empty());
     assert_eq!(new.ip("-o link show hf-lan"), index);
     assert!(new.ip("-br address show").contains("10.128.0.1/24"));
+}
+
+/// A clock in 1970 to a box that knows better: the known time is a year ahead of it.
+#[test]
+fn a_clock_that_is_wrong_is_told_and_holds_nothing_up() {
+    let Some(mut new) = Box::new("a_clock_that_is_wrong_is_told_and_holds_nothing_up") else {
+        return;
+    };
+    let known = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(365 * 24);
+    KnownTime::new(&new.root.identity_dir()).record(known).unwrap();
+    new.desire(&spec(3));
+    new.start();
+    new.until("the clock is named", || {
+        let items = new.report().items;
+        items.iter().any(|item| item.reason == Some(Reason::ClockImplausible))
+    });
+    new.until("address", || new.ip("-br address show").contains("10.128.0.1/24"));
 }
 
 #[test]

@@ -1,17 +1,14 @@
 //! Running programs on a world's host.
 //!
-//! A host is a network namespace and a view of `/sys` that belongs to it: sysfs shows the
-//! interfaces of the namespace it was mounted in, so each program gets a mount namespace of its
-//! own with a fresh `/sys` (as ip-netns(8) does). A thread enters both, starts the program and ends;
-//! the caller's thread stays where it was, and the mounts go with the program.
+//! A host is a network namespace and a view of the machine that belongs to it (a mount namespace
+//! for each program; what it shows is in `view.rs`). A thread enters both, starts the program and
+//! ends; the caller's thread stays where it was.
 //!
 //! Left out: pid and user namespaces. A host's processes are ordinary processes of this machine.
 
-use crate::netns;
 use crate::process::ProcessId;
+use crate::{netns, view};
 use netd::netns::NetNsError;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
 use std::io;
@@ -30,7 +27,7 @@ pub enum ExecError {
         #[source]
         source: NetNsError,
     },
-    /// The private view of `/sys` cannot be made.
+    /// The private view of the machine cannot be made.
     #[error("cannot {attempt} for a program on {netns}")]
     Mount {
         /// What was tried.
@@ -63,6 +60,20 @@ pub enum ExecError {
     },
 }
 
+impl ExecError {
+    /// What a shell exits with when a program cannot be started (POSIX, Shell Command Language,
+    /// 2.8.2): 127 when it is not there, 126 when it cannot be run. None for other errors.
+    pub fn exit_code(&self) -> Option<u8> {
+        match self {
+            ExecError::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some(127)
+            }
+            ExecError::Start { .. } => Some(126),
+            ExecError::Enter { .. } | ExecError::Mount { .. } | ExecError::Log { .. } => None,
+        }
+    }
+}
+
 /// A program that stays: it gets its own session, so that it outlives the one who started it,
 /// and tells its identity to a file before its first instruction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +101,7 @@ pub struct Daemon {
 /// # Panics
 /// When `work` panics.
 pub fn on_host<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> Result<T, ExecError> {
-    netns::inside(netns, || own_sys(netns).map(|()| work()))
+    netns::inside(netns, || view::enter(netns).map(|()| work()))
         .map_err(|source| ExecError::Enter { netns: netns.into(), source })?
 }
 
@@ -134,7 +145,13 @@ pub fn status(netns: &str, root: &Path, command: &mut Command) -> Result<ExitSta
     let made = sockets.is_dir() && std::fs::create_dir(WIREGUARD_SOCKETS).is_ok();
     let status = on_host(netns, || {
         if sockets.is_dir() {
-            bind(netns, &sockets, Path::new(WIREGUARD_SOCKETS))?;
+            view::show(&sockets, Path::new(WIREGUARD_SOCKETS)).map_err(|errno| {
+                ExecError::Mount {
+                    attempt: "show the node's WireGuard sockets",
+                    netns: netns.into(),
+                    source: errno.into(),
+                }
+            })?;
         }
         Ok(command.status())
     })?;
@@ -143,16 +160,6 @@ pub fn status(netns: &str, root: &Path, command: &mut Command) -> Result<ExitSta
         let _ = std::fs::remove_dir(WIREGUARD_SOCKETS);
     }
     status?.map_err(|source| ExecError::Start { program, netns: netns.into(), source })
-}
-
-/// Shows `directory` at `place` too, in the mount namespace of the calling thread.
-fn bind(netns: &str, directory: &Path, place: &Path) -> Result<(), ExecError> {
-    let none: Option<&str> = None;
-    mount(Some(directory), place, none, MsFlags::MS_BIND, none).map_err(|errno| ExecError::Mount {
-        attempt: "show the node's WireGuard sockets",
-        netns: netns.into(),
-        source: errno.into(),
-    })
 }
 
 /// Records the identity of the shell, which stays that of the program it becomes: so there is
@@ -196,26 +203,6 @@ pub fn start(netns: Option<&str>, daemon: &Daemon) -> Result<Child, ExecError> {
 /// The identity that a daemon wrote to its record; none before it has.
 pub fn recorded(record: &Path) -> Option<ProcessId> {
     ProcessId::parse(&std::fs::read_to_string(record).ok()?)
-}
-
-/// Gives the calling thread a mount namespace whose `/sys` shows the network namespace it is in.
-fn own_sys(netns: &str) -> Result<(), ExecError> {
-    let mounting = |attempt| {
-        move |errno: nix::Error| ExecError::Mount {
-            attempt,
-            netns: netns.into(),
-            source: errno.into(),
-        }
-    };
-    unshare(CloneFlags::CLONE_NEWNS).map_err(mounting("make a mount namespace"))?;
-    // What is mounted below must not show on the machine.
-    let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
-        .map_err(mounting("detach the mounts"))?;
-    // Busy or absent: the new one is mounted over it.
-    let _ = umount2("/sys", MntFlags::MNT_DETACH);
-    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)
-        .map_err(mounting("mount /sys"))
 }
 
 #[cfg(test)]

@@ -7,9 +7,14 @@
 use crate::emulator::{Change, Cut};
 use crate::fleet;
 use crate::process::ProcessId;
-use crate::world::{Host, World, WorldError};
+use crate::world::{EMULATOR, Host, World, WorldError};
 use nix::sys::signal::Signal;
+use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
+
+/// The kernel needs a moment to tear a killed process down, the more so one that holds devices.
+const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is to be broken or mended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,28 +44,38 @@ pub enum Fault {
 #[derive(Debug, thiserror::Error)]
 pub enum FaultError {
     /// Nothing of this name.
-    #[error("{given:?} is nothing that can be broken; there are {}", known.join(", "))]
+    #[error(
+        "{target} is not in this world; its links are {}; its processes are {}",
+        links.join(", "), processes.join(", ")
+    )]
     Unknown {
         /// What was asked for.
-        given: String,
-        /// What there is.
-        known: Vec<String>,
+        target: Target,
+        /// The links that there are.
+        links: Vec<String>,
+        /// The processes that there are.
+        processes: Vec<String>,
     },
     /// A link cannot be killed, a daemon cannot be cut.
-    #[error("{0} cannot be broken in this way")]
-    Misfit(String),
+    #[error(
+        "{0} cannot be broken in this way: a link is cut, slowed or made lossy, a process is killed or frozen"
+    )]
+    Misfit(Target),
     /// No tunnel of the node carries traffic, or its tunnel daemon does not answer.
-    #[error("node-{0} has no active tunnel")]
+    #[error("node-{0} has no active tunnel; look at `cargo lab status`, name a link instead")]
     NoActive(u8),
     /// The daemon does not run.
-    #[error("{0} does not run")]
+    #[error("process {0} does not run; `cargo lab heal process:{0}` starts it")]
     NotRunning(String),
     /// The signal could not be sent.
-    #[error("cannot signal {0}")]
+    #[error("cannot signal process {0}")]
     Signal(String, #[source] std::io::Error),
+    /// The daemon was killed and is still there.
+    #[error("process {0} does not end")]
+    Undead(String),
     /// Something of the world.
-    #[error("cannot reach the world")]
-    World(#[source] Box<WorldError>),
+    #[error(transparent)]
+    World(Box<WorldError>),
 }
 
 impl From<WorldError> for FaultError {
@@ -69,13 +84,23 @@ impl From<WorldError> for FaultError {
     }
 }
 
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Link(name) => write!(f, "link {name}"),
+            Target::Service(name) => write!(f, "process {name}"),
+            Target::ActiveOf(node) => write!(f, "the active link of node-{node}"),
+        }
+    }
+}
+
 impl FromStr for Target {
-    type Err = FaultError;
+    type Err = std::convert::Infallible;
 
     /// `controller` is the daemon, `re-1` and `node-1` are their links, `active` is the link in
     /// use of the first node, `active:2` that of the second; what has a dot is a daemon. `link:` and
     /// `process:` before a name say so.
-    fn from_str(text: &str) -> Result<Self, FaultError> {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Some(link) = text.strip_prefix("link:") {
             return Ok(Target::Link(link.into()));
         }
@@ -113,60 +138,77 @@ pub fn inject(world: &World, target: &Target, fault: &Fault) -> Result<String, F
         }
         (Target::Link(link), Fault::Degrade(change)) => {
             world.links()?.set(&link, change.clone()).map_err(WorldError::Control)?;
-            Ok(format!("link {link} is changed"))
+            Ok(format!("link {link} is changed: {change}"))
         }
         (Target::Service(name), Fault::Kill) => {
-            signal(&name, running(world, &name)?, Signal::SIGKILL)?;
-            Ok(format!("{name} is killed"))
+            let process = running(world, &name)?;
+            signal(&name, process, Signal::SIGKILL)?;
+            // Whoever mends it next must find it gone.
+            match process.wait(KILLED_WITHIN) {
+                true => Ok(format!("process {name} is killed")),
+                false => Err(FaultError::Undead(name)),
+            }
         }
         (Target::Service(name), Fault::Freeze) => {
             signal(&name, running(world, &name)?, Signal::SIGSTOP)?;
-            Ok(format!("{name} is frozen"))
+            Ok(format!("process {name} is frozen"))
         }
-        (target, _) => Err(FaultError::Misfit(format!("{target:?}"))),
+        (target, _) => Err(FaultError::Misfit(target)),
     }
 }
 
-/// Mends `target`, or everything, and says what was done.
+/// Mends `target`, or everything, and says what was done. A link needs the link emulator, which
+/// is mended first when it does not run; every link is as the topology has it then.
 ///
 /// # Errors
 /// [`FaultError`] for the first that cannot be mended.
 pub fn heal(world: &mut World, target: Option<&Target>) -> Result<Vec<String>, FaultError> {
-    let resolved = target.map(|target| resolve(world, target)).transpose()?;
+    let target = target.map(|target| resolve(world, target)).transpose()?;
     let mut done = Vec::new();
-    let links_too = !matches!(resolved, Some(Target::Service(_)));
+    let links_too = !matches!(target, Some(Target::Service(_)));
     if links_too {
-        let only = match &resolved {
+        // Worlds of a test have their emulator in a thread, and no such service.
+        done.extend(heal_service(world, EMULATOR)?);
+        let only = match &target {
             Some(Target::Link(link)) => Some(link.as_str()),
             Some(Target::Service(_) | Target::ActiveOf(_)) | None => None,
         };
         done.extend(heal_links(world, only)?);
     }
-    let services = world.home().services()?;
-    for (name, (_, process)) in services {
-        let wanted = match &resolved {
+    let services: Vec<String> = world.home().services()?.into_keys().collect();
+    for name in services {
+        let wanted = match &target {
             Some(Target::Service(service)) => *service == name,
             // `heal re-1` also starts the edge again, when it was killed.
             Some(Target::Link(link)) => fleet_host(&name) == *link,
             Some(Target::ActiveOf(_)) => false,
             None => true,
         };
-        if !wanted {
-            continue;
-        }
-        match process.filter(|process| process.alive()) {
-            Some(process) if process.stopped() => {
-                signal(&name, process, Signal::SIGCONT)?;
-                done.push(format!("{name} runs on"));
-            }
-            Some(_) => {}
-            None => {
-                world.restart(&name)?;
-                done.push(format!("{name} is started again"));
-            }
+        if wanted {
+            done.extend(heal_service(world, &name)?);
         }
     }
     Ok(done)
+}
+
+/// Lets a service run again, and says so when it did not.
+fn heal_service(world: &mut World, name: &str) -> Result<Option<String>, FaultError> {
+    let Some((_, process)) = world.home().services()?.remove(name) else { return Ok(None) };
+    let process = process.filter(|process| process.alive());
+    match process {
+        Some(process) if process.ended() && !process.wait(KILLED_WITHIN) => {
+            Err(FaultError::Undead(name.into()))
+        }
+        Some(process) if process.stopped() => {
+            signal(name, process, Signal::SIGCONT)?;
+            Ok(Some(format!("process {name} runs on")))
+        }
+        Some(process) if process.alive() => Ok(None),
+        _ => {
+            world.restart(name)?;
+            Ok(Some(format!("process {name} is started again")))
+        }
+    }
 }
 
 /// The host of a service: what is before the dot.
@@ -203,26 +245,22 @@ fn heal_links(world: &World, only: Option<&str>) -> Result<Vec<String>, FaultErr
 /// The link or service that is meant, which is there.
 fn resolve(world: &World, target: &Target) -> Result<Target, FaultError> {
     let links: Vec<String> = world.topology().links.into_iter().map(|link| link.name).collect();
-    let services: Vec<String> = world.home().services()?.into_keys().collect();
+    let processes: Vec<String> = world.home().services()?.into_keys().collect();
     let resolved = match target {
         Target::ActiveOf(node) => {
             Target::Link(active_edge(world, *node).ok_or(FaultError::NoActive(*node))?)
         }
         Target::Link(_) | Target::Service(_) => target.clone(),
     };
-    let (given, there) = match &resolved {
-        Target::Link(name) => (name, links.contains(name)),
-        Target::Service(name) => (name, services.contains(name)),
-        Target::ActiveOf(_) => return Ok(resolved),
+    let there = match &resolved {
+        Target::Link(name) => links.contains(name),
+        Target::Service(name) => processes.contains(name),
+        Target::ActiveOf(_) => true,
     };
-    if there {
-        return Ok(resolved);
+    match there {
+        true => Ok(resolved),
+        false => Err(FaultError::Unknown { target: resolved, links, processes }),
     }
-    let known = links
-        .into_iter()
-        .chain(services.into_iter().map(|name| format!("process:{name}")))
-        .collect();
-    Err(FaultError::Unknown { given: given.clone(), known })
 }
 
 /// The edge that carries a node's traffic.

@@ -23,4 +23,5 @@ pub mod pools;
 pub mod process;
 pub mod programs;
 pub mod status;
+mod view;
 pub mod world;

@@ -3,14 +3,16 @@
 //! What a box is (its DMI strings, the device behind its network port) comes from fixture files, so
 //! that a machine can believe to be any of the boxes that Holdfast knows. What it has (addresses,
 //! memory, huge pages, processors) is real: symbolic links lead to the machine's `/sys` and `/proc`, as
-//! seen from the node's namespaces.
+//! seen from the node's namespaces, where most of it is read-only (`view.rs`). Kernel settings that
+//! are not the network's are copies, which a node may change as it likes.
 //! A new kind of box is one more [`Hardware`] with its strings in [`Hardware::dmi`].
 
 use crate::world::topology::WAN;
 use holdfast_durable::WriteError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -98,7 +100,8 @@ pub enum Entry {
     File(String, u32),
     /// A symbolic link to this place of the machine.
     Link(PathBuf),
-    /// A file of its own that begins with what this file of the machine says.
+    /// A file, or a directory with all that is in it, of the root's own, that begins with what
+    /// this place of the machine says. What cannot be read there is empty.
     Copy(PathBuf),
 }
 
@@ -146,15 +149,21 @@ impl Hardware {
     }
 }
 
-/// Kernel settings of the network that belong to the whole machine and cannot be written inside a
-/// namespace (net/core/sysctl_net_core.c): a node sets copies of its own.
-const MACHINE_WIDE: [&str; 5] = [
+/// Kernel settings that belong to the whole machine: a node sets copies of its own. Those of the
+/// network cannot be written inside a namespace (net/core/sysctl_net_core.c).
+const MACHINE_WIDE: [&str; 8] = [
+    "proc/sys/fs",
+    "proc/sys/kernel",
     "proc/sys/net/core/netdev_max_backlog",
     "proc/sys/net/core/rmem_default",
     "proc/sys/net/core/rmem_max",
     "proc/sys/net/core/wmem_default",
     "proc/sys/net/core/wmem_max",
+    "proc/sys/vm",
 ];
+
+/// Below [`MACHINE_WIDE`] and not copied: handlers of executables are mounted when looked at.
+const NOT_COPIED: &str = "/proc/sys/fs/binfmt_misc";
 
 /// Where the devices that the box does not really have are, below the root.
 const FIXTURE: &str = "sys/fixture";
@@ -177,12 +186,12 @@ pub fn entries(hardware: Hardware, hostname: &str) -> Vec<(PathBuf, Entry)> {
         "proc/mounts",
         "proc/self",
         "proc/stat",
-        "proc/sys/fs",
-        "proc/sys/kernel",
         "proc/sys/net/ipv4",
         "proc/sys/net/ipv6",
         "proc/sys/net/core/somaxconn",
-        "proc/sys/vm",
+        // These two set nothing: they make room for huge pages, which are the machine's.
+        "proc/sys/vm/compact_memory",
+        "proc/sys/vm/drop_caches",
         "proc/uptime",
         "proc/version",
         "sys/block",
@@ -250,11 +259,7 @@ pub fn make(root: &Path, entries: &[(PathBuf, Entry)]) -> Result<(), RootError> 
                 holdfast_durable::write(&path, content.as_bytes(), *mode)
                     .map_err(RootError::File)?;
             }
-            Entry::Copy(of) if path.exists() || !of.exists() => {}
-            Entry::Copy(of) => {
-                let content = std::fs::read(of).map_err(fail)?;
-                holdfast_durable::write(&path, &content, 0o644).map_err(RootError::File)?;
-            }
+            Entry::Copy(of) => copy(of, &path)?,
             Entry::Link(target) => {
                 std::fs::create_dir_all(path.parent().unwrap_or(root)).map_err(fail)?;
                 match std::os::unix::fs::symlink(target, &path) {
@@ -265,6 +270,29 @@ pub fn make(root: &Path, entries: &[(PathBuf, Entry)]) -> Result<(), RootError> 
         }
     }
     Ok(())
+}
+
+/// Copies `of` to `to`, where what is there already stays. Not made durable: kernel settings are
+/// forgotten by a real box too.
+fn copy(of: &Path, to: &Path) -> Result<(), RootError> {
+    let fail = |source| RootError::Make { path: to.into(), source };
+    // What went away since it was listed was a thing of a moment, and of no interest.
+    let Ok(about) = std::fs::symlink_metadata(of) else { return Ok(()) };
+    if about.is_dir() {
+        std::fs::create_dir_all(to).map_err(fail)?;
+        for entry in std::fs::read_dir(of).map_err(fail)?.flatten() {
+            if entry.path() != Path::new(NOT_COPIED) {
+                copy(&entry.path(), &to.join(entry.file_name()))?;
+            }
+        }
+        return Ok(());
+    }
+    std::fs::create_dir_all(to.parent().unwrap_or(to)).map_err(fail)?;
+    let made = OpenOptions::new().write(true).create_new(true).open(to);
+    match made.and_then(|mut file| file.write_all(&std::fs::read(of).unwrap_or_default())) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.map_err(fail),
+    }
 }
 
 /// Where cloud-init's NoCloud data source finds what it is told
@@ -300,6 +328,39 @@ mod tests {
             assert!(driver.ends_with(hardware.port().driver), "{}", driver.display());
             assert!(std::fs::canonicalize(device).unwrap().ends_with(hardware.port().device));
         }
+    }
+
+    /// The law: nothing below a root that can be written leads to a kernel setting of the machine.
+    #[test]
+    fn kernel_settings_that_are_not_the_networks_are_copies() {
+        fn real_settings(dir: &Path, found: &mut Vec<PathBuf>) {
+            for entry in std::fs::read_dir(dir).unwrap().flatten() {
+                let kind = entry.file_type().unwrap();
+                match std::fs::canonicalize(entry.path()) {
+                    Ok(real) if kind.is_symlink() && real.starts_with("/proc/sys") => {
+                        found.push(real);
+                    }
+                    _ if kind.is_dir() => real_settings(&entry.path(), found),
+                    _ => {}
+                }
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path(), &entries(Hardware::Kvm, "node-1")).unwrap();
+        let mut real = Vec::new();
+        real_settings(dir.path(), &mut real);
+        real.retain(|path| !path.starts_with("/proc/sys/net"));
+        real.sort();
+        let room_for_pages = ["/proc/sys/vm/compact_memory", "/proc/sys/vm/drop_caches"];
+        assert_eq!(real, room_for_pages.map(PathBuf::from));
+
+        let panic = dir.path().join("proc/sys/kernel/panic");
+        let machines = std::fs::read_to_string("/proc/sys/kernel/panic").unwrap();
+        assert_eq!(std::fs::read_to_string(&panic).unwrap(), machines);
+        holdfast_durable::write(&panic, b"17\n", 0o644).unwrap();
+        make(dir.path(), &entries(Hardware::Kvm, "node-1")).unwrap();
+        assert_eq!(std::fs::read_to_string(&panic).unwrap(), "17\n", "the node's value is kept");
+        assert_eq!(std::fs::read_to_string("/proc/sys/kernel/panic").unwrap(), machines);
     }
 
     #[test]

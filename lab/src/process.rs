@@ -24,7 +24,12 @@ pub struct ProcessId {
 struct Stat {
     id: ProcessId,
     state: char,
+    flags: u64,
 }
+
+/// It is on its way out (`PF_EXITING`, kernel: include/linux/sched.h): it runs no instruction of its
+/// program any more, and holds what it held until the kernel has torn it down.
+const EXITING: u64 = 0x4;
 
 impl ProcessId {
     /// Reads the identity from a line of `/proc/<pid>/stat`.
@@ -45,6 +50,20 @@ impl ProcessId {
     /// Whether it is stopped by a signal.
     pub fn stopped(self) -> bool {
         observe(self.pid).is_some_and(|stat| stat.id == self && stat.state == 'T')
+    }
+
+    /// Whether it does not come back, whatever it still holds: gone, or being torn down.
+    pub fn ended(self) -> bool {
+        !self.alive() || observe(self.pid).is_none_or(|stat| stat.flags & EXITING != 0)
+    }
+
+    /// Waits until it is gone with all that it held; says whether it is.
+    pub fn wait(self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while self.alive() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        !self.alive()
     }
 
     /// Sends a signal, when this very process still runs.
@@ -111,7 +130,8 @@ fn parse(stat: &str) -> Option<Stat> {
     // The command name stands in brackets and may itself contain brackets and spaces.
     let fields: Vec<&str> = rest.rsplit_once(')')?.1.split_whitespace().collect();
     let id = ProcessId { pid: pid.parse().ok()?, start_ticks: fields.get(19)?.parse().ok()? };
-    Some(Stat { id, state: fields.first()?.chars().next()? })
+    let flags = fields.get(6)?.parse().ok()?;
+    Some(Stat { id, state: fields.first()?.chars().next()?, flags })
 }
 
 #[cfg(test)]
@@ -123,7 +143,8 @@ mod tests {
     fn a_name_with_brackets_does_not_shift_the_fields() {
         let line = "42 (a) R (b) S 1 42 42 0 -1 4194304 1 0 0 0 7 8 0 0 20 0 1 0 31337 1 2 3";
         let stat = parse(line).unwrap();
-        assert_eq!(stat, Stat { id: ProcessId { pid: 42, start_ticks: 31337 }, state: 'S' });
+        let id = ProcessId { pid: 42, start_ticks: 31337 };
+        assert_eq!(stat, Stat { id, state: 'S', flags: 4194304 });
         assert_eq!(parse("42 (cut off"), None);
     }
 
@@ -136,7 +157,7 @@ mod tests {
         assert_eq!(end(&[former], Duration::ZERO), []);
         assert!(real.alive(), "the wrong process was ended");
         assert_eq!(end(&[real], Duration::from_secs(5)), []);
-        assert!(!real.alive(), "a zombie counts as gone");
+        assert!(!real.alive() && real.ended(), "a zombie counts as gone");
         child.wait().unwrap();
     }
 }

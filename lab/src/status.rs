@@ -23,8 +23,10 @@ pub struct WorldStatus {
     pub nodes: Vec<NodeState>,
     /// Its processes.
     pub processes: Vec<ProcessState>,
-    /// Its links.
-    pub links: Vec<LinkSummary>,
+    /// Names of the processes that should run and do not, in the order of their names.
+    pub not_running: Vec<String>,
+    /// Its links; none while the link emulator does not answer, when nothing passes anywhere.
+    pub links: Option<Vec<LinkSummary>>,
 }
 
 /// A node.
@@ -85,6 +87,8 @@ pub struct LinkSummary {
     pub dropped: u64,
 }
 
+const RUNNING: &str = "running";
+
 /// Looks at a world. What does not answer is shown as such and is no error.
 ///
 /// # Errors
@@ -92,12 +96,15 @@ pub struct LinkSummary {
 pub fn observe(world: &World) -> Result<WorldStatus, WorldError> {
     let absent = || WorldError::Absent(world.home().world().clone());
     let file = world.home().load()?.ok_or_else(absent)?;
+    let processes = processes(world)?;
+    let not_running = processes.iter().filter(|process| process.state != RUNNING);
     Ok(WorldStatus {
+        not_running: not_running.map(|process| process.name.clone()).collect(),
         world: world.home().world().to_string(),
         complete: file.complete,
         stages: file.stages,
         nodes: (1..=world.spec().nodes).map(|number| node(world, Host::Node(number))).collect(),
-        processes: processes(world)?,
+        processes,
         links: links(world),
     })
 }
@@ -124,7 +131,7 @@ fn processes(world: &World) -> Result<Vec<ProcessState>, WorldError> {
         String,
         (crate::world::Service, Option<crate::process::ProcessId>),
     )| {
-        let alive = process.filter(|process| process.alive());
+        let alive = process.filter(|process| !process.ended());
         let usage = alive.and_then(|process| measure::usage(process.pid).ok());
         ProcessState {
             name,
@@ -133,7 +140,7 @@ fn processes(world: &World) -> Result<Vec<ProcessState>, WorldError> {
             state: match alive {
                 None => "ended",
                 Some(process) if process.stopped() => "frozen",
-                Some(_) => "running",
+                Some(_) => RUNNING,
             },
             cpu_share: usage.map(|usage| usage.cpu_share()),
             usage,
@@ -142,8 +149,8 @@ fn processes(world: &World) -> Result<Vec<ProcessState>, WorldError> {
     Ok(services.into_iter().map(state).collect())
 }
 
-fn links(world: &World) -> Vec<LinkSummary> {
-    let states = world.links().ok().and_then(|mut control| control.list().ok()).unwrap_or_default();
+fn links(world: &World) -> Option<Vec<LinkSummary>> {
+    let states = world.links().ok()?.list().ok()?;
     let summary = |state: crate::emulator::LinkState| {
         let model = state.link.model;
         let both = [state.a_to_b, state.b_to_a];
@@ -157,5 +164,5 @@ fn links(world: &World) -> Vec<LinkSummary> {
             dropped: both.iter().map(|way| way.cut + way.lost + way.queue_full).sum(),
         }
     };
-    states.into_iter().map(summary).collect()
+    Some(states.into_iter().map(summary).collect())
 }

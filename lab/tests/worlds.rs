@@ -6,10 +6,11 @@ mod common;
 
 use common::{Place, cannot, rtts, until};
 use lab::emulator::Cut;
+use lab::faults::{self, Fault, Target};
 use lab::process::ProcessId;
 use lab::world::topology::netns_prefix;
 use lab::world::{EmulatorMode, Home, Host, World, WorldError, WorldSpec, down};
-use lab::{exec, netns};
+use lab::{exec, netns, status};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -75,7 +76,7 @@ fn hosts_reach_each_other_with_the_delays_of_their_links() {
     assert_eq!(ping(&world, Host::Node(2), Host::Node(1)).len(), 3);
     assert!(matches!(
         World::create(&place.home, &grown, Path::new("/"), &EmulatorMode::Thread, &mut |_| {}),
-        Err(WorldError::Exists(_))
+        Err(WorldError::Incomplete(_))
     ));
     assert!(down(&place.home).unwrap().problems.is_empty());
     assert_nothing_is_left(&place.home);
@@ -124,11 +125,127 @@ fn services_are_restarted_and_their_end_is_told_with_their_log() {
     assert!(matches!(waited, Err(WorldError::Ended { tail, .. }) if tail.contains("out of luck")));
 }
 
+/// The law: whatever a host does to the kernel's settings, those of the machine stay as they are.
+#[test]
+fn a_host_changes_nothing_of_the_machine() {
+    if cannot("a_host_changes_nothing_of_the_machine") {
+        return;
+    }
+    let place = Place::new();
+    let world = make(&place, &WorldSpec { edges: 0, ..WorldSpec::default() });
+    let root = world.home().root(Host::Node(1));
+    let on_node = |script: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).current_dir(&root);
+        let output = exec::output(&world.netns(Host::Node(1)), &mut command).unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    // Only asked whether it could be written, or a failure would change this machine.
+    let machines = "/proc/sys/kernel/core_pattern /proc/sys/vm/swappiness /proc/sys/fs/file-max \
+                    /proc/sysrq-trigger /sys/kernel/mm/transparent_hugepage/enabled /sys/power/state \
+                    /sys/bus/pci/rescan";
+    let writable =
+        |paths: &str| on_node(&format!("for f in {paths}; do test -w $f && echo $f; done"));
+    assert_eq!(writable(machines), "");
+    let own = "/proc/sys/net/ipv4/ip_default_ttl /sys/class/net/wan0/mtu";
+    assert_eq!(writable(own), own.replace(' ', "\n") + "\n");
+    let machines_ttl = std::fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl").unwrap();
+    assert_eq!(
+        on_node(
+            "cd proc/sys; echo 77 >net/ipv4/ip_default_ttl; cat /proc/sys/net/ipv4/ip_default_ttl"
+        ),
+        "77\n"
+    );
+    assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl").unwrap(), machines_ttl);
+    assert_eq!(on_node("cd proc/sys/kernel; echo 17 >panic; cat panic"), "17\n");
+    let machines = std::fs::read_to_string("/proc/sys/kernel/panic").unwrap();
+    assert_eq!(on_node("cat /proc/sys/kernel/panic"), machines);
+    assert_ne!(machines, "17\n");
+}
+
+#[test]
+fn a_dead_emulator_is_told_and_mended() {
+    if cannot("a_dead_emulator_is_told_and_mended") {
+        return;
+    }
+    let place = Place::new();
+    let mut world = make(&place, &WorldSpec { edges: 1, ..WorldSpec::default() });
+    let emulator: Target = "process:emulator".parse().unwrap();
+    let whole = |world: &World| {
+        let status = status::observe(world).unwrap();
+        let links = status.links.map(|links| links.iter().all(|link| link.cut == Cut::None));
+        (links, status.not_running)
+    };
+    assert_eq!(whole(&world), (Some(true), vec![]));
+    for target in [Some(&emulator), Some(&Target::Link("re-1".into())), None] {
+        world.links().unwrap().cut("node-1", Cut::Both).unwrap();
+        faults::inject(&world, &emulator, &Fault::Kill).unwrap();
+        assert_eq!(whole(&world), (None, vec!["emulator".into()]));
+        let refused = faults::inject(&world, &"re-1".parse().unwrap(), &Fault::Cut(Cut::Both));
+        let text = holdfast_api::chain(&refused.unwrap_err());
+        assert!(text.contains("`heal` starts it again"), "{text}");
+        let done = faults::heal(&mut world, target).unwrap();
+        assert_eq!(done, ["process emulator is started again"]);
+        assert_eq!(whole(&world), (Some(true), vec![]), "the links are as they were");
+        assert_eq!(ping(&world, Host::Node(1), Host::Edge(1)).len(), 3);
+    }
+    faults::inject(&world, &emulator, &Fault::Freeze).unwrap();
+    assert_eq!(faults::heal(&mut world, None).unwrap(), ["process emulator runs on"]);
+    assert_eq!(faults::heal(&mut world, None).unwrap(), [] as [String; 0]);
+
+    let misfit = faults::inject(&world, &emulator, &Fault::Cut(Cut::Both)).unwrap_err();
+    assert!(misfit.to_string().starts_with("process emulator cannot be broken in this way"));
+    let unknown = faults::inject(&world, &"process:x".parse().unwrap(), &Fault::Kill).unwrap_err();
+    let text = unknown.to_string();
+    assert!(text.contains("process x") && text.contains("emulator"), "{text}");
+}
+
 /// Programs that do nothing but stay.
 fn idle_programs(dir: &Path) {
     for program in lab::programs::Programs::ALL {
         holdfast_durable::write(&dir.join(program), b"#!/bin/sh\nexec sleep 600\n", 0o755).unwrap();
     }
+}
+
+#[test]
+fn an_interrupt_says_what_is_left() {
+    if cannot("an_interrupt_says_what_is_left") {
+        return;
+    }
+    let programs = tempfile::tempdir().unwrap();
+    idle_programs(programs.path());
+    let place = Place::new();
+    let world = place.home.world().as_str();
+    let lab = |command: &str| {
+        let mut lab = Command::new(LAB);
+        lab.args([command, "-w", world, "--dir"]).arg(place.home.base());
+        lab.env("HOLDFAST_BIN_DIR", programs.path());
+        lab
+    };
+    let up = lab("up").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    // It waits for a controller that never answers.
+    until("the controller is started", Duration::from_secs(30), || {
+        exec::recorded(&place.home.record("controller")).is_some()
+    });
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(up.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let output = up.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{text}");
+    assert!(text.contains(&format!("`cargo lab -w {world} down`")), "{text}");
+
+    let again = lab("up").output().unwrap();
+    let text = String::from_utf8_lossy(&again.stderr);
+    assert_eq!(again.status.code(), Some(1), "{text}");
+    assert!(text.contains("not complete") && text.contains("down`"), "{text}");
+
+    for (program, code) in [("/nonexistent/program", 127), ("/etc/passwd", 126)] {
+        let output = lab("exec").args(["node-1", program]).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{program}");
+    }
+    let failed = lab("break").args(["-o", "json", "nonsense"]).output().unwrap();
+    let error: serde_json::Value = serde_json::from_slice(&failed.stderr).unwrap();
+    assert!(error["error"].as_str().unwrap().contains("link nonsense"), "{error}");
 }
 
 #[test]

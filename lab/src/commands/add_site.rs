@@ -5,13 +5,15 @@ use clap::Args;
 use lab::fleet::{self, Stages};
 use lab::programs::Programs;
 use lab::world::home::StageTime;
+use lab::world::spec::NODES_MAX;
 use lab::world::{EmulatorMode, Topology, WorldSpec, plan};
 use std::time::Instant;
 
 #[derive(Debug, Args)]
 pub(super) struct AddSite {
-    /// How many sites, each with one node.
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    /// How many sites, each with one node; a world has at most 99.
+    #[arg(long, default_value_t = 1, value_name = "N",
+          value_parser = clap::value_parser!(u8).range(1..=i64::from(NODES_MAX)))]
     count: u8,
     /// Only say what would be made.
     #[arg(long)]

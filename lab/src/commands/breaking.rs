@@ -2,7 +2,7 @@
 
 use super::{Global, Output, need_root, print_json};
 use clap::{Args, ValueEnum};
-use lab::emulator::{Change, Cut};
+use lab::emulator::{Change, Cut, LinkModel, check_loss};
 use lab::faults::{self, Fault, Target};
 
 #[derive(Debug, Args)]
@@ -16,15 +16,15 @@ pub(super) struct Break {
     #[arg(long, value_name = "HOW")]
     how: Option<How>,
     /// Lose this share of a link's frames at random, 0.0 to 1.0.
-    #[arg(long, value_name = "SHARE", conflicts_with = "how")]
+    #[arg(long, value_name = "SHARE", conflicts_with = "how", value_parser = share)]
     loss: Option<f64>,
-    /// Give a link this one-way delay in milliseconds.
-    #[arg(long, value_name = "MS", conflicts_with = "how")]
+    /// Give a link this one-way delay in milliseconds, 0 to 60000.
+    #[arg(long, value_name = "MS", conflicts_with = "how", value_parser = milliseconds())]
     delay_ms: Option<u64>,
-    /// Delay each frame of a link by up to this much more, in milliseconds.
-    #[arg(long, value_name = "MS", conflicts_with = "how")]
+    /// Delay each frame of a link by up to this much more, in milliseconds, 0 to 60000.
+    #[arg(long, value_name = "MS", conflicts_with = "how", value_parser = milliseconds())]
     jitter_ms: Option<u64>,
-    /// Let a link carry at most this many megabits per second.
+    /// Let a link carry at most this many megabits per second; 0 for no limit.
     #[arg(long, value_name = "MBIT", conflicts_with = "how")]
     rate_mbit: Option<u64>,
 }
@@ -58,7 +58,7 @@ impl Break {
         let _lock = world.home().lock()?;
         let mut done = Vec::new();
         for text in &self.targets {
-            let target: Target = text.parse()?;
+            let target = read(text);
             let fault = self.fault().unwrap_or_else(|| faults::usual(&target));
             done.push(faults::inject(&world, &target, &fault)?);
         }
@@ -92,7 +92,7 @@ impl Heal {
         let _lock = world.home().lock()?;
         let mut done = Vec::new();
         for text in &self.targets {
-            let target: Target = text.parse()?;
+            let target = read(text);
             done.extend(faults::heal(&mut world, Some(&target))?);
         }
         if self.targets.is_empty() {
@@ -103,6 +103,24 @@ impl Heal {
         }
         tell(global, &done)
     }
+}
+
+/// The longest delay that the emulator takes.
+fn milliseconds() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(..=LinkModel::LONGEST_US / 1000)
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|_| "it is no number".to_owned())?;
+    match check_loss(share) {
+        Ok(()) => Ok(share),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn read(text: &str) -> Target {
+    let Ok(target) = text.parse();
+    target
 }
 
 fn tell(global: &Global, done: &[String]) -> anyhow::Result<()> {

@@ -19,9 +19,14 @@ pub(super) struct Shell {
 pub(super) struct Exec {
     /// Which host: node-1, re-1, controller, net, backbone.
     host: Host,
-    /// The command, after `--`. `holdfast` finds the manager of the node by itself.
-    #[arg(last = true, required = true, value_name = "COMMAND")]
-    command: Vec<OsString>,
+    /// The command. `holdfast` finds the manager of the node by itself.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub(super) command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -38,9 +43,9 @@ pub(super) struct Logs {
 
 #[derive(Debug, Args)]
 pub(super) struct Kubectl {
-    /// Arguments of kubectl, after `--`; the tenant's namespace is the default.
-    #[arg(last = true, value_name = "ARGUMENT")]
-    arguments: Vec<OsString>,
+    /// Arguments of kubectl; the tenant's namespace is the default.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+    pub(super) arguments: Vec<OsString>,
 }
 
 impl Shell {
@@ -55,7 +60,7 @@ impl Shell {
         );
         let mut command = Command::new(shell);
         command.env("PS1", format!("{}:\\w\\$ ", self.host));
-        run_on(&world, self.host, &mut command)
+        run_on(global, &world, self.host, &mut command)
     }
 }
 
@@ -63,7 +68,7 @@ impl Exec {
     pub(super) fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
         let world = checked(global, self.host)?;
         let (program, arguments) = self.command.split_first().context("no command")?;
-        run_on(&world, self.host, Command::new(program).args(arguments))
+        run_on(global, &world, self.host, Command::new(program).args(arguments))
     }
 }
 
@@ -120,14 +125,28 @@ fn checked(global: &Global, host: Host) -> anyhow::Result<World> {
     Ok(world)
 }
 
-fn run_on(world: &World, host: Host, command: &mut Command) -> anyhow::Result<ExitCode> {
+fn run_on(
+    global: &Global,
+    world: &World,
+    host: Host,
+    command: &mut Command,
+) -> anyhow::Result<ExitCode> {
     let tools = lab::fleet::tools(world, host)?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths([tools].into_iter().chain(std::env::split_paths(&path)))
         .unwrap_or(path);
     let root = world.home().root(host);
     command.env("PATH", path).env("HOLDFAST_ROOT", &root);
-    Ok(code(lab::exec::status(&world.netns(host), &root, command)?))
+    match lab::exec::status(&world.netns(host), &root, command) {
+        Ok(status) => Ok(code(status)),
+        Err(error) => match error.exit_code() {
+            Some(code) => {
+                super::complain(global, &error.into());
+                Ok(ExitCode::from(code))
+            }
+            None => Err(error.into()),
+        },
+    }
 }
 
 /// The code of a program that ended, as a shell hands it on.

@@ -1,7 +1,8 @@
 //! The subcommands, one file each: what was typed, what it means, what is printed.
 //!
-//! Exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrongly typed. `exec`,
-//! `kubectl` and `test` hand on the code of what they ran.
+//! Exit codes: 0 done; 1 failed, with the reason on standard error (as JSON with `-o json`); 2 wrongly
+//! typed; 130 interrupted. `exec`, `kubectl` and `test` hand on the code of what they ran, `exec` 127
+//! for a program that is not there and 126 for one that cannot be run.
 
 /// Prints a line for people or programs; a reader that went away (`| head`) is no failure.
 macro_rules! say {
@@ -55,7 +56,7 @@ Examples:
   cargo lab status                what runs, which tunnels are up, what it costs
   cargo lab break active          cut the link of the edge that carries the traffic
   cargo lab heal                  mend everything
-  cargo lab kubectl -- get sites  look at the fleet as an operator
+  cargo lab kubectl get sites     look at the fleet as an operator
   cargo lab shell node-1          look around inside a node
   cargo lab down                  remove everything
 
@@ -135,23 +136,39 @@ enum Command {
     MachineInit,
 }
 
-pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let global = arguments.global;
+/// Runs the command and says why when it fails.
+pub(crate) fn run(arguments: Arguments) -> ExitCode {
+    carry_out(&arguments.global, arguments.command).unwrap_or_else(|error| {
+        complain(&arguments.global, &error);
+        ExitCode::FAILURE
+    })
+}
+
+/// Says why a command failed, on standard error: a line for people, an object for programs.
+fn complain(global: &Global, error: &anyhow::Error) {
+    let text = format!("{error:#}");
+    match global.output {
+        Output::Text => eprintln!("error: {text}"),
+        Output::Json => eprintln!("{}", serde_json::json!({ "error": text })),
+    }
+}
+
+fn carry_out(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
-    match arguments.command {
-        Command::Up(up) => up.run(&global).map(done),
-        Command::Status => show::run(&global).map(done),
-        Command::Break(command) => command.run(&global).map(done),
-        Command::Heal(command) => command.run(&global).map(done),
-        Command::AddSite(command) => command.run(&global).map(done),
-        Command::Shell(command) => command.run(&global),
-        Command::Exec(command) => command.run(&global),
-        Command::Logs(command) => command.run(&global),
-        Command::Kubectl(command) => command.run(&global),
-        Command::Down(command) => command.run(&global).map(done),
-        Command::Test(command) => command.run(&global),
-        Command::Machine(command) => command.run(&global),
-        Command::Doctor => doctor::run(&global),
+    match command {
+        Command::Up(up) => up.run(global).map(done),
+        Command::Status => show::run(global).map(done),
+        Command::Break(command) => command.run(global).map(done),
+        Command::Heal(command) => command.run(global).map(done),
+        Command::AddSite(command) => command.run(global).map(done),
+        Command::Shell(command) => command.run(global),
+        Command::Exec(command) => command.run(global),
+        Command::Logs(command) => command.run(global),
+        Command::Kubectl(command) => command.run(global),
+        Command::Down(command) => command.run(global).map(done),
+        Command::Test(command) => command.run(global),
+        Command::Machine(command) => command.run(global),
+        Command::Doctor => doctor::run(global),
         Command::Completion { shell } => {
             clap_complete::generate(
                 shell,
@@ -204,5 +221,46 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    fn read(line: &str) -> Result<Command, clap::Error> {
+        Arguments::try_parse_from(line.split(' ')).map(|arguments| arguments.command)
+    }
+
+    #[test]
+    fn what_follows_a_program_is_the_programs() {
+        for line in [
+            "lab kubectl get sites -o json",
+            "lab kubectl -- get sites -o json",
+            "lab -w w1 kubectl -n other get sites",
+            "lab exec node-1 ls -l -w",
+            "lab exec node-1 -- ls -l -w",
+        ] {
+            let given = match read(line) {
+                Ok(Command::Kubectl(kubectl)) => kubectl.arguments,
+                Ok(Command::Exec(exec)) => exec.command,
+                other => panic!("{line}: {other:?}"),
+            };
+            let given: Vec<_> = given.iter().filter_map(|part| part.to_str()).collect();
+            assert!(line.ends_with(&given.join(" ")) && given.len() >= 3, "{line}: {given:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_refused_before_anything_is_made() {
+        for line in [
+            "lab up --bfd-ms 0",
+            "lab up --bfd-ms 10001",
+            "lab up --nodes 100",
+            "lab up --edges 500",
+            "lab add-site --count 0",
+            "lab add-site --count 500",
+            "lab break re-1 --loss 2",
+            "lab break re-1 --delay-ms 60001",
+        ] {
+            let error = read(line).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::ValueValidation, "{line}");
+        }
+        assert!(read("lab up --bfd-ms 10 --nodes 99 --edges 0").is_ok());
     }
 }

@@ -44,10 +44,23 @@ pub(super) fn print(world: &World) -> anyhow::Result<()> {
             &tunnels(&status)
         )
     );
-    say!("{}", table::render(&["LINK", "DELAY", "STATE", "PASSED", "DROPPED"], &links(&status)));
+    match &status.links {
+        Some(links) => say!(
+            "{}",
+            table::render(&["LINK", "DELAY", "STATE", "PASSED", "DROPPED"], &rows(links))
+        ),
+        None => say!("No link passes anything: the link emulator does not answer."),
+    }
     for node in status.nodes.iter().filter(|node| !node.message.is_empty()) {
         let code = node.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
         say!("\n{}: {}{code}", node.name, node.message);
+    }
+    if !status.not_running.is_empty() {
+        let option = world.home().world().option();
+        say!(
+            "\nNot running: {}. `cargo lab{option} heal` lets everything run again.",
+            status.not_running.join(", ")
+        );
     }
     Ok(())
 }
@@ -100,7 +113,7 @@ fn tunnels(status: &WorldStatus) -> Vec<Vec<String>> {
     rows
 }
 
-fn links(status: &WorldStatus) -> Vec<Vec<String>> {
+fn rows(links: &[status::LinkSummary]) -> Vec<Vec<String>> {
     let row = |link: &status::LinkSummary| {
         let mut state = match link.cut {
             Cut::None => String::from("whole"),
@@ -122,5 +135,5 @@ fn links(status: &WorldStatus) -> Vec<Vec<String>> {
             link.dropped.to_string(),
         ]
     };
-    status.links.iter().map(row).collect()
+    links.iter().map(row).collect()
 }

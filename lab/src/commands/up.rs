@@ -2,24 +2,29 @@
 
 use super::build::Source;
 use super::{Global, Output, need_root, own_program, print_json, show};
+use anyhow::Context;
 use clap::Args;
 use lab::fleet::{self, FleetError, Stages};
 use lab::node_root::Hardware;
 use lab::packages::{self, Purpose};
 use lab::programs::Programs;
 use lab::world::home::StageTime;
+use lab::world::spec::{BFD_MS, EDGES_MAX, NODES_MAX};
 use lab::world::topology::CONTROLLER_PORT;
 use lab::world::{EmulatorMode, Host, Observed, Topology, World, WorldSpec, plan};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Args)]
 pub(super) struct Up {
-    /// Regional edges.
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    /// Regional edges, 0 to 99.
+    #[arg(long, default_value_t = 3, value_name = "N",
+          value_parser = clap::value_parser!(u8).range(..=i64::from(EDGES_MAX)))]
     edges: u8,
-    /// Nodes, each a site of its own.
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    /// Nodes, each a site of its own, 0 to 99.
+    #[arg(long, default_value_t = 1, value_name = "N",
+          value_parser = clap::value_parser!(u8).range(..=i64::from(NODES_MAX)))]
     nodes: u8,
     /// What the nodes believe to be: kvm, intel-nuc-11 or stranger.
     #[arg(long = "box", default_value = "kvm", value_name = "BOX")]
@@ -27,8 +32,10 @@ pub(super) struct Up {
     /// Name of the tenant, the namespace of its objects.
     #[arg(long, default_value = "acme", value_name = "NAME")]
     tenant: String,
-    /// Interval of BFD in milliseconds; three of them without a packet make a tunnel down.
-    #[arg(long, value_name = "MS")]
+    /// Interval of BFD in milliseconds, 10 to 10000; three of them without a packet make a tunnel
+    /// down.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32)
+          .range(i64::from(*BFD_MS.start())..=i64::from(*BFD_MS.end())))]
     bfd_ms: Option<u32>,
     /// Only say what would be made.
     #[arg(long)]
@@ -46,8 +53,10 @@ impl Up {
             return Ok(());
         }
         need_root()?;
+        World::check_absent(&global.home())?;
         // Asked before the build, which may replace the file and make the path useless.
         let lab = own_program()?;
+        mind_interrupt(global)?;
         install(Purpose::World)?;
         let programs = self.source.programs()?;
         let began = Instant::now();
@@ -58,8 +67,9 @@ impl Up {
         })?;
         let _lock = world.home().lock()?;
         if let Err(error) = bring_up(&mut world, &programs, &lab, began) {
+            let option = global.world.option();
             eprintln!(
-                "the world stays as far as it came: look at `cargo lab logs`, end it with `cargo lab down`"
+                "the world stays as far as it came: look at `cargo lab{option} logs`, end it with `cargo lab{option} down`"
             );
             return Err(error.into());
         }
@@ -85,6 +95,29 @@ impl Up {
             bfd_interval_ms: self.bfd_ms,
         }
     }
+}
+
+/// From now on an interrupt (Ctrl-C) ends this program with the word what is left.
+fn mind_interrupt(global: &Global) -> anyhow::Result<()> {
+    /// What shells call a program that SIGINT ended: 128 and its number.
+    const INTERRUPTED: i32 = 130;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let entered = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+    drop(entered);
+    let (home, option) = (global.home(), global.world.option());
+    std::thread::spawn(move || {
+        runtime.block_on(interrupt.recv());
+        match home.exists() {
+            true => eprintln!(
+                "\ninterrupted: world {} stays as far as it came; end it with `cargo lab{option} down`",
+                home.world()
+            ),
+            false => eprintln!("\ninterrupted; nothing was made yet"),
+        }
+        std::process::exit(INTERRUPTED);
+    });
+    Ok(())
 }
 
 fn bring_up(
@@ -154,8 +187,7 @@ fn expose_controller(world: &mut World, programs: &Programs, lab: &Path) -> Resu
 }
 
 fn print_hints(world: &World) {
-    let name = world.home().world();
-    let option = if name.as_str() == "default" { String::new() } else { format!(" -w {name}") };
+    let option = world.home().world().option();
     let kubeconfig = world.home().dir().join("kubeconfig");
     say!("\nLook around:");
     for (what, why) in [

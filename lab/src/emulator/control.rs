@@ -76,7 +76,7 @@ pub struct LinkState {
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Nobody listens, or the emulator went away meanwhile.
-    #[error("the link emulator at {} does not answer", path.display())]
+    #[error("the link emulator at {} does not answer; `heal` starts it again", path.display())]
     Unreachable {
         /// The control socket.
         path: PathBuf,
@@ -94,7 +94,7 @@ pub enum ControlError {
         source: serde_json::Error,
     },
     /// The emulator refused.
-    #[error("the link emulator refused: {0}")]
+    #[error("the link emulator refuses: {0}")]
     Refused(String),
 }
 

@@ -19,5 +19,5 @@ pub mod shaper;
 
 pub use control::{Control, ControlError, LinkState, Reply, Request};
 pub use engine::{Emulator, EmulatorError, PortError, run};
-pub use model::{Change, Cut, Direction, End, Link, LinkModel};
+pub use model::{Change, Cut, Direction, End, Link, LinkModel, check_loss};
 pub use shaper::{Counters, Dropped, Shaper, Verdict};

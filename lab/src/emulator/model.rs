@@ -65,8 +65,6 @@ pub struct LinkModel {
 
 /// 256 full frames, what a small router holds.
 const DEFAULT_QUEUE_BYTES: u64 = 256 * 1514;
-/// Longer delays are typing errors, and keep frames in memory.
-const LONGEST_US: u64 = 60_000_000;
 
 impl Default for LinkModel {
     fn default() -> Self {
@@ -86,10 +84,10 @@ impl Default for LinkModel {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ModelError {
     /// Loss is a share.
-    #[error("loss is {0}, it must be between 0 and 1")]
+    #[error("a loss of {0} is no share of the frames: it must be from 0 to 1")]
     Loss(String),
     /// Delay or jitter beyond a minute.
-    #[error("{what} is {given:?}, the longest is {LONGEST_US} µs")]
+    #[error("a {what} of {} s is too long: the longest is {} s", given.as_secs(), LinkModel::LONGEST_US / 1_000_000)]
     TooLong {
         /// `delay` or `jitter`.
         what: &'static str,
@@ -99,6 +97,10 @@ pub enum ModelError {
 }
 
 impl LinkModel {
+    /// The longest delay and the longest jitter in microseconds: longer ones are typing errors, and
+    /// keep frames in memory.
+    pub const LONGEST_US: u64 = 60_000_000;
+
     /// A link with this one-way delay and nothing else.
     pub fn delayed(delay: Duration) -> Self {
         LinkModel { delay_us: micros(delay), ..LinkModel::default() }
@@ -109,15 +111,24 @@ impl LinkModel {
     /// # Errors
     /// [`ModelError`] names the first field that is out of range.
     pub fn validate(&self) -> Result<(), ModelError> {
-        if !(0.0..=1.0).contains(&self.loss) {
-            return Err(ModelError::Loss(self.loss.to_string()));
-        }
+        check_loss(self.loss)?;
         for (what, given) in [("delay", self.delay_us), ("jitter", self.jitter_us)] {
-            if given > LONGEST_US {
+            if given > Self::LONGEST_US {
                 return Err(ModelError::TooLong { what, given: Duration::from_micros(given) });
             }
         }
         Ok(())
+    }
+}
+
+/// Checks that `loss` is a share, 0.0 to 1.0.
+///
+/// # Errors
+/// [`ModelError::Loss`].
+pub fn check_loss(loss: f64) -> Result<(), ModelError> {
+    match (0.0..=1.0).contains(&loss) {
+        true => Ok(()),
+        false => Err(ModelError::Loss(loss.to_string())),
     }
 }
 
@@ -157,6 +168,30 @@ impl Change {
             cut: self.cut.unwrap_or(model.cut),
             seed: model.seed,
         }
+    }
+}
+
+impl fmt::Display for Change {
+    /// What it makes of a link, for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let after = |micros| Duration::from_micros(micros);
+        let parts = [
+            self.delay_us.map(|delay| format!("{:?} one way", after(delay))),
+            self.jitter_us.map(|jitter| format!("up to {:?} more", after(jitter))),
+            self.loss.map(|loss| format!("loses {} %", loss * 100.0)),
+            self.rate_bits.map(|rate| match rate {
+                0 => "no limit of its rate".into(),
+                rate => format!("at most {} Mbit/s", rate as f64 / 1e6),
+            }),
+            self.queue_bytes.map(|bytes| format!("{bytes} bytes may wait")),
+            self.cut.map(|cut| match cut {
+                Cut::None => "whole".into(),
+                Cut::Both => "cut".into(),
+                Cut::AToB => "cut outwards".into(),
+                Cut::BToA => "cut inwards".into(),
+            }),
+        ];
+        f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -232,9 +267,23 @@ mod tests {
     fn ranges_are_checked_and_the_field_is_named() {
         let nan = LinkModel { loss: f64::NAN, ..LinkModel::default() };
         assert!(matches!(nan.validate(), Err(ModelError::Loss(_))));
-        let slow = LinkModel { jitter_us: LONGEST_US + 1, ..LinkModel::default() };
+        let slow = LinkModel { jitter_us: LinkModel::LONGEST_US + 1, ..LinkModel::default() };
         assert!(matches!(slow.validate(), Err(ModelError::TooLong { what: "jitter", .. })));
         assert_eq!(LinkModel::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_change_reads_like_what_it_does() {
+        let change = Change {
+            delay_us: Some(1500),
+            loss: Some(0.05),
+            rate_bits: Some(0),
+            ..Change::default()
+        };
+        assert_eq!(change.to_string(), "1.5ms one way, loses 5 %, no limit of its rate");
+        let error = LinkModel { delay_us: u64::MAX, ..LinkModel::default() }.validate();
+        let text = error.unwrap_err().to_string();
+        assert!(text.starts_with("a delay of ") && text.ends_with("the longest is 60 s"), "{text}");
     }
 
     #[test]

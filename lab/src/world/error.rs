@@ -20,11 +20,18 @@ pub enum WorldError {
     Spec(#[source] SpecError),
     /// It is there already.
     #[error(
-        "world {0} is there already; look at it with `cargo lab status`, end it with `cargo lab down`"
+        "world {0} is there already; look at it with `cargo lab{option} status`, end it with `cargo lab{option} down`",
+        option = .0.option()
     )]
     Exists(WorldName),
+    /// It is there and was never brought up to the end.
+    #[error(
+        "world {0} is there and not complete: it is being brought up, or that was stopped; `cargo lab{option} status` shows how far it came, `cargo lab{option} down` removes it",
+        option = .0.option()
+    )]
+    Incomplete(WorldName),
     /// It is not there.
-    #[error("there is no world {0}; `cargo lab up` makes one")]
+    #[error("there is no world {0}; `cargo lab{option} up` makes one", option = .0.option())]
     Absent(WorldName),
     /// Another command works on it.
     #[error("another command works on world {0}; wait for it, or end it")]
@@ -88,8 +95,8 @@ pub enum WorldError {
     #[error("the link emulator does not run")]
     Emulator(#[source] Box<EmulatorError>),
     /// The link emulator's control socket.
-    #[error("the link emulator cannot be asked")]
-    Control(#[source] ControlError),
+    #[error(transparent)]
+    Control(ControlError),
     /// A program on a host.
     #[error("cannot run a program of the world")]
     Exec(#[source] ExecError),

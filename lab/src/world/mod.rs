@@ -69,9 +69,7 @@ impl World {
         tell: &mut dyn FnMut(&Step),
     ) -> Result<Self, WorldError> {
         spec.validate().map_err(WorldError::Spec)?;
-        if home.exists() || !netns::with_prefix(&topology::netns_prefix(home.world())).is_empty() {
-            return Err(WorldError::Exists(home.world().clone()));
-        }
+        World::check_absent(home)?;
         make_dir(&home.dir())?;
         let _lock = home.lock()?;
         for dir in [home.records_dir(), home.dir().join("logs"), home.dir().join("roots")] {
@@ -87,6 +85,22 @@ impl World {
         let mut world = World { home: home.clone(), spec, emulator: None, children: vec![] };
         world.reach(mode, tell)?;
         Ok(world)
+    }
+
+    /// Checks that nothing of the world is there, whole or not.
+    ///
+    /// # Errors
+    /// [`WorldError::Exists`], or [`WorldError::Incomplete`] when it was never brought up to the end.
+    pub fn check_absent(home: &Home) -> Result<(), WorldError> {
+        let world = home.world().clone();
+        let hosts = netns::with_prefix(&topology::netns_prefix(&world));
+        match (home.exists(), hosts.is_empty()) {
+            (false, true) => Ok(()),
+            (true, _) if home.load().is_ok_and(|file| file.is_some_and(|file| file.complete)) => {
+                Err(WorldError::Exists(world))
+            }
+            _ => Err(WorldError::Incomplete(world)),
+        }
     }
 
     /// The world that is there.
@@ -170,19 +184,13 @@ impl World {
         args: &[&str],
         env: &[(&str, &str)],
     ) -> Result<ProcessId, WorldError> {
-        // Logs are read in files.
-        let plain_logs = [("NO_COLOR", "1")];
         let service = Service {
             name: name.into(),
             host: host.map(|host| host.to_string()),
             daemon: Daemon {
                 program: program.into(),
                 args: args.iter().map(|arg| (*arg).into()).collect(),
-                env: plain_logs
-                    .iter()
-                    .chain(env)
-                    .map(|(name, value)| ((*name).into(), (*value).into()))
-                    .collect(),
+                env: env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
                 log: self.home.log(name),
                 record: self.home.record(name),
                 nice: 0,

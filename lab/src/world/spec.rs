@@ -25,6 +25,14 @@ impl WorldName {
     }
 }
 
+impl WorldName {
+    /// What `cargo lab` has to be told to mean this world, with a space before it; nothing for the
+    /// usual one.
+    pub fn option(&self) -> String {
+        if *self == WorldName::default() { String::new() } else { format!(" -w {self}") }
+    }
+}
+
 impl Default for WorldName {
     fn default() -> Self {
         WorldName("default".into())
@@ -68,6 +76,9 @@ pub const EDGES_MAX: u8 = 99;
 /// Most nodes in a world, for the same reason.
 pub const NODES_MAX: u8 = 99;
 
+/// Intervals of BFD in milliseconds that the tunnels take ([`holdfast_api::tunnel::BfdTimers`]).
+pub const BFD_MS: std::ops::RangeInclusive<u32> = 10..=10_000;
+
 /// A world to be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -84,7 +95,7 @@ pub struct WorldSpec {
     pub nodes_set_themselves_up: bool,
     /// What hardware the nodes believe to be.
     pub hardware: Hardware,
-    /// Interval of BFD in milliseconds, when it is not to be the default.
+    /// Interval of BFD in milliseconds, one of [`BFD_MS`], when it is not to be the default.
     pub bfd_interval_ms: Option<u32>,
 }
 
@@ -101,6 +112,10 @@ pub enum SpecError {
         /// What was asked for.
         given: u8,
     },
+    /// The interval of BFD.
+    #[error("BFD cannot have an interval of {0} ms: it must be from {least} to {most} ms",
+        least = BFD_MS.start(), most = BFD_MS.end())]
+    Bfd(u32),
     /// The tenant's name.
     #[error("{0:?} is no name for a tenant: use lower-case letters, digits and inner dashes")]
     Tenant(String),
@@ -134,6 +149,9 @@ impl WorldSpec {
                 return Err(SpecError::TooMany { what, max, given });
             }
         }
+        if let Some(bad) = self.bfd_interval_ms.filter(|interval| !BFD_MS.contains(interval)) {
+            return Err(SpecError::Bfd(bad));
+        }
         if !holdfast_api::meta::is_dns_label(&self.tenant) {
             return Err(SpecError::Tenant(self.tenant.clone()));
         }
@@ -159,6 +177,12 @@ mod tests {
         assert_eq!(spec.validate(), Err(SpecError::TooMany { what: "nodes", max: 99, given: 100 }));
         let spec = WorldSpec { tenant: "Not A Label".into(), ..WorldSpec::default() };
         assert_eq!(spec.validate(), Err(SpecError::Tenant("Not A Label".into())));
+        for (interval, want) in
+            [(9, Err(SpecError::Bfd(9))), (10, Ok(())), (10_001, Err(SpecError::Bfd(10_001)))]
+        {
+            let spec = WorldSpec { bfd_interval_ms: Some(interval), ..WorldSpec::default() };
+            assert_eq!(spec.validate(), want);
+        }
         assert_eq!(WorldSpec::default().validate(), Ok(()));
     }
 }

@@ -213,6 +213,15 @@ pub struct LastFailover {
     pub age_secs: u64,
 }
 
+/// Says that there is something new to ask `tunneld` for: `GET /v1/changes?after=<version>` is
+/// answered when the version is another one, or after a while with the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelsVersion {
+    /// Goes up with each change of what is held, passes data, is used or is wrong; not with
+    /// counters and round-trip times. Of no meaning but whether it is the same.
+    pub version: u64,
+}
+
 /// All tunnels as they are. What is not there is written as `null` or empty, for this is also a
 /// part of a merge patch ([`crate::resources::NodeStatusStatus`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -89,7 +89,20 @@ impl UnixError {
 /// # Errors
 /// Any [`UnixError`].
 pub async fn get_json<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, UnixError> {
-    let body = exchange(socket, Method::GET, path, None, TIMEOUT).await?;
+    get_json_within(socket, path, TIMEOUT).await
+}
+
+/// `GET path`, the answer as `T`, which may take until `limit`: for questions that are answered when
+/// something happens.
+///
+/// # Errors
+/// Any [`UnixError`].
+pub async fn get_json_within<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    limit: Duration,
+) -> Result<T, UnixError> {
+    let body = exchange(socket, Method::GET, path, None, limit).await?;
     serde_json::from_slice(&body).map_err(|error| UnixError::Protocol {
         socket: socket.into(),
         request: format!("GET {path}"),

@@ -3,9 +3,10 @@
 mod world;
 
 use holdfast_api::Reason;
-use holdfast_api::tunnel::{BfdState, TunnelKind, TunnelsState};
+use holdfast_api::tunnel::{BfdState, TunnelKind, TunnelsState, TunnelsVersion};
 use nix::sys::signal::Signal;
-use std::time::Instant;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 use world::{Namespace, World, active, of, wait_for};
 
 macro_rules! need_rights {
@@ -155,6 +156,38 @@ fn an_edge_that_restarts_is_reached_again_soon() {
     let restarted = Instant::now();
     world.wait("it is up", |state| of(state, "re-2").is_some_and(|t| t.state == BfdState::Up));
     eprintln!("up {:?} after the edge's restart", restarted.elapsed());
+}
+
+/// Whoever waits for a change is answered by the change, and not before it.
+#[test]
+fn changes_are_told_when_they_happen() {
+    need_rights!();
+    let world = World::three().up();
+    let version = |path: &str| -> TunnelsVersion {
+        let (code, body) = world.request(path).unwrap();
+        assert_eq!(code, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    let mut known = version("GET /v1/changes");
+    assert_ne!(version("GET /v1/changes?after=0").version, 0, "known already: answered at once");
+    std::thread::scope(|scope| {
+        let (tell, told) = mpsc::channel();
+        let wait_after = |known: TunnelsVersion| {
+            let tell = tell.clone();
+            scope.spawn(move || {
+                tell.send(version(&format!("GET /v1/changes?after={}", known.version))).unwrap();
+            });
+        };
+        wait_after(known);
+        // What follows from coming up comes first.
+        while let Ok(news) = told.recv_timeout(Duration::from_millis(500)) {
+            known = news;
+            wait_after(known);
+        }
+        world.edge("re-1").cut();
+        assert_ne!(told.recv_timeout(Duration::from_secs(10)).unwrap(), known);
+    });
+    world.wait("traffic on the second", |state| active(state) == "re-2");
 }
 
 #[test]

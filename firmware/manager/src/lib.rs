@@ -25,6 +25,7 @@ pub mod supervisor;
 pub mod tunnel_daemon;
 pub mod uplink;
 
+use crate::tunnel_daemon::TunnelDaemon;
 use anyhow::Context;
 use holdfast_api::paths::Root;
 use std::sync::Arc;
@@ -49,9 +50,11 @@ pub async fn run(root: Root) -> anyhow::Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), root = %root.dir().display(), "holdfastd starts");
     let listener = local_api::bind(&root.manager_socket()).context("local API socket")?;
     let (requests, inbox) = mpsc::channel(REQUESTS);
+    let tunnels = TunnelDaemon::new(root.clone(), settings.tunneld.clone());
     let (manager, report) =
         manager::Manager::new(root.clone(), (Arc::new(settings), problem), inbox);
-    let api = local_api::router(local_api::Handle { report: report.clone(), requests, started });
+    let api =
+        local_api::router(local_api::Handle { report: report.clone(), requests, started, tunnels });
     let server = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, api).await {
             warn!(%error, "local API ended");

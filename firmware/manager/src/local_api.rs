@@ -3,6 +3,7 @@
 //! Requests that read are answered from the latest report; a dry run and a new token go to the
 //! manager's loop. Only root can connect: the socket is mode 0600.
 
+use crate::tunnel_daemon::TunnelDaemon;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -36,6 +37,8 @@ pub struct Handle {
     pub requests: mpsc::Sender<Request>,
     /// When the manager started.
     pub started: Instant,
+    /// Asked for counters and round-trip times, which reports hold only as they were a while ago.
+    pub tunnels: TunnelDaemon,
 }
 
 /// Binds the socket, in place of one that a killed manager left.
@@ -69,6 +72,9 @@ pub fn router(handle: Handle) -> Router {
 
 async fn status(State(handle): State<Handle>) -> Json<NodeReport> {
     let mut report = handle.report.borrow().clone();
+    if report.tunnels.is_some() {
+        report.tunnels = handle.tunnels.state().await.or(report.tunnels);
+    }
     report.uptime_ms = u64::try_from(handle.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     Json(report)
 }
@@ -78,7 +84,7 @@ fn health(report: &NodeReport) -> HealthReport {
 }
 
 async fn tunnels(State(handle): State<Handle>) -> Response {
-    match handle.report.borrow().tunnels.clone() {
+    match handle.tunnels.state().await {
         Some(tunnels) => Json(tunnels).into_response(),
         None => failed(
             StatusCode::SERVICE_UNAVAILABLE,

@@ -10,7 +10,7 @@ use crate::local_api::Request;
 use crate::pass::Pass;
 use crate::report;
 use crate::settings::Settings;
-use crate::tunnel_daemon::TunnelDaemon;
+use crate::tunnel_daemon::{Changes, TunnelDaemon};
 use crate::uplink::{self, Uplink, UplinkEvent};
 use holdfast_api::Reason;
 use holdfast_api::chain;
@@ -27,9 +27,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-/// How often tunnels are looked at while somebody waits for them to come up, and at rest.
-const TUNNEL_LOOK_BUSY: Duration = Duration::from_millis(50);
-const TUNNEL_LOOK_CALM: Duration = Duration::from_secs(2);
+/// `tunneld` tells when something changes; counters and round-trip times are looked at this often.
+const TUNNEL_LOOK: Duration = Duration::from_secs(30);
+/// Until a watch that broke is asked again.
+const WATCH_PAUSE: Duration = Duration::from_secs(2);
 /// A tunnel daemon that does not answer is started again after this long, so that one that dies at
 /// once does not take the machine with it.
 const TUNNELD_RESTART: Duration = Duration::from_secs(2);
@@ -51,7 +52,9 @@ pub struct Manager {
     items: Vec<ItemReport>,
     tunnels: Option<TunnelsState>,
     daemon: TunnelDaemon,
+    daemon_changes: Changes,
     daemon_started: Option<Instant>,
+    last_look: Instant,
     uplink: Uplink,
     uplink_events: mpsc::Receiver<UplinkEvent>,
     contact: Contact,
@@ -84,8 +87,10 @@ impl Manager {
             desired.generation(),
             receiver.clone(),
         );
+        let daemon = TunnelDaemon::new(root.clone(), settings.tunneld.clone());
         let manager = Manager {
-            daemon: TunnelDaemon::new(root.clone(), settings.tunneld.clone()),
+            daemon_changes: daemon.follow(),
+            daemon,
             lifecycle: Lifecycle::new(admitted, now),
             root,
             settings: settings.clone(),
@@ -96,6 +101,7 @@ impl Manager {
             items: Vec::new(),
             tunnels: None,
             daemon_started: None,
+            last_look: now,
             uplink,
             uplink_events,
             contact: Contact::default(),
@@ -114,7 +120,7 @@ impl Manager {
         self.take_last_good_tunnels();
         loop {
             self.publish();
-            let look = self.tunnel_look();
+            let look = self.next_look();
             let next_pass = self.next_pass;
             tokio::select! {
                 event = self.uplink_events.recv() => match event {
@@ -131,7 +137,8 @@ impl Manager {
                     self.next_pass = self.next_pass.min(soon);
                 }
                 () = tokio::time::sleep_until(next_pass.into()) => self.run_pass().await,
-                () = tokio::time::sleep(look) => self.look_at_tunnels().await,
+                () = self.daemon_changes.next() => self.look_at_tunnels().await,
+                () = tokio::time::sleep_until(look.into()) => self.look_at_tunnels().await,
             }
         }
     }
@@ -302,16 +309,19 @@ impl Manager {
         self.items.iter().cloned().chain(settings).chain(self.desired.item()).collect()
     }
 
-    fn tunnel_look(&self) -> Duration {
-        match self.lifecycle.stage() {
-            Stage::Bootstrapping if self.wanted_tunnels() > 0 => TUNNEL_LOOK_BUSY,
-            _ => TUNNEL_LOOK_CALM,
-        }
+    /// When tunnels are looked at though nobody says that they changed.
+    fn next_look(&self) -> Instant {
+        let calm = self.last_look + TUNNEL_LOOK;
+        self.lifecycle.wake_at().map_or(calm, |at| {
+            // Past: the machine has been told of it already and waits for something else.
+            if at > self.last_look { at.min(calm) } else { calm }
+        })
     }
 
     async fn look_at_tunnels(&mut self) {
         self.tunnels = self.daemon.state().await;
         let now = Instant::now();
+        self.last_look = now;
         if self.tunnels.is_none()
             && self.daemon_started.is_none_or(|at| now >= at + TUNNELD_RESTART)
         {
@@ -408,7 +418,7 @@ async fn changed(watcher: &mut Option<AsyncWatch>) {
             if let Err(error) = watcher.changed().await {
                 warn!(error = chain(&error), "watch on the network");
                 // The periodic pass still finds what changed; a broken watch must not spin.
-                tokio::time::sleep(TUNNEL_LOOK_CALM).await;
+                tokio::time::sleep(WATCH_PAUSE).await;
             }
         }
         None => std::future::pending().await,

@@ -5,16 +5,45 @@
 
 use crate::settings::TunneldStart;
 use holdfast_api::paths::Root;
-use holdfast_api::tunnel::TunnelsState;
+use holdfast_api::tunnel::{TunnelsState, TunnelsVersion};
 use holdfast_client::unix;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 /// It answers from memory; more means that it hangs.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// It answers after a minute when nothing happens.
+const LONGEST_WAIT: Duration = Duration::from_secs(75);
+/// Between two attempts to find it: soon after it was started, and rarely when it is away for long.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Changes of the tunnel daemon's state.
+#[derive(Debug)]
+pub struct Changes {
+    news: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl Changes {
+    /// Waits for the next. Cancel safe: a change that nobody waited for is kept.
+    pub async fn next(&self) {
+        self.news.notified().await;
+    }
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
 
 /// Our end of the tunnel daemon.
 #[derive(Debug, Clone)]
@@ -33,6 +62,33 @@ impl TunnelDaemon {
     pub async fn state(&self) -> Option<TunnelsState> {
         let socket = self.root.tunneld_socket();
         tokio::time::timeout(PATIENCE, unix::get_json(&socket, "/v1/state")).await.ok()?.ok()
+    }
+
+    /// Notifies whoever waits of each change of the state, and again and again while it does not
+    /// answer. The task ends with what is returned.
+    pub fn follow(&self) -> Changes {
+        let (socket, news) = (self.root.tunneld_socket(), Arc::new(Notify::new()));
+        let tell = news.clone();
+        let task = tokio::spawn(async move {
+            let (mut known, mut pause) = (None, FIRST_PAUSE);
+            loop {
+                let path = match known {
+                    Some(version) => format!("/v1/changes?after={version}"),
+                    None => "/v1/changes".into(),
+                };
+                let answer = unix::get_json_within::<TunnelsVersion>(&socket, &path, LONGEST_WAIT);
+                let now = answer.await.ok().map(|answer| answer.version);
+                if now.is_none() || now != known {
+                    tell.notify_one();
+                }
+                if now.is_none() {
+                    tokio::time::sleep(pause).await;
+                }
+                pause = if now.is_none() { (pause * 2).min(LAST_PAUSE) } else { FIRST_PAUSE };
+                known = now;
+            }
+        });
+        Changes { news, task }
     }
 
     /// Tells it to read its configuration again; it would notice by itself, later.

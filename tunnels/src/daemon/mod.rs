@@ -30,7 +30,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How often the file is looked at by a thread that is awake anyway, and when one wakes up for
 /// it. Whoever writes it and is in a hurry asks for a reload.
@@ -77,7 +77,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         .into_async()
         .context("cannot wait for changes of the kernel's network")?;
     let (questions_in, mut questions) = mpsc::channel(QUESTIONS);
-    let server = http::Server::open(&root.tunneld_socket(), questions_in)?;
+    let (news, version) = watch::channel(first_version());
+    let mut told = None;
+    let server = http::Server::open(&root.tunneld_socket(), questions_in, version)?;
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -97,6 +99,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         for (to, probe) in control.due_probes(now) {
             // Not sent is not answered.
             let _ = probes.try_send_to(&probe, crate::udp::address_for(probes_are_v6, to));
+        }
+        let now_so = control.news();
+        if told.as_ref() != Some(&now_so) {
+            told = Some(now_so);
+            news.send_modify(|version| *version = version.wrapping_add(1));
         }
         let resting = control.is_configured();
         let for_file = file_looked_at + if resting { WAKE_FOR_FILE } else { LOOK_AT_FILE };
@@ -127,6 +134,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     drop(server);
     control.shut_down();
     Ok(())
+}
+
+/// Another than that of an earlier process, whose last version somebody may still know.
+fn first_version() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(0))
 }
 
 /// Holds a lock while we run: two of us would fight over the links.

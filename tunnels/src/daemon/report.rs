@@ -16,7 +16,37 @@ struct Traffic {
     handshake_age: Option<Duration>,
 }
 
+/// What of the state is worth telling at once.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct News {
+    generation: u64,
+    /// Edge, whether it passes data, whether traffic uses it.
+    tunnels: Vec<(String, State, bool)>,
+    failovers: u64,
+    troubles: Vec<Trouble>,
+    pending: Vec<String>,
+}
+
 impl Control {
+    /// What is worth telling at once, as it is now.
+    pub(super) fn news(&self) -> News {
+        let active = self.liveness.active();
+        let state = |tunnel: &Tunnel| {
+            self.bfd.status(&tunnel.id).map_or(tunnel.state, |status| status.state)
+        };
+        News {
+            generation: self.settings.as_ref().map_or(0, |settings| settings.generation),
+            tunnels: self
+                .tunnels
+                .values()
+                .map(|tunnel| (tunnel.edge.name.clone(), state(tunnel), active == Some(tunnel.id)))
+                .collect(),
+            failovers: self.liveness.switches().0,
+            troubles: self.troubles.iter().chain(&self.config_trouble).cloned().collect(),
+            pending: self.pending.clone(),
+        }
+    }
+
     /// All tunnels as they are.
     pub(super) fn state(&mut self, now: Instant) -> TunnelsState {
         // In this order: a session changes before traffic moves because of it.

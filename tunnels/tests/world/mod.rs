@@ -183,7 +183,7 @@ impl World {
         self
     }
 
-    fn request(&self, request: &str) -> Option<(u16, String)> {
+    pub(crate) fn request(&self, request: &str) -> Option<(u16, String)> {
         let mut socket =
             UnixStream::connect(self.root.path().join("run/holdfast/tunneld.sock")).ok()?;
         write!(socket, "{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 /// A scenario's results with the setup they hold for.
@@ -46,8 +47,15 @@ impl Report {
         report.set("cpus", std::thread::available_parallelism().map_or(0, usize::from));
         report.set("processor", processor().unwrap_or_default());
         report.set("version", env!("CARGO_PKG_VERSION"));
-        report.set("build", if cfg!(debug_assertions) { "debug" } else { "optimised" });
+        let own = std::env::current_exe().ok();
+        report.set("bench built", built(own.as_deref().and_then(Path::parent)));
         report
+    }
+
+    /// Notes which programs are measured, and how they were built.
+    pub(crate) fn set_programs(&mut self, dir: &Path) {
+        self.set("programs", dir.display());
+        self.set("programs built", built(Some(dir)));
     }
 
     /// Notes a parameter.
@@ -89,6 +97,20 @@ fn quantile(sorted: &[f64], percent: usize) -> f64 {
     sorted.get(rank - 1).copied().unwrap_or(0.0)
 }
 
+/// In which profile of cargo the programs in `dir` were built: where they lie tells it, as long as
+/// they lie where cargo put them
+/// (<https://doc.rust-lang.org/cargo/reference/build-cache.html>).
+fn built(dir: Option<&Path>) -> String {
+    let of_cargo = |target: &&Path| target.join(".rustc_info.json").exists();
+    let placed = dir.filter(|dir| dir.parent().as_ref().is_some_and(of_cargo));
+    match placed.and_then(Path::file_name).and_then(|name| name.to_str()) {
+        // The directory of this profile alone has another name.
+        Some("debug") => "profile dev".into(),
+        Some(profile) => format!("profile {profile}"),
+        None => "unknown: they do not lie where cargo put them".into(),
+    }
+}
+
 fn processor() -> Option<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
@@ -107,6 +129,17 @@ mod tests {
         let one = Series::new("x", "ms", vec![7.0]);
         assert_eq!((one.median, one.p95, one.p99), (7.0, 7.0, 7.0));
         assert_eq!(Series::new("x", "ms", Vec::new()).n, 0);
+    }
+
+    #[test]
+    fn a_build_is_named_only_when_it_is_known() {
+        let target = tempfile::tempdir().unwrap();
+        let dir = |name: &str| target.path().join(name);
+        assert!(built(Some(&dir("lab"))).starts_with("unknown"));
+        std::fs::File::create(dir(".rustc_info.json")).unwrap();
+        assert_eq!(built(Some(&dir("lab"))), "profile lab");
+        assert_eq!(built(Some(&dir("debug"))), "profile dev");
+        assert!(built(None).starts_with("unknown"));
     }
 
     proptest! {

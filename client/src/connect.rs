@@ -6,6 +6,8 @@
 //! `Options::ping_every + Options::ping_timeout`; an idle connection costs nothing.
 
 use crate::client::Options;
+use crate::error::HANDSHAKE;
+use crate::plain::Plain;
 use crate::{ClientError, Endpoint};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -17,6 +19,7 @@ use std::io;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
@@ -102,9 +105,7 @@ impl Connection {
             Some(sender) if !fresh && !sender.is_closed() => Ok((sender.clone(), slot.serial)),
             _ => {
                 slot.sender = None;
-                let sender = timeout(options.connect_timeout, self.connect(options))
-                    .await
-                    .unwrap_or_else(|_| Err(self.timed_out("connect", options)))?;
+                let sender = self.connect(options).await?;
                 slot.serial += 1;
                 slot.sender = Some(sender.clone());
                 Ok((sender, slot.serial))
@@ -120,23 +121,24 @@ impl Connection {
     }
 
     async fn connect(&self, options: &Options) -> Result<Sender, ClientError> {
-        let tcp = self.dial(options).await?;
+        let deadline = Instant::now() + options.connect_timeout;
+        let late = |attempt| move |_: Elapsed| self.timed_out(attempt, options);
+        let tcp = timeout_at(deadline, self.dial(options)).await.map_err(late("connect"))??;
         // Requests are small and wait for their answer.
         tcp.set_nodelay(true).map_err(|error| self.unreachable("connect", error))?;
         let name = self.endpoint.server_name();
-        let tls = self
-            .tls
-            .connect(name, tcp)
+        let tls = timeout_at(deadline, self.tls.connect(name, tcp))
             .await
+            .map_err(late("TLS handshake"))?
             .map_err(|error| ClientError::handshake(self.endpoint.to_string(), error))?;
         if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(ClientError::Protocol {
                 endpoint: self.endpoint.to_string(),
-                attempt: "the TLS handshake".into(),
+                attempt: HANDSHAKE.into(),
                 why: "the server does not speak HTTP/2".into(),
             });
         }
-        let (sender, driver) = http2::Builder::new(TokioExecutor::new())
+        let handshake = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -144,8 +146,10 @@ impl Connection {
             .keep_alive_interval(options.ping_every)
             .keep_alive_timeout(options.ping_timeout)
             .keep_alive_while_idle(false)
-            .handshake(TokioIo::new(tls))
+            .handshake(TokioIo::new(Plain(tls)));
+        let (sender, driver) = timeout_at(deadline, handshake)
             .await
+            .map_err(late("HTTP/2 handshake"))?
             .map_err(|error| self.unreachable("HTTP/2 handshake", error))?;
         let endpoint = self.endpoint.to_string();
         tokio::spawn(async move {

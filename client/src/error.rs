@@ -1,5 +1,6 @@
 //! Why a request to the controller failed.
 
+use crate::plain::plain;
 use holdfast_api::{Reason, meta};
 use rustls::CertificateError;
 use std::time::Duration;
@@ -64,7 +65,7 @@ pub enum ClientError {
         #[source]
         source: rustls::Error,
     },
-    /// The TLS handshake failed for another reason; often the controller refused our certificate.
+    /// The controller broke the TLS handshake off; most often it refused our certificate.
     #[error("{endpoint} broke off the TLS handshake")]
     Handshake {
         /// Who answered.
@@ -94,6 +95,9 @@ pub enum ClientError {
         why: String,
     },
 }
+
+/// What was tried when a handshake failed.
+pub(crate) const HANDSHAKE: &str = "the TLS handshake";
 
 impl ClientError {
     /// The reason code to report.
@@ -172,7 +176,7 @@ impl ClientError {
     /// Sorts a failed handshake by what it means to a person.
     pub(crate) fn handshake(endpoint: String, error: std::io::Error) -> Self {
         let Some(tls) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) else {
-            let source = Box::new(error);
+            let source = Box::new(plain(error));
             return ClientError::Unreachable { endpoint, attempt: "TLS handshake", source };
         };
         let source = tls.clone();
@@ -184,6 +188,16 @@ impl ClientError {
                 | CertificateError::NotValidYetContext { .. },
             ) => ClientError::NotNow { endpoint, source },
             rustls::Error::InvalidCertificate(_) => ClientError::WrongCa { endpoint, source },
+            rustls::Error::InvalidMessage(_)
+            | rustls::Error::InappropriateMessage { .. }
+            | rustls::Error::InappropriateHandshakeMessage { .. }
+            | rustls::Error::PeerIncompatible(_)
+            | rustls::Error::PeerMisbehaved(_)
+            | rustls::Error::NoApplicationProtocol => ClientError::Protocol {
+                endpoint,
+                attempt: HANDSHAKE.into(),
+                why: format!("it is not the TLS that is wanted here ({source})"),
+            },
             _ => ClientError::Handshake { endpoint, source },
         }
     }

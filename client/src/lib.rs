@@ -26,6 +26,7 @@ mod connect;
 mod endpoint;
 mod error;
 mod follow;
+mod plain;
 mod trust;
 pub mod unix;
 mod watch;

@@ -16,7 +16,8 @@ use server::{Reply, Seen, Server, pem};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 const ACME: Option<&str> = Some("acme");
@@ -202,7 +203,7 @@ async fn a_silent_server_costs_its_timeout_and_no_more() {
     let trust = Trust::pem(&pem("ca.pem")).unwrap();
     let mute = Client::with_options(endpoint, trust, Identity::None, options.clone()).unwrap();
     let error = mute.get::<Site>(ACME, "s").await.unwrap_err();
-    assert!(matches!(error, ClientError::TimedOut { attempt: "connect", .. }), "{error:?}");
+    assert!(matches!(error, ClientError::TimedOut { attempt: "TLS handshake", .. }), "{error:?}");
 
     let server = serve(|_| Reply::Silence).await;
     let options = Options { connect_timeout: Duration::from_secs(5), ..options };
@@ -221,6 +222,53 @@ async fn a_silent_server_costs_its_timeout_and_no_more() {
     let error = client_with(&server, options).get::<Site>(ACME, "s").await.unwrap_err();
     assert!(matches!(error, ClientError::TimedOut { attempt: "read the answer", .. }), "{error:?}");
     drip.abort();
+}
+
+/// A server that reads what the client says first, answers `says` and is gone.
+async fn says(says: &'static [u8]) -> Client {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let _ = tcp.read(&mut [0; 4096]).await;
+            let _ = tcp.write_all(says).await;
+        }
+    });
+    Client::new(endpoint, Trust::pem(&pem("ca.pem")).unwrap(), Identity::None).unwrap()
+}
+
+#[tokio::test]
+async fn who_speaks_no_tls_is_no_controller_that_refuses() {
+    let plain = says(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await;
+    let error = plain.get::<Site>(ACME, "s").await.unwrap_err();
+    assert!(matches!(error, ClientError::Protocol { .. }), "{error:?}");
+    assert_eq!((error.reason(), error.retryable()), (Reason::ControllerProtocol, true));
+    assert!(error.to_string().contains("TLS handshake"), "{error}");
+
+    // A TLS alert, handshake_failure (RFC 8446 section 6): it does refuse.
+    let refusing = says(&[21, 3, 3, 0, 2, 2, 40]).await;
+    let error = refusing.get::<Site>(ACME, "s").await.unwrap_err();
+    assert_eq!(error.reason(), Reason::ControllerRefused, "{error:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_is_told_in_plain_words() {
+    let told = |error: &ClientError| {
+        assert_eq!(error.reason(), Reason::ControllerUnreachable);
+        let chain = holdfast_api::chain(error);
+        assert!(chain.ends_with("the other side closed the connection"), "{chain}");
+    };
+    told(&says(b"").await.get::<Site>(ACME, "s").await.unwrap_err());
+
+    let (sender, receiver) = mpsc::channel(1);
+    let receiver = std::sync::Mutex::new(Some(receiver));
+    let server = serve(move |_| Reply::Pieces(receiver.lock().unwrap().take().unwrap())).await;
+    let mut watch = client(&server).watch::<Site>(ACME, &Selector::all(), None).await.unwrap();
+    sender.send(Ok(line("ADDED", site("a", 1)))).await.unwrap();
+    watch.next().await.unwrap().unwrap();
+    // Without a farewell of TLS.
+    server.cut();
+    told(&watch.next().await.unwrap().unwrap_err());
 }
 
 #[tokio::test]
@@ -383,16 +431,23 @@ async fn a_replica_follows_through_an_outage() {
 /// The law: however the server ends watches, it is not asked in a tight loop.
 #[tokio::test]
 async fn a_server_that_ends_every_watch_is_not_hammered() {
-    let server = serve(|seen| match seen.path.contains("watch=true") {
+    let (listed, mut lists) = mpsc::unbounded_channel();
+    let server = serve(move |seen| match seen.path.contains("watch=true") {
         true => pieces(Vec::new()),
-        false => Reply::json(200, &list(vec![site("a", 1)], "")),
+        false => {
+            listed.send(Instant::now()).unwrap();
+            Reply::json(200, &list(vec![site("a", 1)], ""))
+        }
     })
     .await;
     let (sender, mut replica) = tokio::sync::watch::channel(Replica::<Site>::default());
     let task = tokio::spawn(follow(client(&server), ACME.map(Into::into), Selector::all(), sender));
     replica.wait_for(|r| r.iter().count() == 1).await.unwrap();
-    // Less than the shortest wait, and time enough for hundreds of requests.
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    assert_eq!(server.record.requests().len(), 2, "one list and one watch");
+    let first = lists.recv().await.unwrap();
+    let second = tokio::time::timeout(Duration::from_secs(30), lists.recv()).await;
+    // The shortest wait of `Backoff::default`.
+    let apart = second.expect("it is asked again").unwrap() - first;
+    assert!(apart >= Duration::from_secs(1), "asked again after {apart:?}");
+    assert_eq!(server.record.requests().len(), 3, "a list, a watch, a list");
     task.abort();
 }

@@ -184,8 +184,28 @@ fn traffic_survives_what_can_break() {
     traffic.flow(50);
     traffic.assert_nothing_lost();
 
+    kill_everything(&world);
+    assert_eq!(state(&world).not_running.len(), state(&world).processes.len());
+    faults::heal(&mut world, None).unwrap();
+    fleet::wait_online(&mut world, &[1]).unwrap();
+    until("traffic passes in the world that was dead", Duration::from_secs(10), || {
+        passes(&world, 1)
+    });
+    for name in world.home().services().unwrap().keys() {
+        let log = std::fs::read_to_string(world.home().log(name)).unwrap();
+        assert!(!log.contains('\u{1b}'), "{name} writes colours into a file");
+        assert!(!log.contains("CONNECTION_EXPIRED"), "{name} calls silence an error");
+    }
+
     assert!(down(&place.home).unwrap().problems.is_empty());
     assert_nothing_is_left(&place.home);
+}
+
+fn kill_everything(world: &World) {
+    for name in world.home().services().unwrap().keys() {
+        let target = Target::Service(name.clone());
+        faults::inject(world, &target, &Fault::Kill).unwrap();
+    }
 }
 
 /// wg(8) on a node names these devices and no others; where the kernel has WireGuard, by netlink.
@@ -255,7 +275,7 @@ fn sites_join_a_running_world_and_operators_see_them() {
         eprintln!("skipped: kubectl is not there");
         return;
     }
-    let sites = ok(lab(&["kubectl", "--", "get", "sites,registrations,regionaledges"]));
+    let sites = ok(lab(&["kubectl", "get", "sites,registrations,regionaledges"]));
     for name in ["site-1", "site-2", "re-1", "re-2"] {
         assert!(sites.contains(name), "{name} is not in\n{sites}");
     }

@@ -10,6 +10,7 @@ use crate::{Report, Series};
 use anyhow::Context;
 use holdfast_api::local::{NodeReport, Stage};
 use lab::fleet;
+use lab::world::spec::NODES_MAX;
 use lab::world::{EmulatorMode, Host, WorldSpec};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
@@ -23,11 +24,16 @@ pub(super) const SCENARIO: Scenario = Scenario {
 const NODES: u32 = 20;
 
 fn run(options: &Options) -> anyhow::Result<Report> {
-    let nodes = u8::try_from(options.rounds.unwrap_or(NODES)).context("at most 99 rounds")?;
+    // The world has one node before the first round.
+    let most = NODES_MAX - 1;
+    let nodes = u8::try_from(options.rounds.unwrap_or(NODES)).ok().filter(|nodes| *nodes <= most);
+    let nodes =
+        nodes.with_context(|| format!("at most {most} rounds: each is a node of its own"))?;
     let mut report = Report::new("bring-up");
     report.set("nodes", nodes);
     let begin = Instant::now();
     let mut bench = Bench::up(&WorldSpec::default())?;
+    report.set_programs(bench.programs.dir());
     let whole = begin.elapsed();
     let (mut online, mut admitted) = (Vec::new(), Vec::new());
     for number in 2..=nodes + 1 {

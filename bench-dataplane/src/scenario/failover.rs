@@ -36,6 +36,7 @@ fn run(options: &Options) -> anyhow::Result<Report> {
     for interval_ms in INTERVALS_MS {
         let spec = WorldSpec { bfd_interval_ms: Some(interval_ms), ..WorldSpec::default() };
         let bench = Bench::up(&spec)?;
+        report.set_programs(bench.programs.dir());
         let gaps = measure(&bench, cuts, interval_ms, options.progress)?;
         let detection = f64::from(interval_ms * MULTIPLIER);
         let name = format!("time without traffic, BFD {MULTIPLIER} × {interval_ms} ms");

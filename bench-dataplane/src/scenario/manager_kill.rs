@@ -26,6 +26,7 @@ fn run(options: &Options) -> anyhow::Result<Report> {
     report.set("kills", kills);
     report.set("traffic", "one datagram per ms");
     let mut bench = Bench::up(&WorldSpec::default())?;
+    report.set_programs(bench.programs.dir());
     let echoes = Echoes::start(&bench.world)?;
     let stream = Stream::start(&bench.world, 1, &echoes, PACE)?;
     let [_, manager] = fleet::node_services(Host::Node(1));

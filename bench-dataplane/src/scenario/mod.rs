@@ -11,13 +11,14 @@ use crate::Report;
 /// What a scenario may be told.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Rounds; each scenario has a default of its own.
+    /// Rounds, 1 and more; each scenario has a default of its own.
     pub rounds: Option<u32>,
     /// Told to people while it runs.
     pub progress: fn(&str),
 }
 
 /// A scenario.
+#[derive(Debug)]
 pub struct Scenario {
     /// What to type.
     pub name: &'static str,

@@ -26,6 +26,7 @@ fn run(options: &Options) -> anyhow::Result<Report> {
     report.set("rounds", rounds);
     report.set("seconds per round", ROUND.as_secs());
     let bench = Bench::up(&WorldSpec::default())?;
+    report.set_programs(bench.programs.dir());
     bench.wait_tunnels(1, "both tunnels up", both_up)?;
     std::thread::sleep(SETTLE);
     let pids = fleet::node_services(Host::Node(1))

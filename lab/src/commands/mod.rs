@@ -20,6 +20,7 @@ mod down;
 mod inside;
 mod machine;
 mod show;
+mod skips;
 mod table;
 mod test;
 mod up;

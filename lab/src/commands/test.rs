@@ -1,5 +1,6 @@
 //! `lab test`: everything that CI runs, with a summary at the end.
 
+use super::skips::{self, Keeper, Skip};
 use super::up;
 use super::{Global, Output, print_json, table};
 use anyhow::Context;
@@ -31,6 +32,8 @@ struct Step {
 enum How {
     /// A command of cargo.
     Cargo { arguments: Vec<&'static str>, env: Vec<(&'static str, &'static str)> },
+    /// Tests by nextest, with these arguments; it tells which were skipped.
+    Nextest(Vec<&'static str>),
     /// [`machine::run_tests`].
     Machine,
 }
@@ -69,6 +72,8 @@ struct Outcome {
     what: &'static str,
     result: Verdict,
     seconds: f64,
+    /// Tests that could not run here; none where the step cannot tell.
+    skipped: Option<Vec<Skip>>,
 }
 
 impl Test {
@@ -93,13 +98,15 @@ impl Test {
                     what: step.what,
                     result: Verdict::NotRun,
                     seconds: 0.0,
+                    skipped: None,
                 });
                 continue;
             }
             eprintln!("\n[{}/{}] {}: {}", index + 1, wanted.len(), step.name, step.what);
             let began = Instant::now();
-            let result = match &step.how {
-                How::Cargo { arguments, env } => Verdict::of(cargo(arguments, env)?),
+            let (result, skipped) = match &step.how {
+                How::Cargo { arguments, env } => (Verdict::of(cargo(arguments, env)?), None),
+                How::Nextest(arguments) => nextest(arguments)?,
                 How::Machine => test_machine()?,
             };
             failed |= result == Verdict::Failed;
@@ -108,6 +115,7 @@ impl Test {
                 what: step.what,
                 result,
                 seconds: began.elapsed().as_secs_f64(),
+                skipped,
             });
         }
         match global.output {
@@ -123,6 +131,17 @@ impl Test {
                 };
                 let rows: Vec<Vec<String>> = outcomes.iter().map(row).collect();
                 say!("\n{}", table::render(&["STEP", "WHAT", "RESULT", "TOOK"], &rows));
+                let known: Vec<&Vec<Skip>> =
+                    outcomes.iter().filter_map(|outcome| outcome.skipped.as_ref()).collect();
+                if !known.is_empty() {
+                    say!(
+                        "\n{}",
+                        skips::tell(&known.into_iter().flatten().cloned().collect::<Vec<_>>())
+                    );
+                }
+                if !packages::has_nextest() {
+                    say!("\ncargo test hides which tests were skipped; cargo-nextest tells.");
+                }
             }
         }
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -151,7 +170,6 @@ fn steps(nextest: bool) -> Vec<Step> {
                 "--test-threads",
                 "1",
                 "--no-fail-fast",
-                "--no-capture",
             ],
         ),
         false => (
@@ -168,6 +186,10 @@ fn steps(nextest: bool) -> Vec<Step> {
                 "--nocapture",
             ],
         ),
+    };
+    let tests = |name, what, arguments: &[&'static str]| match nextest {
+        true => Step { name, what, how: How::Nextest(arguments.to_vec()) },
+        false => step(name, what, arguments),
     };
     let doc = Step {
         name: "doc",
@@ -192,10 +214,10 @@ fn steps(nextest: bool) -> Vec<Step> {
             &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"],
         ),
         doc,
-        step("unit", "tests of every crate", unit),
+        tests("unit", "tests of every crate", unit),
         machine,
         step("build", "programs for the worlds", &["build", "--workspace", "--bins", "--quiet"]),
-        step("worlds", "whole worlds, end to end", worlds),
+        tests("worlds", "whole worlds, end to end", worlds),
     ]
 }
 
@@ -214,22 +236,39 @@ fn prepare(steps: &[Step]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn test_machine() -> anyhow::Result<Verdict> {
+fn nextest(arguments: &[&str]) -> anyhow::Result<(Verdict, Option<Vec<Skip>>)> {
+    let keeper = Keeper::new()?;
+    let asked = keeper.arguments();
+    let arguments: Vec<&str> =
+        arguments.iter().copied().chain(asked.iter().map(String::as_str)).collect();
+    let passed = cargo(&arguments, &[])?;
+    Ok((Verdict::of(passed), keeper.skips()))
+}
+
+fn test_machine() -> anyhow::Result<(Verdict, Option<Vec<Skip>>)> {
     let options = machine::Options::default();
     match machine::run_tests(&options, &mut |line| eprintln!("machine: {line}")) {
         Ok(report) => {
             super::machine::print(&report);
-            Ok(Verdict::of(report.passed()))
+            let skip = |result: &machine::TestResult| match &result.outcome {
+                machine::Outcome::Skipped { reason } => Some(Skip {
+                    test: format!("(machine) {}", result.test),
+                    reason: reason.clone(),
+                }),
+                machine::Outcome::Passed | machine::Outcome::Failed => None,
+            };
+            let skipped = report.results.iter().filter_map(skip).collect();
+            Ok((Verdict::of(report.passed()), Some(skipped)))
         }
         Err(error) if error.skips() => {
             eprintln!("skipped: {:#}", anyhow::Error::from(error));
-            Ok(Verdict::Skipped)
+            Ok((Verdict::Skipped, None))
         }
         Err(error) => Err(error.into()),
     }
 }
 
-fn cargo(arguments: &[&'static str], env: &[(&'static str, &'static str)]) -> anyhow::Result<bool> {
+fn cargo(arguments: &[&str], env: &[(&str, &str)]) -> anyhow::Result<bool> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     command.args(arguments).envs(env.iter().copied());
@@ -247,7 +286,7 @@ mod tests {
         for nextest in [true, false] {
             let steps = steps(nextest);
             let worlds = steps.iter().find(|step| step.name == "worlds").unwrap();
-            let How::Cargo { arguments, .. } = &worlds.how else {
+            let (How::Cargo { arguments, .. } | How::Nextest(arguments)) = &worlds.how else {
                 panic!("worlds are a cargo test")
             };
             let threads = arguments.windows(2).any(|pair| pair == ["--test-threads", "1"]);

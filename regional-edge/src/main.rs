@@ -4,6 +4,7 @@ use anyhow::Context;
 use clap::Parser;
 use holdfast_api::paths::Root;
 use regional_edge::settings::Settings;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,9 +23,12 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // boringtun reports ordinary events of the protocol as errors; ours say what matters.
+    let filter = format!("boringtun=off,{}", arguments.log);
     tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_writer(std::io::stderr)
-        .with_env_filter(tracing_subscriber::EnvFilter::new(&arguments.log))
         .init();
     let root = Root::new(arguments.root);
     let settings = match Settings::load(&root) {

@@ -61,6 +61,18 @@ impl Drop for Edge {
     }
 }
 
+impl Edge {
+    /// Waits until so many follow the nodes that are up.
+    async fn followers(&self, what: &str, mut enough: impl FnMut(usize) -> bool) {
+        let met = timeout(Duration::from_secs(20), async {
+            while !enough(self.up.receiver_count()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        assert!(met.await.is_ok(), "{what}");
+    }
+}
+
 async fn speaking(name: &str, tls: Option<MeshTls>, at: SocketAddr) -> Edge {
     let listener = TcpListener::bind(at).await.unwrap();
     let at = listener.local_addr().unwrap();
@@ -245,16 +257,22 @@ async fn who_listens_and_reads_nothing_is_dropped() {
     let edge = speaking("re-2", Some(tls("re-2", "ca")), any()).await;
     let tcp = TcpStream::connect(edge.at).await.unwrap();
     let stream = tls("re-1", "ca").connector.connect(edge.at.ip().into(), tcp).await.unwrap();
+    // One follows the nodes to take people in, and one for each who was taken in.
+    edge.followers("the listener is taken in", |count| count == 2).await;
     // More than the buffers in between take.
     let many: Vec<String> = (0..40_000).map(|n| format!("{n:0>60}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    for names in [many.as_slice(), &[], many.as_slice(), &[], many.as_slice()] {
-        edge.up.send_replace(Arc::new(nodes(names)));
-        tokio::time::sleep(HEARTBEAT).await;
-    }
-    // The other side has given us up: what it had sent is read, and then comes the end.
+    let sets = [Arc::new(nodes(&many)), Arc::new(nodes(&[]))];
+    let mut sets = sets.iter().cycle();
+    edge.followers("the listener is given up", |count| {
+        if let Some(set) = sets.next() {
+            edge.up.send_replace(set.clone());
+        }
+        count == 1
+    })
+    .await;
+    // What had been sent is read, and then comes the end.
     let (mut read, _write) = tokio::io::split(stream);
-    tokio::time::sleep(HEARTBEAT * 5).await;
     let mut sink = vec![0; 1 << 20];
     let end = timeout(Duration::from_secs(10), async {
         while !matches!(read.read(&mut sink).await, Ok(0) | Err(_)) {}

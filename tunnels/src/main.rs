@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::Parser;
 use holdfast_api::paths::Root;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
 
@@ -27,6 +28,7 @@ fn main() -> anyhow::Result<()> {
     let filter = format!("boringtun=off,{}", arguments.log);
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(filter).context("--log")?)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_writer(std::io::stderr)
         .init();
     let runtime = tokio::runtime::Builder::new_current_thread()

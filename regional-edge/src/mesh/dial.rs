@@ -39,8 +39,17 @@ enum DialError {
     LongLine,
     #[error("what it says cannot be followed")]
     Feed(#[source] FeedError),
-    #[error("it ended the connection")]
+    #[error("the other side closed the connection")]
     Ended,
+}
+
+/// An end without the farewell of TLS is an end; nothing that is said in the mesh can be cut short
+/// without being seen.
+fn ended_or(other: impl Fn(io::Error) -> DialError, error: io::Error) -> DialError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => DialError::Ended,
+        _ => other(error),
+    }
 }
 
 /// The tasks, by the edge that each listens to. Dropping this ends them.
@@ -143,7 +152,7 @@ async fn once(
     let stream = connected
         .await
         .map_err(|_| DialError::Connect(io::ErrorKind::TimedOut.into()))?
-        .map_err(DialError::Connect)?;
+        .map_err(|error| ended_or(DialError::Connect, error))?;
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let name = shown.and_then(edge_name);
     if name.as_deref() != Some(edge) {
@@ -160,7 +169,7 @@ async fn once(
         let read = timeout_at(feed.due().into(), bounded.read_until(b'\n', &mut line));
         match read.await {
             Err(_) => return Err(DialError::Silent),
-            Ok(Err(error)) => return Err(DialError::Read(error)),
+            Ok(Err(error)) => return Err(ended_or(DialError::Read, error)),
             Ok(Ok(0)) => return Err(DialError::Ended),
             Ok(Ok(_)) => {}
         }

@@ -1,38 +1,33 @@
 //! `holdfast-controller`: parses the command line, starts logging, runs the command.
 
 use clap::Parser;
-use holdfast_api::Reason;
-use holdfast_controller::command::{self, Arguments};
-use holdfast_controller::http::ServerError;
-use holdfast_controller::trust::OperatorError;
+use holdfast_controller::command::{self, Arguments, Failure};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let filter = match EnvFilter::try_new(&arguments.log) {
-        Ok(filter) => filter,
-        Err(error) => {
-            eprintln!("holdfast-controller: --log: {error}");
-            return ExitCode::from(Reason::ConfigInvalid.exit_code());
-        }
-    };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let result = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(command::run(arguments)));
-    match result {
+    match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("holdfast-controller: {error:#}");
-            let reason = error.chain().find_map(|e| {
-                let of_server = e.downcast_ref::<ServerError>().map(ServerError::reason);
-                of_server.or_else(|| e.downcast_ref::<OperatorError>().map(OperatorError::reason))
-            });
-            let reason = reason.unwrap_or(Reason::ConfigInvalid);
-            ExitCode::from(reason.exit_code())
+        Err(failure) => {
+            eprintln!("holdfast-controller: {}", failure.line());
+            eprintln!("  Next: {}", failure.next_step());
+            ExitCode::from(failure.reason().exit_code())
         }
     }
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&arguments.log)
+        .map_err(|error| Failure::argument("--log", error.to_string()))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_writer(std::io::stderr)
+        .init();
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Failure::System { attempt: "start threads", source })?
+        .block_on(command::run(arguments))
 }

@@ -92,7 +92,7 @@ fn apply(tx: &mut Tx<'_>, fleet: &Fleet, serial: u8, op: &Op) -> Result<(), ApiE
             let spec = RegistrationSpec {
                 csr: requests()[*device].clone(),
                 hostname: "box".into(),
-                wireguard_public_key: Some(PublicKey([u8::try_from(*device).unwrap(); 32])),
+                wireguard_public_key: Some(PublicKey([1 + u8::try_from(*device).unwrap(); 32])),
                 ..Default::default()
             };
             let key = registration_key(*device);

@@ -89,7 +89,9 @@ impl ApiError {
         let list: Vec<String> =
             errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
         let list = if list.len() == 1 { list.concat() } else { format!("[{}]", list.join(", ")) };
-        let message = format!("{}.{GROUP} {name:?} is invalid: {list}", kind.name());
+        // One that is to be named by the server has no name yet.
+        let name_or_none = if name.is_empty() { String::new() } else { format!(" {name:?}") };
+        let message = format!("{}.{GROUP}{name_or_none} is invalid: {list}", kind.name());
         let mut error = ApiError::new(422, "Invalid", message).about(kind, name);
         error.details.causes = errors
             .into_iter()

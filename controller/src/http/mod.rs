@@ -4,6 +4,7 @@ mod apply;
 mod authorize;
 mod body;
 mod caller;
+mod connection;
 mod discovery;
 mod dispatch;
 mod error;
@@ -21,6 +22,7 @@ mod write;
 
 pub use authorize::{Denied, Sight, Verb, authorize};
 pub use caller::{Caller, Identity};
+pub use connection::Limits;
 pub use error::ApiError;
 pub use route::{Route, Target};
 pub use server::{Server, ServerError, Settings};

@@ -1,37 +1,25 @@
-//! The server: sockets, TLS, connections.
+//! The server: what it is made of, its socket, its start and its end.
 
-use super::dispatch::{App, respond};
+use super::connection::{self, Limits, Serving};
+use super::dispatch::App;
 use crate::Clock;
 use crate::fleet::{self, Fleet, FleetSettings};
 use crate::store::{Embedded, Store, StoreError};
 use crate::trust::server::ServerCertificate;
 use crate::trust::server::tls_config;
-use crate::trust::{Authority, Operators, PeerVerifier, TrustError, peer};
+use crate::trust::{Authority, Operators, PeerVerifier, TrustError};
 use holdfast_api::Reason;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch as signal;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-/// A handshake that takes longer is a client that does not mean it.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time that open requests have to end at shutdown.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// A client that is silent for so long on HTTP/2 is asked whether it is there, and has as long to
-/// answer.
-const ARE_YOU_THERE: Duration = Duration::from_secs(20);
-/// Unacknowledged data for so long means that the client is gone (tcp(7), TCP_USER_TIMEOUT).
-const GONE: Duration = Duration::from_secs(60);
-/// Requests that one HTTP/2 connection may have open; kubectl and controllers hold many watches.
-const STREAMS: u32 = 1_000;
 /// How often the server certificate is looked at.
 const RENEW: Duration = Duration::from_secs(3_600);
 
@@ -102,6 +90,14 @@ impl Server {
     /// # Errors
     /// Whatever is in the way; nothing runs then.
     pub async fn start(settings: Settings) -> Result<Server, ServerError> {
+        Self::start_within(settings, Limits::default()).await
+    }
+
+    /// As [`Server::start`], with other limits for clients.
+    ///
+    /// # Errors
+    /// Whatever is in the way; nothing runs then.
+    pub async fn start_within(settings: Settings, limits: Limits) -> Result<Server, ServerError> {
         let data = settings.data.clone();
         let now = (settings.clock)();
         let authority =
@@ -142,10 +138,11 @@ impl Server {
             fleet::task::run(store.clone(), app.fleet.clone(), app.clock.clone(), shutdown.clone());
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let renewal = renew(app.clone(), certificate, shutdown.clone());
+        let serving = Serving { app, acceptor, verifier, limits };
         let tasks = vec![
             tokio::spawn(controllers),
             tokio::spawn(renewal),
-            tokio::spawn(accept(app, listener, acceptor, verifier, shutdown)),
+            tokio::spawn(accept(Arc::new(serving), listener, shutdown)),
         ];
         tracing::info!(%address, data = %data.display(), "serving");
         Ok(Server { address, store, stop, tasks })
@@ -195,10 +192,8 @@ async fn renew(
 }
 
 async fn accept(
-    app: Arc<App>,
+    serving: Arc<Serving>,
     listener: TcpListener,
-    acceptor: TlsAcceptor,
-    verifier: Arc<PeerVerifier>,
     mut shutdown: signal::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
@@ -207,8 +202,7 @@ async fn accept(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) => {
-                    let (app, acceptor) = (app.clone(), acceptor.clone());
-                    connections.spawn(connection(app, stream, from, acceptor, verifier.clone()));
+                    connections.spawn(connection::serve(serving.clone(), stream, from));
                 }
                 // Out of file descriptors, for one: others have to end first.
                 Err(error) => {
@@ -224,53 +218,5 @@ async fn accept(
     let farewell = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
         tracing::info!("requests were cut off");
-    }
-}
-
-async fn connection(
-    app: Arc<App>,
-    stream: TcpStream,
-    from: SocketAddr,
-    acceptor: TlsAcceptor,
-    verifier: Arc<PeerVerifier>,
-) {
-    // Both only make things better.
-    let _ = stream.set_nodelay(true);
-    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(GONE));
-    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%from, %error, "handshake failed"),
-        Err(_) => return tracing::debug!(%from, "handshake took too long"),
-    };
-    let certificates = stream.get_ref().1.peer_certificates();
-    let identity = Arc::new(peer::identify(&verifier, certificates, (app.clock)()));
-    let mut shutdown = app.shutdown.clone();
-    let service = service_fn(move |request| {
-        let (app, identity) = (app.clone(), identity.clone());
-        async move { Ok::<_, Infallible>(respond(&app, &identity, request).await) }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new());
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(ARE_YOU_THERE)
-        .keep_alive_timeout(ARE_YOU_THERE)
-        .max_concurrent_streams(STREAMS);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let stopped = async {
-        let _ = shutdown.wait_for(|stop| *stop).await;
-    };
-    // Waiting for the signal loses nothing; the connection itself is never dropped here.
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = stopped => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%from, %error, "connection ended");
     }
 }

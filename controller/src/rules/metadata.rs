@@ -1,7 +1,7 @@
 //! Names, labels and annotations.
 
 use super::Write;
-use crate::schema::FieldError;
+use crate::schema::{FieldError, key_path};
 use crate::select::{is_label_key, is_label_value};
 use holdfast_api::meta::{is_dns_label, is_dns_subdomain};
 use holdfast_api::resources::Kind;
@@ -50,7 +50,7 @@ pub fn check_metadata(
         }
         if !is_label_value(label) {
             let message = format!("Invalid value: {label:?}: is not a label's value");
-            errors.push(FieldError::invalid(format!("metadata.labels.{key}"), message));
+            errors.push(FieldError::invalid(key_path("metadata.labels", key), message));
         }
     }
     let size: usize = entries("annotations").map(|(key, text)| key.len() + text.len()).sum();
@@ -71,7 +71,7 @@ pub(super) fn check_labels(field: &str, labels: &Value) -> Vec<FieldError> {
         .filter(|(key, value)| !is_label_key(key) || !value.as_str().is_some_and(is_label_value))
         .map(|(key, value)| {
             FieldError::invalid(
-                format!("{field}.{key}"),
+                key_path(field, key),
                 format!("Invalid value: {value}: not a label"),
             )
         })

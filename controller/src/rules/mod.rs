@@ -2,13 +2,16 @@
 //! what is checked still holds when the write happens.
 
 mod edge;
+mod host;
 mod metadata;
+mod net;
 mod present;
 mod registration;
 mod site;
 mod token;
 
 pub use metadata::{check_metadata, keep_system_annotations};
+pub(crate) use net::overlap;
 pub use present::{Presentation, find_token, present};
 pub use token::{Issued, issue};
 
@@ -65,8 +68,8 @@ pub fn check(
     match write.key.kind {
         Kind::Token => token::check(write, tx, new),
         Kind::Registration => registration::check(write, fleet, tx, new),
-        Kind::Site => site::check(write, tx, new),
-        Kind::RegionalEdge => edge::check(write, tx, new),
+        Kind::Site => site::check(write, fleet, tx, new),
+        Kind::RegionalEdge => edge::check(write, fleet, tx, new),
         Kind::NodeStatus => {
             node_status(write, tx, new);
             Ok(())

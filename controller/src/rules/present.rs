@@ -6,15 +6,15 @@
 //! role. The store runs transactions one after the other, so a token of one use makes one
 //! registration however many devices present it at once.
 
-use super::key_is_taken;
 use super::token::secret_matches;
+use super::{edge, key_is_taken};
 use crate::fleet::{Fleet, TOKEN_LABELS_ANNOTATION, TOKEN_SITE_ANNOTATION, save};
 use crate::http::ApiError;
 use crate::schema::FieldError;
 use crate::store::{Index, Key, Shared, State, Tx};
 use holdfast_api::Reason;
 use holdfast_api::resources::{
-    Approval, ApprovalRule, Decision, Kind, RegistrationSpec, Role, Token,
+    Approval, ApprovalRule, Decision, Kind, Registration, RegistrationSpec, Role, Token,
 };
 use holdfast_api::token::{TokenId, TokenSecret};
 use serde_json::{Value, json};
@@ -78,7 +78,7 @@ pub fn present(
     if status.used >= token.spec.uses {
         return Err(ApiError::token(Reason::TokenUsedUp));
     }
-    check_wish(&shown, token.spec.role, tx)?;
+    check_wish(&shown, token.spec.role, fleet, tx)?;
     status.used += 1;
     let mut used = entry.value.clone();
     used["status"] = json!(status);
@@ -109,7 +109,12 @@ pub fn present(
     Ok((made, true))
 }
 
-fn check_wish(shown: &Presentation, allowed: Role, tx: &Tx<'_>) -> Result<(), ApiError> {
+fn check_wish(
+    shown: &Presentation,
+    allowed: Role,
+    fleet: &Fleet,
+    tx: &Tx<'_>,
+) -> Result<(), ApiError> {
     let mut errors = Vec::new();
     if shown.spec.role != allowed {
         let message =
@@ -119,19 +124,47 @@ fn check_wish(shown: &Presentation, allowed: Role, tx: &Tx<'_>) -> Result<(), Ap
     if shown.spec.edge.is_some() && shown.spec.role != Role::RegionalEdge {
         errors.push(FieldError::forbidden("spec.edge", "only a regional edge has it"));
     }
-    errors.extend(taken_key(&shown.spec, &shown.key, tx));
+    errors.extend(unusable(&RegistrationSpec::default(), &shown.spec, &shown.key, fleet, tx));
+    refuse(&shown.key, errors)
+}
+
+fn refuse(key: &Key, errors: Vec<FieldError>) -> Result<(), ApiError> {
     if errors.is_empty() {
         return Ok(());
     }
-    Err(ApiError::invalid(Kind::Registration, &shown.key.name, errors))
+    Err(ApiError::invalid(Kind::Registration, &key.name, errors))
+}
+
+/// What other devices could not use of what the device says of itself, and did not say in `old`.
+pub(super) fn unusable(
+    old: &RegistrationSpec,
+    new: &RegistrationSpec,
+    key: &Key,
+    fleet: &Fleet,
+    tx: &Tx<'_>,
+) -> Vec<FieldError> {
+    let mut errors = Vec::from_iter(taken_key(new, key, tx));
+    let public_key =
+        new.wireguard_public_key.filter(|_| old.wireguard_public_key != new.wireguard_public_key);
+    errors.extend(public_key.and_then(|key| edge::no_key("spec.wireguardPublicKey", key)));
+    if let Some(offer) = &new.edge {
+        let before = old.edge.clone().unwrap_or_default();
+        let own = own_edge(key, tx);
+        errors.extend(edge::usable("spec.edge", &before, offer, own.as_ref(), fleet, tx));
+    }
+    errors
+}
+
+/// The edge that a registration made, which has its key and address, too.
+fn own_edge(key: &Key, tx: &Tx<'_>) -> Option<Key> {
+    let entry = tx.get(key)?;
+    Some(Key::new(Kind::RegionalEdge, "", entry.text("/status/node")))
 }
 
 /// Another device already has this WireGuard key.
-pub(super) fn taken_key(spec: &RegistrationSpec, key: &Key, tx: &Tx<'_>) -> Option<FieldError> {
+fn taken_key(spec: &RegistrationSpec, key: &Key, tx: &Tx<'_>) -> Option<FieldError> {
     let offered = spec.edge.as_ref().and_then(|edge| edge.public_key);
-    // The edge that a registration made has its key, too.
-    let edge =
-        tx.get(key).map(|entry| Key::new(Kind::RegionalEdge, "", entry.text("/status/node")));
+    let edge = own_edge(key, tx);
     let own: Vec<&Key> = std::iter::once(key).chain(&edge).collect();
     let taken = [spec.wireguard_public_key, offered]
         .into_iter()
@@ -156,9 +189,8 @@ fn renew(
     if !shown.key_proved || shown.spec.csr.is_empty() {
         return Ok(existing.clone());
     }
-    if let Some(error) = taken_key(&shown.spec, &shown.key, tx) {
-        return Err(ApiError::invalid(Kind::Registration, &shown.key.name, vec![error]));
-    }
+    let old = existing.decode::<Registration>().map(|old| old.spec).unwrap_or_default();
+    refuse(&shown.key, unusable(&old, &shown.spec, &shown.key, fleet, tx))?;
     let mut value = existing.value.clone();
     super::registration::take_over(&mut value, &shown.spec);
     super::registration::ask_again(existing, fleet, tx, &mut value);

@@ -2,7 +2,7 @@
 
 use super::Write;
 use super::metadata::check_labels;
-use super::present::taken_key;
+use super::present::unusable;
 use crate::fleet::Fleet;
 use crate::http::{ApiError, Identity};
 use crate::schema::FieldError;
@@ -13,6 +13,7 @@ use holdfast_api::resources::{Registration, RegistrationSpec};
 use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use serde::Deserialize;
 use serde_json::Value;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -62,8 +63,9 @@ pub(super) fn check(
             errors.push(FieldError::invalid("spec.csr", format!("Invalid value: {error}")))
         }
     }
-    if let Ok(registration) = serde_json::from_value::<Registration>(new.clone()) {
-        errors.extend(taken_key(&registration.spec, &old.key, tx));
+    if let Ok(registration) = Registration::deserialize(&*new) {
+        let before = old.decode::<Registration>().map(|old| old.spec).unwrap_or_default();
+        errors.extend(unusable(&before, &registration.spec, &old.key, fleet, tx));
     }
     write.invalid(errors)?;
     ask_again(old, fleet, tx, new);

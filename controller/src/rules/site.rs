@@ -1,14 +1,23 @@
 //! Sites: operators describe them, the controller gives nodes and prefix.
 
-use super::Write;
+use super::{Write, host, net};
+use crate::fleet::Fleet;
 use crate::fleet::pools::overlaps;
 use crate::http::ApiError;
 use crate::schema::FieldError;
 use crate::store::Tx;
+use holdfast_api::meta::is_dns_label;
+use holdfast_api::resources::{Kind, RegionalEdge, SiteSpec};
 use ipnet::IpNet;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub(super) fn check(write: &Write<'_>, tx: &Tx<'_>, new: &mut Value) -> Result<(), ApiError> {
+pub(super) fn check(
+    write: &Write<'_>,
+    fleet: &Fleet,
+    tx: &Tx<'_>,
+    new: &mut Value,
+) -> Result<(), ApiError> {
     let mut errors = Vec::new();
     let old = write.old_spec().cloned().unwrap_or_else(|| json!({}));
     if !new["spec"].is_object() {
@@ -24,23 +33,20 @@ pub(super) fn check(write: &Write<'_>, tx: &Tx<'_>, new: &mut Value) -> Result<(
         }
     }
     errors.extend(members(&old["nodes"], &spec["nodes"]));
-    errors.extend(prefix(&old["prefix"], &mut spec["prefix"], tx));
+    errors.extend(prefix(&old["prefix"], &mut spec["prefix"], fleet, tx));
     if spec["prefix"].is_null()
         && let Some(spec) = spec.as_object_mut()
     {
         spec.remove("prefix");
     }
-    for (name, _) in spec["sysctls"].as_object().into_iter().flatten() {
-        let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-/".contains(&b);
-        if !name.bytes().all(fits) || name.contains("..") || name.is_empty() {
-            let message = format!("Invalid value: {name:?}: is not the name of a sysctl");
-            errors.push(FieldError::invalid("spec.sysctls", message));
+    // The form was checked before. Should the two ever differ, everything is looked at anew.
+    let old = SiteSpec::deserialize(&old).unwrap_or_default();
+    match SiteSpec::deserialize(&*spec) {
+        Ok(spec) => {
+            errors.extend(edges(&old, &spec));
+            errors.extend(host::check(&old, &spec));
         }
-    }
-    for (index, entry) in spec["hosts"].as_array().into_iter().flatten().enumerate() {
-        if entry["names"].as_array().is_none_or(Vec::is_empty) {
-            errors.push(FieldError::required(format!("spec.hosts[{index}].names")));
-        }
+        Err(error) => errors.push(FieldError::invalid("spec", error.to_string())),
     }
     write.invalid(errors)
 }
@@ -65,15 +71,48 @@ fn members(old: &Value, new: &Value) -> Vec<FieldError> {
     errors
 }
 
-fn prefix(old: &Value, new: &mut Value, tx: &Tx<'_>) -> Option<FieldError> {
+fn prefix(old: &Value, new: &mut Value, fleet: &Fleet, tx: &Tx<'_>) -> Option<FieldError> {
     let parsed: IpNet = new.as_str()?.parse().ok()?;
-    *new = parsed.trunc().to_string().into();
+    let parsed = parsed.trunc();
+    *new = parsed.to_string().into();
     if old == new {
         return None;
     }
+    let why = net::unfit_net(&parsed).or_else(|| taken(&parsed, fleet, tx))?;
+    Some(FieldError::invalid("spec.prefix", format!("Invalid value: {parsed}: {why}")))
+}
+
+/// Who has addresses of the prefix already. Edges refuse a prefix that is not the site's alone.
+fn taken(prefix: &IpNet, fleet: &Fleet, tx: &Tx<'_>) -> Option<String> {
+    let settings = &fleet.settings;
+    let pools = [settings.node_overlay, settings.edge_overlay];
+    if let Some(pool) = pools.iter().find(|pool| net::overlap(pool, prefix)) {
+        return Some(format!("overlaps {pool}, where nodes and edges have their addresses"));
+    }
+    // An operator may have given an edge an address outside of the pool.
+    let edges = tx.list(Kind::RegionalEdge, None);
+    let edges = edges.iter().filter_map(|entry| entry.decode::<RegionalEdge>());
+    let mut inside = edges
+        .filter(|edge| edge.spec.overlay_address.is_some_and(|address| prefix.contains(&address)));
+    if let Some(edge) = inside.next() {
+        return Some(format!("has in it the address of the edge {:?}", edge.metadata.name));
+    }
     // A site may shrink or widen its own prefix only by giving up the old one first.
-    overlaps(tx.state(), &parsed).then(|| {
-        let message = format!("Invalid value: {parsed}: overlaps the prefix of a site");
-        FieldError::invalid("spec.prefix", message)
-    })
+    overlaps(tx.state(), prefix).then(|| "overlaps the prefix of a site".into())
+}
+
+/// A name that no edge can have lets a site choose from none, and nobody would say why.
+fn edges(old: &SiteSpec, new: &SiteSpec) -> Vec<FieldError> {
+    let (old, new) = (&old.edges, &new.edges);
+    let lists = [("only", &old.only, &new.only), ("except", &old.except, &new.except)];
+    let mut errors = Vec::new();
+    for (field, old, new) in lists {
+        for (index, name) in new.iter().enumerate() {
+            if !is_dns_label(name) && !old.contains(name) {
+                let message = format!("Invalid value: {name:?}: must be the name of an edge");
+                errors.push(FieldError::invalid(format!("spec.edges.{field}[{index}]"), message));
+            }
+        }
+    }
+    errors
 }

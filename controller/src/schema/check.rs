@@ -170,7 +170,7 @@ fn walk(schema: &Schema, value: &mut Value, path: &str, report: &mut Report) {
             Some(map) => {
                 map.retain(|_, value| !value.is_null());
                 for (name, value) in map {
-                    walk(item, value, &format!("{path}.{name}"), report);
+                    walk(item, value, &key_path(path, name), report);
                 }
             }
             None => wrong("must be an object", value),
@@ -214,7 +214,18 @@ fn misses(format: Format, text: &str) -> Option<&'static str> {
     (!fits).then_some(want)
 }
 
-fn shorten(value: &Value) -> String {
+/// The path of an entry of a map: in brackets when a dot in its name could be mistaken for one of
+/// the path, or when it is no plain word at all.
+pub fn key_path(path: &str, key: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if !key.is_empty() && key.bytes().all(plain) {
+        return format!("{path}.{key}");
+    }
+    format!("{path}[{}]", shorten(&key.into()).trim_matches('"'))
+}
+
+/// A value as JSON, cut where it would fill the screen.
+pub(crate) fn shorten(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(80) {
         Some((cut, _)) => format!("{}…", &text[..cut]),

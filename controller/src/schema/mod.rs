@@ -11,7 +11,8 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
-pub use check::{FieldError, Report, check};
+pub(crate) use check::shorten;
+pub use check::{FieldError, Report, check, key_path};
 pub use kinds::{doc_of, spec_of, status_of};
 pub use openapi::{definition, json_schema};
 

@@ -226,14 +226,17 @@ async fn a_flood_of_writes_is_few_commits() {
     let (backend, _, commits, open) = moody();
     let store = Store::open(backend, clock(), 1_000).unwrap();
     let writes: Vec<_> = (0..1_000).map(|n| put(&store, n)).collect();
-    tokio::task::yield_now().await;
+    // A turn runs some dozens of tasks: now all of them wait for their answers.
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
     assert!(store.get(&key(Kind::Site, "0")).is_none(), "nothing is seen before it is durable");
     open.send(()).unwrap();
     for write in writes {
         write.await.unwrap().unwrap();
     }
     let commits = commits.load(Ordering::SeqCst);
-    assert!(commits <= 10, "{commits}");
+    assert!(commits <= 3, "{commits}");
     assert_eq!(store.read(|state, _| state.all().count()), 1_000);
 }
 

@@ -53,7 +53,7 @@ async fn a_node_gets_in_follows_its_configuration_and_reports() {
         .await
         .unwrap();
     let operator = world.operator(None).await;
-    let change = json!({"spec": {"sysctls": {"a.b": "1"}}});
+    let change = json!({"spec": {"sysctls": {"net.ipv4.ip_forward": "1"}}});
     assert_eq!(operator.patch(&of("acme", "sites/ce01"), &change).await.code, 200);
     match watch.next().await {
         Some(Ok(Event::Modified(new))) => assert!(new.spec.generation > config.spec.generation),

@@ -76,7 +76,7 @@ async fn a_node_sees_its_own_configuration_and_writes_its_own_status() {
     assert_eq!(watch.short().await, "ADDED one");
     let operator = world.operator(Some("acme")).await;
     for site in ["two", "one"] {
-        let change = json!({"spec": {"sysctls": {"a.b": "1"}}});
+        let change = json!({"spec": {"sysctls": {"net.ipv4.ip_forward": "1"}}});
         assert_eq!(operator.patch(&of("acme", &format!("sites/{site}")), &change).await.code, 200);
     }
     assert_eq!(watch.short().await, "MODIFIED one", "nothing of the other's");

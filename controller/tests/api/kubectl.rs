@@ -3,7 +3,7 @@
 //! Runs with every kubectl that is found: `kubectl`, `kubectl.1.*` beside it, and the ones that
 //! `HOLDFAST_KUBECTL` names (colon between them).
 
-use super::world::{PATIENCE, World};
+use super::world::{PATIENCE, World, of};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -214,13 +214,51 @@ fn watching(kubectl: &Kubectl) {
     child.wait().unwrap();
 }
 
+/// kubectl ends `get -w` when its watch ends, whoever serves it; `wait` lists and watches anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_ends_get_w_in_order_and_wait_goes_on() {
+    for program in programs() {
+        let mut world = World::new().await;
+        let operator = world.operator(Some("acme")).await;
+        operator.create(&of("acme", "sites"), &json!({"metadata": {"name": "a"}})).await;
+        let home = tempfile::tempdir().unwrap();
+        let text = kubeconfig(&world, &["--namespace", "acme"]);
+        let kubeconfig = keep(home.path(), "config", &text);
+        let kubectl = Kubectl { program, kubeconfig, home };
+        let begin = |arguments: &str, until: &str| {
+            let mut command = kubectl.command(&format!("{arguments} -v=6"));
+            let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            // What it asks of the server; the watch stands once it is answered.
+            let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+            assert!(log.any(|line| line.unwrap().contains(until)), "{arguments}");
+            let rest = std::thread::spawn(move || log.map_while(Result::ok).collect::<Vec<_>>());
+            (child, rest)
+        };
+        let (mut get, get_log) = begin("get sites -w", "watch=true");
+        let wish = "wait site/a --for=jsonpath={.spec.place.region}=moved --timeout=60s";
+        let (mut wait, wait_log) = begin(wish, "watch=true");
+        world.restart().await;
+        let change = json!({"spec": {"place": {"region": "moved"}}});
+        let operator = world.operator(Some("acme")).await;
+        assert_eq!(operator.patch(&of("acme", "sites/a"), &change).await.code, 200);
+        let ends = tokio::task::spawn_blocking(move || (get.wait(), wait.wait())).await.unwrap();
+        let (get_log, wait_log) = (get_log.join().unwrap(), wait_log.join().unwrap());
+        assert!(ends.0.unwrap().success(), "{get_log:#?}");
+        assert!(ends.1.unwrap().success(), "{wait_log:#?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_made_by_the_command_too() {
     let world = World::new().await;
     let data = world.data.path().to_owned();
     let create = move |options: &'static [&'static str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast-controller"));
-        command.args(["token", "create", "--namespace", "acme", "--data"]).arg(&data).args(options);
+        command.args(["token", "create", "--data"]).arg(&data);
+        if !options.contains(&"--namespace") {
+            command.args(["--namespace", "acme"]);
+        }
+        command.args(options);
         tokio::task::spawn_blocking(move || command.output().unwrap())
     };
     let output = create(&["--auto-approve", "--uses", "3", "--expires-in", "1h", "--site", "ce01"])
@@ -237,9 +275,23 @@ async fn tokens_are_made_by_the_command_too() {
         (&object["spec"]["role"], &object["spec"]["approval"]),
         (&json!("RegionalEdge"), &json!("Manual"))
     );
-    let output = create(&["--site", "No Site"]).await.unwrap();
-    assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("spec.site"));
+    for (options, argument) in [
+        (&["--site", "No Site"][..], "--site"),
+        (&["--namespace", "BAD/ns"], "--namespace"),
+        (&["--server", "https://127.0.0.1:1"], "the server at 127.0.0.1:1"),
+    ] {
+        let output = create(options).await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let code = if argument.starts_with("--") { 10 } else { 40 };
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.starts_with(&format!("holdfast-controller: {argument}")), "{said}");
+        assert!(said.contains("[config.invalid]") || said.contains("[controller.unreachable]"));
+    }
+    let completion = Command::new(env!("CARGO_BIN_EXE_holdfast-controller"))
+        .args(["completion", "bash"])
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&completion.stdout).contains("--auto-approve"));
     // The commands' own credentials are gone when they are.
     assert_eq!(std::fs::read_dir(world.data.path().join("operators")).unwrap().count(), 0);
 }

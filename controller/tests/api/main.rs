@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod client;
+mod connections;
 mod conventions;
 mod crash;
 mod edges;
 mod isolation;
 mod kubectl;
 mod registration;
+mod site_rules;
 mod sites;
 mod watches;
 mod world;

@@ -176,7 +176,7 @@ async fn operators_describe_sites_and_cannot_break_them() {
         refused(json!({"nodes": [{"name": "x", "registration": "y"}]})).await,
         "spec.nodes[0]"
     );
-    assert_eq!(refused(json!({"sysctls": {"../../x": "1"}})).await, "spec.sysctls");
+    assert_eq!(refused(json!({"sysctls": {"../../x": "1"}})).await, "spec.sysctls[../../x]");
     assert_eq!(
         refused(json!({"hosts": [{"address": "10.0.0.1", "names": []}]})).await,
         "spec.hosts[0].names"

@@ -5,7 +5,7 @@ use holdfast_api::meta::Status;
 use holdfast_api::token::{CaFingerprint, Envelope};
 use holdfast_controller::Clock;
 use holdfast_controller::fleet::FleetSettings;
-use holdfast_controller::http::{Server, Settings};
+use holdfast_controller::http::{Limits, Server, Settings};
 use holdfast_controller::store::HISTORY;
 use holdfast_controller::trust::csr::DeviceId;
 use holdfast_controller::trust::{Operator, Operators};
@@ -29,6 +29,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 pub(crate) const BASE: &str = "/apis/fleet.holdfast.dev/v1alpha1";
 /// Longest wait for anything; only a failing test waits so long.
@@ -55,6 +56,8 @@ pub(crate) struct World {
     pub(crate) server: Option<Server>,
     pub(crate) fleet: FleetSettings,
     pub(crate) history: usize,
+    limits: Limits,
+    listen: SocketAddr,
     ahead: Arc<AtomicI64>,
 }
 
@@ -64,9 +67,20 @@ impl World {
     }
 
     pub(crate) async fn with(fleet: FleetSettings, history: usize) -> World {
+        Self::made_of(fleet, history, Limits::default()).await
+    }
+
+    /// With other limits for clients.
+    pub(crate) async fn within(limits: Limits) -> World {
+        Self::made_of(FleetSettings::default(), HISTORY, limits).await
+    }
+
+    async fn made_of(fleet: FleetSettings, history: usize, limits: Limits) -> World {
         log();
         let data = tempfile::tempdir().unwrap();
-        let mut world = World { data, server: None, fleet, history, ahead: Arc::default() };
+        let ahead = Arc::default();
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut world = World { data, server: None, fleet, history, limits, listen, ahead };
         world.start().await;
         world
     }
@@ -74,17 +88,25 @@ impl World {
     pub(crate) async fn start(&mut self) {
         let settings = Settings {
             data: self.data.path().into(),
-            listen: "127.0.0.1:0".parse().unwrap(),
+            listen: self.listen,
             names: vec!["controller.example".into()],
             fleet: self.fleet.clone(),
             history: self.history,
             clock: self.clock(),
         };
-        self.server = Some(Server::start(settings).await.unwrap());
+        let server = Server::start_within(settings, self.limits.clone());
+        self.server = Some(server.await.unwrap());
     }
 
     pub(crate) async fn stop(&mut self) {
         self.server.take().unwrap().stop().await;
+    }
+
+    /// Stops and starts again at the same address.
+    pub(crate) async fn restart(&mut self) {
+        self.listen = self.address();
+        self.stop().await;
+        self.start().await;
     }
 
     fn clock(&self) -> Clock {
@@ -261,6 +283,32 @@ impl Answer {
     }
 }
 
+/// A TLS connection on which nothing has been said.
+pub(crate) async fn tls(
+    address: SocketAddr,
+    ca: &str,
+    certificate: Option<(&str, &str)>,
+    alpn: &[u8],
+) -> anyhow::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes())?)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    let mut tls = match certificate {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => builder.with_client_auth_cert(
+            vec![CertificateDer::from_pem_slice(chain.as_bytes())?],
+            PrivateKeyDer::from_pem_slice(key.as_bytes())?,
+        )?,
+    };
+    tls.alpn_protocols = vec![alpn.to_vec()];
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::from(address.ip());
+    Ok(TlsConnector::from(Arc::new(tls)).connect(name, stream).await?)
+}
+
 impl Http {
     pub(crate) async fn connect(
         address: SocketAddr,
@@ -278,24 +326,7 @@ impl Http {
         certificate: Option<(&str, &str)>,
         alpn: &[u8],
     ) -> anyhow::Result<Http> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(ca.as_bytes())?)?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots);
-        let mut tls = match certificate {
-            None => builder.with_no_client_auth(),
-            Some((chain, key)) => builder.with_client_auth_cert(
-                vec![CertificateDer::from_pem_slice(chain.as_bytes())?],
-                PrivateKeyDer::from_pem_slice(key.as_bytes())?,
-            )?,
-        };
-        tls.alpn_protocols = vec![alpn.to_vec()];
-        let stream = TcpStream::connect(address).await?;
-        let name = ServerName::from(address.ip());
-        let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await?;
-        let io = TokioIo::new(stream);
+        let io = TokioIo::new(tls(address, ca, certificate, alpn).await?);
         let sender = if alpn == b"h2" {
             let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
             tokio::spawn(connection);

@@ -196,10 +196,7 @@ fn print_hints(world: &World) {
             format!("cargo lab{option} break active"),
             "cut the link that carries the traffic; `heal` mends it",
         ),
-        (
-            format!("cargo lab{option} exec node-1 -- holdfast status"),
-            "what the node says of itself",
-        ),
+        (format!("cargo lab{option} exec node-1 holdfast status"), "what the node says of itself"),
         (format!("cargo lab{option} shell node-1"), "a shell inside the node"),
         (format!("cargo lab{option} logs -f"), "what everybody says"),
         (format!("cargo lab{option} down"), "remove everything"),

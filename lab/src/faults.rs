@@ -13,8 +13,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// The kernel needs a moment to tear a killed process down, the more so one that holds devices.
-const KILLED_WITHIN: Duration = Duration::from_secs(10);
+/// The kernel needs a moment to stop a process, and more to tear down one that holds devices.
+const SIGNALLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is to be broken or mended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,9 +70,9 @@ pub enum FaultError {
     /// The signal could not be sent.
     #[error("cannot signal process {0}")]
     Signal(String, #[source] std::io::Error),
-    /// The daemon was killed and is still there.
-    #[error("process {0} does not end")]
-    Undead(String),
+    /// The daemon was killed or frozen and runs on.
+    #[error("process {0} does not mind the signal")]
+    Unstoppable(String),
     /// Something of the world.
     #[error(transparent)]
     World(Box<WorldError>),
@@ -144,14 +144,18 @@ pub fn inject(world: &World, target: &Target, fault: &Fault) -> Result<String, F
             let process = running(world, &name)?;
             signal(&name, process, Signal::SIGKILL)?;
             // Whoever mends it next must find it gone.
-            match process.wait(KILLED_WITHIN) {
+            match process.wait(SIGNALLED_WITHIN) {
                 true => Ok(format!("process {name} is killed")),
-                false => Err(FaultError::Undead(name)),
+                false => Err(FaultError::Unstoppable(name)),
             }
         }
         (Target::Service(name), Fault::Freeze) => {
-            signal(&name, running(world, &name)?, Signal::SIGSTOP)?;
-            Ok(format!("process {name} is frozen"))
+            let process = running(world, &name)?;
+            signal(&name, process, Signal::SIGSTOP)?;
+            match process.wait_stopped(SIGNALLED_WITHIN) {
+                true => Ok(format!("process {name} is frozen")),
+                false => Err(FaultError::Unstoppable(name)),
+            }
         }
         (target, _) => Err(FaultError::Misfit(target)),
     }
@@ -196,8 +200,8 @@ fn heal_service(world: &mut World, name: &str) -> Result<Option<String>, FaultEr
     let Some((_, process)) = world.home().services()?.remove(name) else { return Ok(None) };
     let process = process.filter(|process| process.alive());
     match process {
-        Some(process) if process.ended() && !process.wait(KILLED_WITHIN) => {
-            Err(FaultError::Undead(name.into()))
+        Some(process) if process.ended() && !process.wait(SIGNALLED_WITHIN) => {
+            Err(FaultError::Unstoppable(name.into()))
         }
         Some(process) if process.stopped() => {
             signal(name, process, Signal::SIGCONT)?;

@@ -59,11 +59,12 @@ impl ProcessId {
 
     /// Waits until it is gone with all that it held; says whether it is.
     pub fn wait(self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
-        while self.alive() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        !self.alive()
+        until(patience, || !self.alive())
+    }
+
+    /// Waits until a signal has stopped it; says whether one has.
+    pub fn wait_stopped(self, patience: Duration) -> bool {
+        until(patience, || self.stopped())
     }
 
     /// Sends a signal, when this very process still runs.
@@ -79,6 +80,15 @@ impl ProcessId {
             Err(errno) => Err(errno.into()),
         }
     }
+}
+
+/// Waits until something holds; says whether it does.
+fn until(patience: Duration, holds: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    while !holds() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    holds()
 }
 
 /// Ends processes: SIGTERM to all (SIGCONT to those that are stopped), SIGKILL to those that still

@@ -1,6 +1,7 @@
 //! Clients that are slow on purpose.
 
-use super::world::{Http, PATIENCE, World, of, operator_token, tls};
+use super::http::{Http, tls};
+use super::world::{PATIENCE, World, of, operator_token};
 use holdfast_controller::http::Limits;
 use serde_json::json;
 use std::time::Duration;

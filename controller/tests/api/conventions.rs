@@ -1,6 +1,7 @@
 //! The conventions of the Kubernetes API, by raw HTTP.
 
-use super::world::{BASE, Http, World, of, operator_token};
+use super::http::Http;
+use super::world::{BASE, World, of, operator_token};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 

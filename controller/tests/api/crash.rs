@@ -1,6 +1,7 @@
 //! Power cuts, full disks, lost and damaged files.
 
-use super::world::{BASE, Http, PATIENCE, World, of, operator_token, read_ca};
+use super::http::Http;
+use super::world::{BASE, PATIENCE, World, of, operator_token, read_ca};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Write;

@@ -7,6 +7,7 @@ mod connections;
 mod conventions;
 mod crash;
 mod edges;
+mod http;
 mod isolation;
 mod kubectl;
 mod registration;

@@ -1,6 +1,7 @@
 //! Tokens and registrations: the way in, and every way in which it is closed.
 
-use super::world::{BASE, Device, Http, World, fingerprint, of};
+use super::http::Http;
+use super::world::{BASE, Device, World, fingerprint, of};
 use holdfast_api::token::{CaFingerprint, Envelope, TokenSecret};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -127,8 +127,8 @@ async fn a_prefix_is_the_sites_alone_and_its_hosts_can_be_reached() {
     }
 }
 
-/// Nodes route, forward and announce prefixes of both families (tests of `tunnels` and
-/// `regional-edge` send the packets); what they need is that the controller says so.
+/// Nodes route and edges announce prefixes of both families; what they need for it is that the
+/// controller tells them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_may_have_an_ipv6_prefix() {
     let fleet = FleetSettings {

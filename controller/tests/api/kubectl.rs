@@ -43,6 +43,8 @@ struct Kubectl {
 impl Kubectl {
     fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(&self.program);
+        // Ends watches, too: whatever is wrong, no test hangs on it.
+        command.arg("--request-timeout=60s");
         // Words between single quotes stay together.
         for (n, part) in arguments.split('\'').enumerate() {
             if n % 2 == 1 {

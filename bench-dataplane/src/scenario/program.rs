@@ -5,6 +5,10 @@
 //! everything stands (links exist already: a TUN device belongs to the engine), the same by `ip
 //! -batch` as the peer, and the time of replacing the nexthop group under that many routes. The
 //! switch must not depend on the number of routes; the peer replaces every route.
+//!
+//! The kernel waits for a grace period in each switch (`synchronize_net` in `net/ipv4/nexthop.c`), which
+//! takes 10 µs or 50 as the other processors happen to sleep or not. So the namespaces with few and with
+//! many routes stand at the same time and are switched in turns, and the ratio is that of neighbours.
 
 use super::{Options, Scenario};
 use crate::{Report, Series};
@@ -44,12 +48,16 @@ fn run(options: &Options) -> anyhow::Result<Report> {
     let mut samples: Vec<Samples> = SIZES.iter().map(|routes| Samples::new(*routes)).collect();
     for round in 1..=rounds {
         // Interleaved: a slow moment of the machine meets all of them.
+        let mut beds = Vec::new();
         for size in &mut samples {
             (options.progress)(&format!("round {round} of {rounds}: {} routes", size.routes));
-            measure(size)?;
+            by_peer(size)?;
+            beds.push(by_us(size)?);
         }
+        (options.progress)(&format!("round {round} of {rounds}: switching in turns"));
+        switch_in_turns(&mut beds, &mut samples)?;
     }
-    let base = Series::micros("base", &samples[0].switch).median;
+    let one_route = samples[0].switch.clone();
     for size in &samples {
         let routes = size.routes;
         report
@@ -68,16 +76,15 @@ fn run(options: &Options) -> anyhow::Result<Report> {
             format!("switch, {routes} routes, netd (one group message)"),
             &size.switch,
         );
-        let against = switch.samples.iter().map(|sample| sample / base).collect();
         report.results.push(switch);
         report.results.push(Series::micros(
             format!("switch, {routes} routes, netd, nexthop_compat_mode=1"),
             &size.compat_switch,
         ));
-        report.results.push(Series::new(
-            format!("switch, {routes} routes / median with 1 route"),
-            "ratio",
-            against,
+        report.results.push(ratio(
+            format!("switch, {routes} routes / 1 route, in turns"),
+            &size.switch,
+            &one_route,
         ));
         report.results.push(Series::micros(
             format!("switch, {routes} routes, ip route replace each"),
@@ -115,17 +122,30 @@ impl Samples {
     }
 }
 
-fn measure(size: &mut Samples) -> anyhow::Result<()> {
-    let name = format!("bench-{}", std::process::id());
-    let ours = NetNs::create(&name).context("a namespace (this needs root)")?;
-    ours.enter(|| netd_round(size)).context("namespace")??;
-    drop(ours);
-    let peer = NetNs::create(&name).context("a namespace")?;
-    peer.enter(|| ip_round(size)).context("namespace")?
+/// A namespace in which everything stands, with the socket that programmed it.
+struct Bed {
+    kernel: Kernel,
+    _links: [Tun; 2],
+    netns: NetNs,
 }
 
-fn netd_round(size: &mut Samples) -> anyhow::Result<()> {
-    let _links = links()?;
+fn fresh(what: &str, routes: u32) -> anyhow::Result<NetNs> {
+    let name = format!("bench-{}-{what}{routes}", std::process::id());
+    NetNs::create(&name).context("a namespace (this needs root)")
+}
+
+fn by_peer(size: &mut Samples) -> anyhow::Result<()> {
+    fresh("ip", size.routes)?.enter(|| ip_round(size)).context("namespace")?
+}
+
+fn by_us(size: &mut Samples) -> anyhow::Result<Bed> {
+    let netns = fresh("netd", size.routes)?;
+    let (kernel, links) = netns.enter(|| netd_round(size)).context("namespace")??;
+    Ok(Bed { kernel, _links: links, netns })
+}
+
+fn netd_round(size: &mut Samples) -> anyhow::Result<(Kernel, [Tun; 2])> {
+    let links = links()?;
     let owner = Ownership::tunnels();
     let want = network(size.routes)?;
     let mut kernel = Kernel::open().context("netlink")?;
@@ -137,21 +157,30 @@ fn netd_round(size: &mut Samples) -> anyhow::Result<()> {
     let left = netd::plan(&want, &kernel.observe(&owner, &want)?, &owner)?;
     anyhow::ensure!(left.is_empty(), "{} steps left after programming", left.len());
     kernel.disable_nexthop_compat().context(COMPAT_MODE)?;
-    switch(&mut kernel, SWITCHES, &mut size.switch)?;
-    let mut file =
-        std::fs::OpenOptions::new().write(true).open(COMPAT_MODE).context(COMPAT_MODE)?;
-    file.write_all(b"1").context(COMPAT_MODE)?;
-    switch(&mut kernel, COMPAT_SWITCHES, &mut size.compat_switch)
+    Ok((kernel, links))
 }
 
-fn switch(kernel: &mut Kernel, count: u32, samples: &mut Vec<Duration>) -> anyhow::Result<()> {
-    for count in 0..count {
-        let group = Nexthop::active(GROUP, GROUP + 1 + (count + 1) % 2);
-        let begin = Instant::now();
-        kernel.replace_nexthop(&group).context("switch")?;
-        samples.push(begin.elapsed());
+fn switch_in_turns(beds: &mut [Bed], samples: &mut [Samples]) -> anyhow::Result<()> {
+    for count in 0..SWITCHES {
+        for (bed, size) in beds.iter_mut().zip(samples.iter_mut()) {
+            size.switch.push(switch(&mut bed.kernel, count)?);
+        }
+    }
+    for (bed, size) in beds.iter_mut().zip(samples) {
+        let on = || std::fs::OpenOptions::new().write(true).open(COMPAT_MODE)?.write_all(b"1");
+        bed.netns.enter(on).context("namespace")?.context(COMPAT_MODE)?;
+        for count in 0..COMPAT_SWITCHES {
+            size.compat_switch.push(switch(&mut bed.kernel, count)?);
+        }
     }
     Ok(())
+}
+
+fn switch(kernel: &mut Kernel, count: u32) -> anyhow::Result<Duration> {
+    let group = Nexthop::active(GROUP, GROUP + 1 + (count + 1) % 2);
+    let begin = Instant::now();
+    kernel.replace_nexthop(&group).context("switch")?;
+    Ok(begin.elapsed())
 }
 
 /// The same state by iproute2: what a script would do.

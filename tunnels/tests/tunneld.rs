@@ -158,6 +158,28 @@ fn an_edge_that_restarts_is_reached_again_soon() {
     eprintln!("up {:?} after the edge's restart", restarted.elapsed());
 }
 
+/// The routes of edges may cover the node's own network; that stays where it is.
+#[test]
+fn a_wide_route_does_not_take_the_nodes_own_network_away() {
+    need_rights!();
+    let mut world = World::three();
+    let mut config = world.config();
+    config.intent.site_prefixes = vec!["10.200.7.0/24".parse().unwrap()];
+    world.write(&config);
+    world.node.ip(&["link", "add", "name", "lan0", "type", "bridge"]);
+    world.node.ip(&["link", "set", "dev", "lan0", "up"]);
+    world.node.ip(&["address", "add", "10.200.7.1/24", "dev", "lan0"]);
+    world.start();
+    world.wait("two tunnels up", |state| state.up() == 2);
+    let way = |to: &str| {
+        let out = world.node.run("ip", &["route", "get", to]);
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    assert!(way("10.200.7.9").contains("dev lan0"), "{}", way("10.200.7.9"));
+    assert!(way("10.200.8.9").contains("dev hf-wg"), "{}", way("10.200.8.9"));
+    assert!(world.ping());
+}
+
 /// Whoever waits for a change is answered by the change, and not before it.
 #[test]
 fn changes_are_told_when_they_happen() {

@@ -65,6 +65,7 @@ pub(super) fn describe(
         kind: match route.target {
             RouteTarget::Blackhole => RouteType::BlackHole,
             RouteTarget::Unreachable => RouteType::Unreachable,
+            RouteTarget::Throw => RouteType::Throw,
             _ => RouteType::Unicast,
         },
         ..RouteHeader::default()
@@ -93,7 +94,7 @@ pub(super) fn describe(
         }
         RouteTarget::Dev(_) => attributes.extend(index.map(RouteAttribute::Oif)),
         RouteTarget::Nexthop(id) => attributes.push(RouteAttribute::NhId(*id)),
-        RouteTarget::Blackhole | RouteTarget::Unreachable => {}
+        RouteTarget::Blackhole | RouteTarget::Unreachable | RouteTarget::Throw => {}
     }
     if purpose == Purpose::Add {
         attributes.extend(route.source.map(|ip| RouteAttribute::PrefSource(ip.into())));
@@ -154,6 +155,7 @@ pub(super) fn read(
     let target = match (header.kind, nexthop) {
         (RouteType::BlackHole, _) => Some(RouteTarget::Blackhole),
         (RouteType::Unreachable, _) => Some(RouteTarget::Unreachable),
+        (RouteType::Throw, _) => Some(RouteTarget::Throw),
         // With a nexthop object the kernel repeats what that says; the object counts.
         (RouteType::Unicast, Some(id)) => Some(RouteTarget::Nexthop(id)),
         (RouteType::Unicast, None) if beyond => None,
@@ -164,7 +166,7 @@ pub(super) fn read(
             }
             None => RouteTarget::Dev(link),
         }),
-        (RouteType::Prohibit | RouteType::Throw, _) => None,
+        (RouteType::Prohibit, _) => None,
         _ => return Ok(None),
     };
     let mark = u8::from(header.protocol);
@@ -235,6 +237,7 @@ mod tests {
             (1u32..).prop_map(RouteTarget::Nexthop),
             Just(RouteTarget::Blackhole),
             Just(RouteTarget::Unreachable),
+            Just(RouteTarget::Throw),
         ]
     }
 

@@ -49,6 +49,8 @@ pub enum RouteTarget {
     Blackhole,
     /// Refused with an ICMP "unreachable".
     Unreachable,
+    /// As if this table had no route: the next rule is looked at (`RTN_THROW`, rtnetlink(7)).
+    Throw,
 }
 
 /// What tells routes apart: the kernel keeps one per table, prefix and metric.
@@ -84,7 +86,10 @@ impl Route {
     pub fn link(&self) -> Option<&LinkName> {
         match &self.target {
             RouteTarget::Via { link, .. } | RouteTarget::Dev(link) => Some(link),
-            RouteTarget::Nexthop(_) | RouteTarget::Blackhole | RouteTarget::Unreachable => None,
+            RouteTarget::Nexthop(_)
+            | RouteTarget::Blackhole
+            | RouteTarget::Unreachable
+            | RouteTarget::Throw => None,
         }
     }
 }
@@ -127,6 +132,7 @@ impl fmt::Display for RouteTarget {
             RouteTarget::Nexthop(id) => write!(f, "over nexthop {id}"),
             RouteTarget::Blackhole => f.write_str("to nowhere"),
             RouteTarget::Unreachable => f.write_str("to unreachable"),
+            RouteTarget::Throw => f.write_str("to the next table"),
         }
     }
 }

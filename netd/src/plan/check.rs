@@ -154,7 +154,7 @@ impl Check<'_> {
                 }
                 Ok(())
             }
-            RouteTarget::Blackhole | RouteTarget::Unreachable => Ok(()),
+            RouteTarget::Blackhole | RouteTarget::Unreachable | RouteTarget::Throw => Ok(()),
         }
     }
 

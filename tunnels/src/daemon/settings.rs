@@ -25,6 +25,8 @@ pub(super) struct Settings {
     pub(super) overlay: IpAddr,
     /// Whether packets that arrive through tunnels are for others behind this node.
     pub(super) forwards: bool,
+    /// What is behind this node: never reached through a tunnel.
+    pub(super) own_prefixes: Vec<IpNet>,
     /// What is reached through the tunnels, without host bits, each once.
     pub(super) routes: BTreeSet<IpNet>,
     /// The edges to choose from; names, keys and overlay addresses are unique.
@@ -150,6 +152,7 @@ fn check(config: TunnelsConfig, private_key: PrivateKey) -> Result<Settings, Set
         kinds: config.kinds,
         overlay,
         forwards: !intent.site_prefixes.is_empty(),
+        own_prefixes: intent.site_prefixes.iter().map(IpNet::trunc).collect(),
         routes: intent.routes.iter().map(IpNet::trunc).collect(),
         candidates: intent.candidates,
         bfd: BfdSettings::new(intent.bfd, Role::Active).map_err(SettingsProblem::Timers)?,

@@ -6,6 +6,7 @@
 //! | address | the node's overlay address, peer: the edge's |
 //! | nexthop | one per slot over its link; one that leads nowhere; the group with one member |
 //! | routes, table 7200 | each prefix over the group, and behind it one to nowhere; each edge over its own link |
+//! | routes, table 7200 | each prefix behind the node: on to the next table, so that a route that covers it does not take the node's own network into a tunnel |
 //! | rule 7200 | packets without our mark look into table 7200 |
 //!
 //! The reverse-path filter is loose because replies may come back over the tunnel that is not
@@ -65,7 +66,9 @@ pub(super) fn network(settings: &Settings, tunnels: &[Wanted], have: &Observed) 
 
     let source =
         |prefix: &IpNet| Some(settings.overlay).filter(|o| o.is_ipv4() == prefix.addr().is_ipv4());
-    for prefix in &settings.routes {
+    let own = &settings.own_prefixes;
+    network.routes.extend(own.iter().map(|prefix| Route::new(TABLE, *prefix, RouteTarget::Throw)));
+    for prefix in settings.routes.iter().filter(|prefix| !own.contains(prefix)) {
         // Without a tunnel no link has the address that is to be the source.
         if !tunnels.is_empty() {
             let over_group = Route::new(TABLE, *prefix, RouteTarget::Nexthop(GROUP));
@@ -251,6 +254,21 @@ mod tests {
         let first = link_name(0);
         assert!(!steps.is_empty());
         assert!(steps.iter().all(|step| !step.to_string().contains(first.as_str())), "{steps:?}");
+    }
+
+    #[test]
+    fn what_is_behind_the_node_is_not_reached_through_a_tunnel() {
+        let own: IpNet = "10.128.0.0/24".parse().unwrap();
+        let wide: IpNet = "10.0.0.0/8".parse().unwrap();
+        let mut settings = Settings { own_prefixes: vec![own], ..settings() };
+        settings.routes.insert(own);
+        let network = network(&settings, &[wanted(0)], &Observed::default());
+        let targets = |prefix: IpNet| -> Vec<RouteTarget> {
+            let routes = network.routes.iter().filter(|route| route.prefix == prefix);
+            routes.map(|route| route.target.clone()).collect()
+        };
+        assert_eq!(targets(own), [RouteTarget::Throw]);
+        assert!(targets(wide).contains(&RouteTarget::Nexthop(GROUP)));
     }
 
     #[test]

@@ -1,0 +1,162 @@
+//! One node of real Kubernetes, from its start to its end.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panics, as tests do")]
+
+use holdfast_lab_kubernetes::find::Kubernetes;
+use holdfast_lab_kubernetes::node::{Node, NodeSpec, REGISTRY, Switch};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+fn kubernetes(test: &str) -> Option<Kubernetes> {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: {test}: it needs root");
+        return None;
+    }
+    let program = Path::new(env!("CARGO_BIN_EXE_lab-k3s"));
+    match Kubernetes::with_program(program, &mut |progress| eprintln!("{progress}")) {
+        Ok(kubernetes) => Some(kubernetes),
+        Err(error) => {
+            eprintln!("skipped: {test}: {:#}", anyhow::Error::from(error));
+            None
+        }
+    }
+}
+
+fn interfaces() -> BTreeSet<String> {
+    std::fs::read_dir("/sys/class/net")
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+fn pod(name: &str, image: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  \
+         terminationGracePeriodSeconds: 1\n  containers:\n  - name: web\n    image: {image}\n    \
+         env: [{{name: TEXT, value: hello}}]\n    \
+         readinessProbe: {{httpGet: {{path: /ready, port: 8080}}, periodSeconds: 1}}\n"
+    )
+}
+
+#[test]
+#[ignore = "a whole Kubernetes; run by `cargo lab test`"]
+fn a_node_comes_up_runs_a_pod_and_leaves_nothing() {
+    let Some(kubernetes) = kubernetes("a_node_comes_up_runs_a_pod_and_leaves_nothing") else {
+        return;
+    };
+    let before = interfaces();
+    let folder = tempfile::tempdir().unwrap();
+    let started = Instant::now();
+    let passed = |what: &str| eprintln!("{:6.2} s  {what}", started.elapsed().as_secs_f64());
+
+    let mut node = Node::start(&kubernetes, folder.path(), NodeSpec::server("node1")).unwrap();
+    let image = format!("{REGISTRY}/app:v1");
+    let _registry = node.registry(&[node.web_image(&image).unwrap()]).unwrap();
+    passed("the registry answers");
+    node.wait_up(Duration::from_secs(120)).unwrap();
+    passed("k3s says that it is ready");
+    node.wait_ready("node1", Duration::from_secs(120)).unwrap();
+    passed("the node is Ready");
+
+    assert!(node.token().unwrap().starts_with("K10"));
+    node.k3s(&["crictl", "pull", &image]).unwrap();
+    passed("the image is pulled over CRI");
+    node.apply(&pod("web", &image)).unwrap();
+    node.kubectl(&["wait", "--for=condition=Ready", "pod/web", "--timeout=60s"]).unwrap();
+    passed("the pod is Ready");
+    assert_eq!(
+        node.kubectl(&["exec", "web", "--", "wget", "-q", "-O", "-", "http://127.0.0.1:8080/"])
+            .unwrap(),
+        "hello\n"
+    );
+
+    node.k3s(&["etcd-snapshot", "save"]).unwrap();
+    let listed = node.k3s(&["etcd-snapshot", "ls"]).unwrap();
+    assert!(listed.contains("on-demand-node1-"), "{listed}");
+    passed("the snapshot is taken");
+
+    assert_eq!(node.stop().unwrap(), [] as [String; 0]);
+    passed("it ended");
+    assert_eq!(interfaces(), before);
+}
+
+#[test]
+#[ignore = "a whole Kubernetes; run by `cargo lab test`"]
+fn a_killed_node_leaves_nothing_and_knows_its_pods_again() {
+    let Some(kubernetes) = kubernetes("a_killed_node_leaves_nothing_and_knows_its_pods_again")
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = Node::start(&kubernetes, folder.path(), NodeSpec::server("node1")).unwrap();
+    node.wait_up(Duration::from_secs(120)).unwrap();
+    node.wait_ready("node1", Duration::from_secs(120)).unwrap();
+    node.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"]).unwrap();
+    assert_eq!(node.kill(), [] as [String; 0]);
+
+    let mut node = Node::start(&kubernetes, folder.path(), NodeSpec::server("node1")).unwrap();
+    node.wait_up(Duration::from_secs(120)).unwrap();
+    node.wait_ready("node1", Duration::from_secs(120)).unwrap();
+    assert_eq!(
+        node.kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.a}"]).unwrap(),
+        "b"
+    );
+    assert_eq!(node.stop().unwrap(), [] as [String; 0]);
+}
+
+#[test]
+#[ignore = "a whole Kubernetes; run by `cargo lab test`"]
+fn a_second_node_joins_with_the_token() {
+    let Some(kubernetes) = kubernetes("a_second_node_joins_with_the_token") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let switch = Switch::new(&kubernetes).unwrap();
+    let spec = NodeSpec { switch: Some(switch.pid()), ..NodeSpec::server("node1") };
+    let mut first = Node::start(&kubernetes, &folder.path().join("1"), spec).unwrap();
+    let image = format!("{REGISTRY}/app:v1");
+    let _registry = first.registry(&[first.web_image(&image).unwrap()]).unwrap();
+    first.wait_up(Duration::from_secs(120)).unwrap();
+    first.wait_ready("node1", Duration::from_secs(120)).unwrap();
+
+    let started = Instant::now();
+    let spec = NodeSpec::agent("node2", "10.200.0.2/24", &first, &first.token().unwrap());
+    let mut second = Node::start(&kubernetes, &folder.path().join("2"), spec).unwrap();
+    second.wait_up(Duration::from_secs(120)).unwrap();
+    first.wait_ready("node2", Duration::from_secs(120)).unwrap();
+    eprintln!("{:6.2} s  the second node is Ready", started.elapsed().as_secs_f64());
+
+    let there = pod("there", &image).replace("spec:\n", "spec:\n  nodeName: node2\n");
+    let here = pod("here", &image).replace("spec:\n", "spec:\n  nodeName: node1\n");
+    first.apply(&format!("{there}---\n{here}")).unwrap();
+    first
+        .kubectl(&["wait", "--for=condition=Ready", "pod/here", "pod/there", "--timeout=60s"])
+        .unwrap();
+    let address =
+        first.kubectl(&["get", "pod", "there", "-o", "jsonpath={.status.podIP}"]).unwrap();
+    let url = format!("http://{address}:8080/");
+    let answer =
+        first.kubectl(&["exec", "here", "--", "wget", "-q", "-T", "5", "-O", "-", &url]).unwrap();
+    assert_eq!(answer, "hello\n");
+
+    assert_eq!(second.stop().unwrap(), [] as [String; 0]);
+    assert_eq!(first.stop().unwrap(), [] as [String; 0]);
+}
+
+#[test]
+#[ignore = "a whole Kubernetes; run by `cargo lab test`"]
+fn a_mistyped_option_is_told_by_its_name() {
+    let Some(kubernetes) = kubernetes("a_mistyped_option_is_told_by_its_name") else { return };
+    if kubernetes.is_real() {
+        eprintln!("skipped: a_mistyped_option_is_told_by_its_name: a real k3s only warns");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut spec = NodeSpec::server("node1");
+    spec.config.push_str("node-lable: [a=b]\n");
+    let mut node = Node::start(&kubernetes, folder.path(), spec);
+    let error = match &mut node {
+        Ok(node) => node.wait_up(Duration::from_secs(20)).unwrap_err().to_string(),
+        Err(error) => error.to_string(),
+    };
+    assert!(error.contains("unknown option \"node-lable\""), "{error}");
+}

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panics, as tests do")]
 
 use holdfast_lab_kubernetes::find::Kubernetes;
-use holdfast_lab_kubernetes::node::{Node, NodeSpec, REGISTRY, Switch};
+use holdfast_lab_kubernetes::node::{Node, NodeError, NodeSpec, REGISTRY, Switch};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -56,6 +56,7 @@ fn a_node_comes_up_runs_a_pod_and_leaves_nothing() {
     passed("the registry answers");
     node.wait_up(Duration::from_secs(120)).unwrap();
     passed("k3s says that it is ready");
+    assert_eq!(node.kubectl(&["get", "--raw=/readyz"]).unwrap(), "ok");
     node.wait_ready("node1", Duration::from_secs(120)).unwrap();
     passed("the node is Ready");
 
@@ -83,8 +84,8 @@ fn a_node_comes_up_runs_a_pod_and_leaves_nothing() {
 
 #[test]
 #[ignore = "a whole Kubernetes; run by `cargo lab test`"]
-fn a_killed_node_leaves_nothing_and_knows_its_pods_again() {
-    let Some(kubernetes) = kubernetes("a_killed_node_leaves_nothing_and_knows_its_pods_again")
+fn a_killed_node_leaves_nothing_and_its_datastore_comes_back() {
+    let Some(kubernetes) = kubernetes("a_killed_node_leaves_nothing_and_its_datastore_comes_back")
     else {
         return;
     };
@@ -93,15 +94,36 @@ fn a_killed_node_leaves_nothing_and_knows_its_pods_again() {
     node.wait_up(Duration::from_secs(120)).unwrap();
     node.wait_ready("node1", Duration::from_secs(120)).unwrap();
     node.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"]).unwrap();
+    node.k3s(&["etcd-snapshot", "save"]).unwrap();
+    let kept = ["get", "configmap", "kept", "-o", "jsonpath={.data.a}"];
+    node.kubectl(&["create", "configmap", "later"]).unwrap();
     assert_eq!(node.kill(), [] as [String; 0]);
 
     let mut node = Node::start(&kubernetes, folder.path(), NodeSpec::server("node1")).unwrap();
     node.wait_up(Duration::from_secs(120)).unwrap();
+    assert_eq!(node.kubectl(&kept).unwrap(), "b");
+    node.kubectl(&["get", "configmap", "later"]).unwrap();
+    let snapshots = node.data("server/db/snapshots");
+    let taken = std::fs::read_dir(&snapshots).unwrap().flatten().next().unwrap().file_name();
+    assert_eq!(node.stop().unwrap(), [] as [String; 0]);
+
+    let mut spec = NodeSpec::server("node1");
+    spec.config.push_str(&format!(
+        "cluster-reset: true\ncluster-reset-restore-path: /var/lib/rancher/k3s/server/db/snapshots/{}\n",
+        taken.display()
+    ));
+    match Node::start(&kubernetes, folder.path(), spec)
+        .and_then(|mut node| node.wait_up(Duration::from_secs(30)))
+    {
+        Err(NodeError::Ended { status, .. }) => assert!(status.success(), "{status}"),
+        other => panic!("{other:?}"),
+    }
+
+    let mut node = Node::start(&kubernetes, folder.path(), NodeSpec::server("node1")).unwrap();
+    node.wait_up(Duration::from_secs(120)).unwrap();
     node.wait_ready("node1", Duration::from_secs(120)).unwrap();
-    assert_eq!(
-        node.kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.a}"]).unwrap(),
-        "b"
-    );
+    assert_eq!(node.kubectl(&kept).unwrap(), "b");
+    assert!(node.kubectl(&["get", "configmap", "later"]).is_err(), "it came after the snapshot");
     assert_eq!(node.stop().unwrap(), [] as [String; 0]);
 }
 
@@ -134,8 +156,7 @@ fn a_second_node_joins_with_the_token() {
     let address =
         first.kubectl(&["get", "pod", "there", "-o", "jsonpath={.status.podIP}"]).unwrap();
     let url = format!("http://{address}:8080/");
-    let answer =
-        first.kubectl(&["exec", "here", "--", "wget", "-q", "-T", "5", "-O", "-", &url]).unwrap();
+    let answer = first.kubectl(&["exec", "here", "--", "wget", "-q", "-O", "-", &url]).unwrap();
     assert_eq!(answer, "hello\n");
 
     assert_eq!(second.stop().unwrap(), [] as [String; 0]);

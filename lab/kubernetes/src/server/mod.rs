@@ -5,6 +5,7 @@
 //! `k3s` sees; [`inner`] is PID 1 of a PID namespace below it, so that the end of either ends
 //! every process, containers too.
 
+mod control_plane;
 pub mod files;
 pub mod inner;
 pub mod join;

@@ -64,6 +64,8 @@ fn watch(plan: &Plan, path: &std::path::Path) -> anyhow::Result<ExitCode> {
     let mut inside = Command::new(std::env::current_exe()?)
         .arg(super::inner::INIT)
         .arg(path)
+        // etcd and containerd would say that they are ready, which is not what was asked.
+        .env_remove("NOTIFY_SOCKET")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -12,8 +12,11 @@ use holdfast_durable::WriteError;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
+
+/// The pods' network, below the data directory.
+const NETWORK: &str = "agent/etc/cni/net.d/10-holdfast.conflist";
 
 /// Why a node cannot be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -52,12 +55,12 @@ pub enum PrepareError {
     Random(getrandom::Error),
 }
 
-/// `text` with every file that a node of ours needs, relative to its data directory.
-struct Node<'a> {
-    settings: &'a Settings,
+/// What the steps share.
+pub(super) struct Node<'a> {
+    pub(super) settings: &'a Settings,
     places: &'a Places,
     built: &'a Built,
-    address: IpAddr,
+    pub(super) address: IpAddr,
     cgroup: &'a str,
     pki: Pki,
 }
@@ -127,15 +130,15 @@ pub fn prepare(
 }
 
 impl Node<'_> {
-    fn data(&self, path: &str) -> PathBuf {
+    pub(super) fn data(&self, path: &str) -> PathBuf {
         self.settings.data.join(path)
     }
 
-    fn show(&self, path: &str) -> String {
+    pub(super) fn show(&self, path: &str) -> String {
         self.data(path).display().to_string()
     }
 
-    fn tls(&self, file: &str) -> String {
+    pub(super) fn tls(&self, file: &str) -> String {
         self.pki.path(file).display().to_string()
     }
 
@@ -198,6 +201,12 @@ impl Node<'_> {
         let lines: String = parts.iter().map(|part| part.join("\t") + "\n").collect();
         let parts = self.write("agent/etc/parts", &lines)?;
         self.pause_image()?;
+        if self.settings.is_server && self.has_network() && !self.data("server/db/etcd").exists() {
+            // The first node of a new cluster gets the first range. Known before the kubelet looks,
+            // which it does every five seconds only; `routes` mends it should it ever be another.
+            let network = files::network(&self.first_range(), &self.data("agent/cni-state"));
+            self.write(NETWORK, &network.to_string())?;
+        }
         let hyperkube = self.built.program("hyperkube");
         let mut environment: Vec<(String, String)> = self
             .built
@@ -225,9 +234,8 @@ impl Node<'_> {
                 self.data("agent/kubeproxy.kubeconfig")
             },
             node: self.settings.node_name.clone(),
-            cni: self.data("agent/etc/cni/net.d/10-holdfast.conflist"),
-            network: (self.settings.text("flannel-backend", "host-gw") != "none")
-                .then(|| self.data("agent/cni-state")),
+            cni: self.data(NETWORK),
+            network: self.has_network().then(|| self.data("agent/cni-state")),
             manifests,
             logs: self.places.logs(),
             settings: self.data("agent/settings"),
@@ -250,12 +258,22 @@ impl Node<'_> {
         })
     }
 
-    fn services(&self) -> &str {
+    pub(super) fn services(&self) -> &str {
         self.settings.text("service-cidr", "10.43.0.0/16")
     }
 
-    fn pods(&self) -> &str {
+    pub(super) fn pods(&self) -> &str {
         self.settings.text("cluster-cidr", "10.42.0.0/16")
+    }
+
+    fn has_network(&self) -> bool {
+        self.settings.text("flannel-backend", "host-gw") != "none"
+    }
+
+    /// What the controller manager gives to the first node.
+    fn first_range(&self) -> String {
+        let base = self.pods().split('/').next().unwrap_or_default();
+        format!("{base}/{}", if base.contains(':') { 64 } else { 24 })
     }
 
     /// The API server's address inside: the first one of the range.
@@ -332,153 +350,20 @@ impl Node<'_> {
         Ok(())
     }
 
-    /// One authority, as the server tells it to anybody.
+    /// One authority, as the server tells it to anybody. Asked for by its path, for strangers may
+    /// not ask what kinds of objects there are.
     fn trust(&self, server: &str, key: &str) -> Option<String> {
+        let path = format!("/api/v1/namespaces/kube-public/configmaps/{}", join::TRUST);
         let output = Command::new(self.built.program("hyperkube"))
-            .args([
-                "kubectl",
-                "--insecure-skip-tls-verify",
-                "--kubeconfig=/dev/null",
-                "--request-timeout=5s",
-                "--server",
-                server,
-            ])
-            .args(["--namespace=kube-public", "get", "configmap", join::TRUST, "-o"])
-            .arg(format!("jsonpath={{.data.{key}}}"))
+            .args(["kubectl", "--insecure-skip-tls-verify", "--kubeconfig=/dev/null"])
+            // A stranger's name: without any, kubectl asks for one.
+            .args(["--username=stranger", "--password=none"])
+            .args(["--request-timeout=5s", "--server", server, "get", "--raw", &path])
+            .stdin(Stdio::null())
             .output()
             .ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        (output.status.success() && !text.is_empty()).then_some(text)
-    }
-
-    fn etcd(&self) -> Program {
-        let mut arguments = vec![
-            "etcd".into(),
-            format!("--name={}", self.settings.node_name),
-            format!("--data-dir={}", self.show("server/db/etcd")),
-            "--listen-client-urls=https://127.0.0.1:2379".into(),
-            "--advertise-client-urls=https://127.0.0.1:2379".into(),
-            "--listen-peer-urls=https://127.0.0.1:2380".into(),
-            "--initial-advertise-peer-urls=https://127.0.0.1:2380".into(),
-            format!("--initial-cluster={}=https://127.0.0.1:2380", self.settings.node_name),
-            "--listen-metrics-urls=http://127.0.0.1:2382".into(),
-            "--client-cert-auth".into(),
-            format!("--trusted-ca-file={}", self.tls("etcd/server-ca.crt")),
-            format!("--cert-file={}", self.tls("etcd/server-client.crt")),
-            format!("--key-file={}", self.tls("etcd/server-client.key")),
-            "--peer-client-cert-auth".into(),
-            format!("--peer-trusted-ca-file={}", self.tls("etcd/peer-ca.crt")),
-            format!("--peer-cert-file={}", self.tls("etcd/peer-server-client.crt")),
-            format!("--peer-key-file={}", self.tls("etcd/peer-server-client.key")),
-            "--logger=zap".into(),
-            // The laboratory pulls no plugs: what the kernel has is safe.
-            "--unsafe-no-fsync".into(),
-        ];
-        arguments.extend(self.settings.extra("etcd-arg"));
-        Program { name: "etcd".into(), arguments, log: self.data("log/etcd.log") }
-    }
-
-    fn api_server(&self) -> Vec<String> {
-        let issuer = format!(
-            "https://kubernetes.default.svc.{}",
-            self.settings.text("cluster-domain", "cluster.local")
-        );
-        let mut arguments = vec![
-            "kube-apiserver".to_owned(),
-            format!(
-                "--advertise-address={}",
-                self.settings.text("advertise-address", &self.address.to_string())
-            ),
-            format!("--bind-address={}", self.settings.text("bind-address", "0.0.0.0")),
-            format!("--secure-port={}", self.settings.port),
-            "--insecure-port=0".into(),
-            "--allow-privileged=true".into(),
-            "--authorization-mode=Node,RBAC".into(),
-            "--enable-admission-plugins=NodeRestriction".into(),
-            "--profiling=false".into(),
-            "--kubelet-preferred-address-types=InternalIP".into(),
-            "--etcd-servers=https://127.0.0.1:2379".into(),
-            "--requestheader-allowed-names=system:auth-proxy".into(),
-            "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
-            "--requestheader-group-headers=X-Remote-Group".into(),
-            "--requestheader-username-headers=X-Remote-User".into(),
-            format!("--service-account-issuer={issuer}"),
-            format!("--api-audiences={issuer},k3s"),
-            format!("--service-cluster-ip-range={}", self.services()),
-            format!(
-                "--service-node-port-range={}",
-                self.settings.text("service-node-port-range", "30000-32767")
-            ),
-            format!("--cert-dir={}", self.show("server/tls/temporary-certs")),
-            format!("--token-auth-file={}", self.show("server/cred/tokens.csv")),
-        ];
-        for (flag, file) in [
-            ("client-ca-file", "client-ca.crt"),
-            ("tls-cert-file", "serving-kube-apiserver.crt"),
-            ("tls-private-key-file", "serving-kube-apiserver.key"),
-            ("kubelet-client-certificate", "client-kube-apiserver.crt"),
-            ("kubelet-client-key", "client-kube-apiserver.key"),
-            ("etcd-cafile", "etcd/server-ca.crt"),
-            ("etcd-certfile", "etcd/client.crt"),
-            ("etcd-keyfile", "etcd/client.key"),
-            ("service-account-key-file", "service.pub"),
-            ("service-account-signing-key-file", "service.key"),
-            ("requestheader-client-ca-file", "request-header-ca.crt"),
-            ("proxy-client-cert-file", "client-auth-proxy.crt"),
-            ("proxy-client-key-file", "client-auth-proxy.key"),
-        ] {
-            arguments.push(format!("--{flag}={}", self.tls(file)));
-        }
-        arguments.extend(self.settings.extra("kube-apiserver-arg"));
-        arguments
-    }
-
-    fn controllers(&self) -> Vec<String> {
-        let config = self.show("server/cred/controller.kubeconfig");
-        let mut arguments = vec![
-            "kube-controller-manager".to_owned(),
-            "--bind-address=127.0.0.1".into(),
-            "--port=0".into(),
-            "--leader-elect=false".into(),
-            "--profiling=false".into(),
-            "--use-service-account-credentials=true".into(),
-            // The usual rates make forty controllers start one after the other.
-            "--kube-api-qps=200".into(),
-            "--kube-api-burst=400".into(),
-            "--allocate-node-cidrs=true".into(),
-            format!("--cluster-cidr={}", self.pods()),
-            format!("--kubeconfig={config}"),
-            format!("--authentication-kubeconfig={config}"),
-            format!("--authorization-kubeconfig={config}"),
-            format!("--cert-dir={}", self.show("server/tls/kube-controller-manager")),
-        ];
-        for (flag, file) in [
-            ("root-ca-file", "server-ca.crt"),
-            ("service-account-private-key-file", "service.key"),
-            ("cluster-signing-cert-file", "client-ca.crt"),
-            ("cluster-signing-key-file", "client-ca.key"),
-        ] {
-            arguments.push(format!("--{flag}={}", self.tls(file)));
-        }
-        arguments.extend(self.settings.extra("kube-controller-manager-arg"));
-        arguments
-    }
-
-    fn scheduler(&self) -> Vec<String> {
-        let config = self.show("server/cred/scheduler.kubeconfig");
-        let mut arguments = vec![
-            "kube-scheduler".to_owned(),
-            "--bind-address=127.0.0.1".into(),
-            "--port=0".into(),
-            "--leader-elect=false".into(),
-            "--profiling=false".into(),
-            format!("--kubeconfig={config}"),
-            format!("--authentication-kubeconfig={config}"),
-            format!("--authorization-kubeconfig={config}"),
-            format!("--cert-dir={}", self.show("server/tls/kube-scheduler")),
-        ];
-        arguments.extend(self.settings.extra("kube-scheduler-arg"));
-        arguments
+        let object: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        Some(object["data"][key].as_str()?.to_owned())
     }
 
     fn containerd(&self) -> Result<Program, PrepareError> {

@@ -1,0 +1,136 @@
+//! The command lines of the control plane. Pure.
+
+use super::Program;
+use super::prepare::Node;
+
+impl Node<'_> {
+    pub(super) fn etcd(&self) -> Program {
+        let mut arguments = vec![
+            "etcd".into(),
+            format!("--name={}", self.settings.node_name),
+            format!("--data-dir={}", self.show("server/db/etcd")),
+            "--listen-client-urls=https://127.0.0.1:2379".into(),
+            "--advertise-client-urls=https://127.0.0.1:2379".into(),
+            "--listen-peer-urls=https://127.0.0.1:2380".into(),
+            "--initial-advertise-peer-urls=https://127.0.0.1:2380".into(),
+            format!("--initial-cluster={}=https://127.0.0.1:2380", self.settings.node_name),
+            "--listen-metrics-urls=http://127.0.0.1:2382".into(),
+            "--client-cert-auth".into(),
+            format!("--trusted-ca-file={}", self.tls("etcd/server-ca.crt")),
+            format!("--cert-file={}", self.tls("etcd/server-client.crt")),
+            format!("--key-file={}", self.tls("etcd/server-client.key")),
+            "--peer-client-cert-auth".into(),
+            format!("--peer-trusted-ca-file={}", self.tls("etcd/peer-ca.crt")),
+            format!("--peer-cert-file={}", self.tls("etcd/peer-server-client.crt")),
+            format!("--peer-key-file={}", self.tls("etcd/peer-server-client.key")),
+            "--logger=zap".into(),
+            // The laboratory pulls no plugs: what the kernel has is safe.
+            "--unsafe-no-fsync".into(),
+        ];
+        arguments.extend(self.settings.extra("etcd-arg"));
+        Program { name: "etcd".into(), arguments, log: self.data("log/etcd.log") }
+    }
+
+    pub(super) fn api_server(&self) -> Vec<String> {
+        let issuer = format!(
+            "https://kubernetes.default.svc.{}",
+            self.settings.text("cluster-domain", "cluster.local")
+        );
+        let mut arguments = vec![
+            "kube-apiserver".to_owned(),
+            format!(
+                "--advertise-address={}",
+                self.settings.text("advertise-address", &self.address.to_string())
+            ),
+            format!("--bind-address={}", self.settings.text("bind-address", "0.0.0.0")),
+            format!("--secure-port={}", self.settings.port),
+            "--insecure-port=0".into(),
+            "--allow-privileged=true".into(),
+            "--authorization-mode=Node,RBAC".into(),
+            "--enable-admission-plugins=NodeRestriction".into(),
+            "--profiling=false".into(),
+            "--kubelet-preferred-address-types=InternalIP".into(),
+            "--etcd-servers=https://127.0.0.1:2379".into(),
+            "--requestheader-allowed-names=system:auth-proxy".into(),
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
+            "--requestheader-group-headers=X-Remote-Group".into(),
+            "--requestheader-username-headers=X-Remote-User".into(),
+            format!("--service-account-issuer={issuer}"),
+            format!("--api-audiences={issuer},k3s"),
+            format!("--service-cluster-ip-range={}", self.services()),
+            format!(
+                "--service-node-port-range={}",
+                self.settings.text("service-node-port-range", "30000-32767")
+            ),
+            format!("--cert-dir={}", self.show("server/tls/temporary-certs")),
+            format!("--token-auth-file={}", self.show("server/cred/tokens.csv")),
+        ];
+        for (flag, file) in [
+            ("client-ca-file", "client-ca.crt"),
+            ("tls-cert-file", "serving-kube-apiserver.crt"),
+            ("tls-private-key-file", "serving-kube-apiserver.key"),
+            ("kubelet-client-certificate", "client-kube-apiserver.crt"),
+            ("kubelet-client-key", "client-kube-apiserver.key"),
+            ("etcd-cafile", "etcd/server-ca.crt"),
+            ("etcd-certfile", "etcd/client.crt"),
+            ("etcd-keyfile", "etcd/client.key"),
+            ("service-account-key-file", "service.pub"),
+            ("service-account-signing-key-file", "service.key"),
+            ("requestheader-client-ca-file", "request-header-ca.crt"),
+            ("proxy-client-cert-file", "client-auth-proxy.crt"),
+            ("proxy-client-key-file", "client-auth-proxy.key"),
+        ] {
+            arguments.push(format!("--{flag}={}", self.tls(file)));
+        }
+        arguments.extend(self.settings.extra("kube-apiserver-arg"));
+        arguments
+    }
+
+    pub(super) fn controllers(&self) -> Vec<String> {
+        let config = self.show("server/cred/controller.kubeconfig");
+        let mut arguments = vec![
+            "kube-controller-manager".to_owned(),
+            "--bind-address=127.0.0.1".into(),
+            "--port=0".into(),
+            "--leader-elect=false".into(),
+            "--profiling=false".into(),
+            "--use-service-account-credentials=true".into(),
+            // The usual rates make forty controllers start one after the other.
+            "--kube-api-qps=200".into(),
+            "--kube-api-burst=400".into(),
+            "--allocate-node-cidrs=true".into(),
+            format!("--cluster-cidr={}", self.pods()),
+            format!("--kubeconfig={config}"),
+            format!("--authentication-kubeconfig={config}"),
+            format!("--authorization-kubeconfig={config}"),
+            format!("--cert-dir={}", self.show("server/tls/kube-controller-manager")),
+        ];
+        for (flag, file) in [
+            ("root-ca-file", "server-ca.crt"),
+            ("service-account-private-key-file", "service.key"),
+            ("cluster-signing-cert-file", "client-ca.crt"),
+            ("cluster-signing-key-file", "client-ca.key"),
+        ] {
+            arguments.push(format!("--{flag}={}", self.tls(file)));
+        }
+        arguments.extend(self.settings.extra("kube-controller-manager-arg"));
+        arguments
+    }
+
+    pub(super) fn scheduler(&self) -> Vec<String> {
+        let config = self.show("server/cred/scheduler.kubeconfig");
+        let mut arguments = vec![
+            "kube-scheduler".to_owned(),
+            "--bind-address=127.0.0.1".into(),
+            "--port=0".into(),
+            "--leader-elect=false".into(),
+            "--profiling=false".into(),
+            format!("--kubeconfig={config}"),
+            format!("--authentication-kubeconfig={config}"),
+            format!("--authorization-kubeconfig={config}"),
+            format!("--cert-dir={}", self.show("server/tls/kube-scheduler")),
+        ];
+        arguments.extend(self.settings.extra("kube-scheduler-arg"));
+        arguments
+    }
+}

@@ -11,7 +11,8 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
@@ -85,8 +86,33 @@ fn own_mounts(plan: &Plan) -> anyhow::Result<()> {
                 .with_context(|| real.display().to_string())?;
         }
     }
-    if plan.logs != Path::new("/var/log") {
-        mount(Some(&plan.logs), "/var/log", nothing, MsFlags::MS_BIND, nothing)?;
+    if plan.root != root {
+        own_root(plan)?;
+    }
+    Ok(())
+}
+
+/// containerd and the kubelet have paths below `/run` and `/var` that nobody can change; they
+/// must not reach the machine's.
+fn own_root(plan: &Plan) -> anyhow::Result<()> {
+    let nothing = None::<&Path>;
+    // Held open, for what is mounted over them hides them.
+    let mut kept = Vec::new();
+    for path in &plan.keep {
+        let flags = nix::libc::O_PATH | nix::libc::O_DIRECTORY;
+        let directory = File::options().read(true).custom_flags(flags).open(path);
+        kept.push((path, directory.with_context(|| path.display().to_string())?));
+    }
+    for top in ["run", "var"] {
+        let (own, machine) = (plan.root.join(top), Path::new("/").join(top));
+        std::fs::create_dir_all(&own)?;
+        mount(Some(&own), &machine, nothing, MsFlags::MS_BIND, nothing)?;
+        for (path, directory) in kept.iter().filter(|(path, _)| path.starts_with(&machine)) {
+            std::fs::create_dir_all(path)?;
+            let held = format!("/proc/self/fd/{}", directory.as_raw_fd());
+            mount(Some(held.as_str()), *path, nothing, MsFlags::MS_BIND | MsFlags::MS_REC, nothing)
+                .with_context(|| path.display().to_string())?;
+        }
     }
     Ok(())
 }

@@ -43,8 +43,10 @@ pub struct Plan {
     pub network: Option<PathBuf>,
     /// Manifests of a server's own, applied once it answers.
     pub manifests: Option<PathBuf>,
-    /// Where pods' logs go when that is not `/var/log`.
-    pub logs: PathBuf,
+    /// What stands for `/`: its `run` and `var` are the node's.
+    pub root: PathBuf,
+    /// Directories that the node sees where the machine has them, also below `/run` and `/var`.
+    pub keep: Vec<PathBuf>,
     /// Plain files that stand for settings of the whole machine.
     pub settings: PathBuf,
 }

@@ -237,7 +237,12 @@ impl Node<'_> {
             cni: self.data(NETWORK),
             network: self.has_network().then(|| self.data("agent/cni-state")),
             manifests,
-            logs: self.places.logs(),
+            root: self.places.root().to_path_buf(),
+            keep: vec![
+                self.places.root().to_path_buf(),
+                self.settings.data.clone(),
+                self.built.root().to_path_buf(),
+            ],
             settings: self.data("agent/settings"),
         })
     }

@@ -133,7 +133,7 @@ impl Switch {
         }
     }
 
-    /// For [`NodeSpec::switch`].
+    /// For `NodeSpec::switch`.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

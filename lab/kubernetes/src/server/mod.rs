@@ -1,6 +1,6 @@
 //! A node: what is written for it, what is started, and how it is watched.
 //!
-//! [`prepare`] makes certificates, token and files and says what to start ([`Plan`]); that part
+//! [`mod@prepare`] makes certificates, token and files and says what to start ([`Plan`]); that part
 //! touches nothing but the node's directories. [`outer`] is the process that whoever started
 //! `k3s` sees; [`inner`] is PID 1 of a PID namespace below it, so that the end of either ends
 //! every process, containers too.

@@ -1,5 +1,5 @@
 //! Whole worlds with the real programs, end to end. They want the machine for themselves and take
-//! a while, so they run with `cargo lab test` only (or `--run-ignored only`, one at a time).
+//! a while, so they run only when they are asked for ([`ASKED`]), one at a time: `cargo lab test worlds`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -27,8 +27,15 @@ use std::time::Duration;
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 
-/// The programs beside `lab`; none when they are not built, after saying so.
+/// Set by the step `worlds` of `cargo lab test`.
+const ASKED: &str = "HOLDFAST_TEST_WORLDS";
+
+/// The programs beside `lab`; none when they are not built or nobody asked, after saying so.
 fn programs(test: &str) -> Option<Programs> {
+    if std::env::var_os(ASKED).is_none() {
+        eprintln!("skipped: a whole world wants the machine for itself: the step `worlds` runs it");
+        return None;
+    }
     if cannot(test) {
         return None;
     }
@@ -143,7 +150,6 @@ fn assert_nothing_is_left(home: &Home) {
 }
 
 #[test]
-#[ignore = "a whole world; run by `cargo lab test`"]
 fn traffic_survives_what_can_break() {
     let Some(programs) = programs("traffic_survives_what_can_break") else { return };
     let place = Place::new();
@@ -226,7 +232,6 @@ fn wg_shows(world: &World, node: u8, devices: &[&str]) {
 }
 
 #[test]
-#[ignore = "a whole world; run by `cargo lab test`"]
 fn a_third_edge_is_found_when_one_dies_for_good() {
     let Some(programs) = programs("a_third_edge_is_found_when_one_dies_for_good") else { return };
     let place = Place::new();
@@ -243,7 +248,6 @@ fn a_third_edge_is_found_when_one_dies_for_good() {
 }
 
 #[test]
-#[ignore = "a whole world; run by `cargo lab test`"]
 fn sites_join_a_running_world_and_operators_see_them() {
     let Some(programs) = programs("sites_join_a_running_world_and_operators_see_them") else {
         return;
@@ -284,7 +288,6 @@ fn sites_join_a_running_world_and_operators_see_them() {
 }
 
 #[test]
-#[ignore = "a whole world; run by `cargo lab test`"]
 fn a_world_whose_making_was_killed_goes_without_a_trace() {
     let Some(programs) = programs("a_world_whose_making_was_killed_goes_without_a_trace") else {
         return;
@@ -311,7 +314,6 @@ fn a_world_whose_making_was_killed_goes_without_a_trace() {
 }
 
 #[test]
-#[ignore = "a whole world; run by `cargo lab test`"]
 fn every_box_comes_as_far_as_its_world_allows() {
     let Some(programs) = programs("every_box_comes_as_far_as_its_world_allows") else { return };
     for (hardware, edges, profile) in
@@ -326,7 +328,6 @@ fn every_box_comes_as_far_as_its_world_allows() {
 }
 
 #[test]
-#[ignore = "a whole world; run by `cargo lab test`"]
 fn a_node_comes_online_when_the_controller_does() {
     let Some(programs) = programs("a_node_comes_online_when_the_controller_does") else { return };
     let place = Place::new();

@@ -392,7 +392,8 @@ impl Manager {
 /// A clock that is not believed.
 fn clock(root: &Root) -> Option<ItemReport> {
     let known = KnownTime::new(&root.identity_dir()).load();
-    let (clock, time) = (Timestamp::now(), effective_now(Timestamp::now(), known));
+    let clock = Timestamp::now();
+    let time = effective_now(clock, known);
     let text = format!("the clock says {clock}; {} is used instead", time.now);
     time.reason().map(|reason| item("clock", &Problem::new(reason, text)))
 }

@@ -32,8 +32,8 @@ struct Step {
 enum How {
     /// A command of cargo.
     Cargo { arguments: Vec<&'static str>, env: Vec<(&'static str, &'static str)> },
-    /// Tests by nextest, with these arguments; it tells which were skipped.
-    Nextest(Vec<&'static str>),
+    /// Tests by nextest; it tells which were skipped.
+    Nextest { arguments: Vec<&'static str>, env: Vec<(&'static str, &'static str)> },
     /// [`machine::run_tests`].
     Machine,
 }
@@ -106,7 +106,7 @@ impl Test {
             let began = Instant::now();
             let (result, skipped) = match &step.how {
                 How::Cargo { arguments, env } => (Verdict::of(cargo(arguments, env)?), None),
-                How::Nextest(arguments) => nextest(arguments)?,
+                How::Nextest { arguments, env } => nextest(arguments, env)?,
                 How::Machine => test_machine()?,
             };
             failed |= result == Verdict::Failed;
@@ -154,7 +154,7 @@ fn steps(nextest: bool) -> Vec<Step> {
         what,
         how: How::Cargo { arguments: arguments.to_vec(), env: vec![] },
     };
-    // The worlds are marked as ignored: they want the machine for themselves, one after the other.
+    // The worlds want the machine for themselves, one after the other.
     let (unit, worlds): (&[&str], &[&str]) = match nextest {
         true => (
             &["nextest", "run", "--workspace", "--no-fail-fast"],
@@ -164,9 +164,7 @@ fn steps(nextest: bool) -> Vec<Step> {
                 // The whole workspace again, so that nothing is built anew with other features.
                 "--workspace",
                 "-E",
-                "package(lab)",
-                "--run-ignored",
-                "only",
+                "package(lab) and binary(whole_worlds)",
                 "--test-threads",
                 "1",
                 "--no-fail-fast",
@@ -178,18 +176,23 @@ fn steps(nextest: bool) -> Vec<Step> {
                 "test",
                 "-p",
                 "lab",
+                "--test",
+                "whole_worlds",
                 "--no-fail-fast",
                 "--",
-                "--ignored",
                 "--test-threads",
                 "1",
                 "--nocapture",
             ],
         ),
     };
-    let tests = |name, what, arguments: &[&'static str]| match nextest {
-        true => Step { name, what, how: How::Nextest(arguments.to_vec()) },
-        false => step(name, what, arguments),
+    let tests = |name, what, arguments: &[&'static str], env: &[(&'static str, &'static str)]| {
+        let (arguments, env) = (arguments.to_vec(), env.to_vec());
+        let how = match nextest {
+            true => How::Nextest { arguments, env },
+            false => How::Cargo { arguments, env },
+        };
+        Step { name, what, how }
     };
     let doc = Step {
         name: "doc",
@@ -214,10 +217,10 @@ fn steps(nextest: bool) -> Vec<Step> {
             &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"],
         ),
         doc,
-        tests("unit", "tests of every crate", unit),
+        tests("unit", "tests of every crate", unit, &[]),
         machine,
         step("build", "programs for the worlds", &["build", "--workspace", "--bins", "--quiet"]),
-        tests("worlds", "whole worlds, end to end", worlds),
+        tests("worlds", "whole worlds, end to end", worlds, &[("HOLDFAST_TEST_WORLDS", "1")]),
     ]
 }
 
@@ -236,12 +239,15 @@ fn prepare(steps: &[Step]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn nextest(arguments: &[&str]) -> anyhow::Result<(Verdict, Option<Vec<Skip>>)> {
+fn nextest(
+    arguments: &[&str],
+    env: &[(&str, &str)],
+) -> anyhow::Result<(Verdict, Option<Vec<Skip>>)> {
     let keeper = Keeper::new()?;
     let asked = keeper.arguments();
     let arguments: Vec<&str> =
         arguments.iter().copied().chain(asked.iter().map(String::as_str)).collect();
-    let passed = cargo(&arguments, &[])?;
+    let passed = cargo(&arguments, env)?;
     Ok((Verdict::of(passed), keeper.skips()))
 }
 
@@ -286,11 +292,12 @@ mod tests {
         for nextest in [true, false] {
             let steps = steps(nextest);
             let worlds = steps.iter().find(|step| step.name == "worlds").unwrap();
-            let (How::Cargo { arguments, .. } | How::Nextest(arguments)) = &worlds.how else {
+            let (How::Cargo { arguments, env } | How::Nextest { arguments, env }) = &worlds.how
+            else {
                 panic!("worlds are a cargo test")
             };
             let threads = arguments.windows(2).any(|pair| pair == ["--test-threads", "1"]);
-            assert!(threads && arguments.iter().any(|argument| argument.contains("ignored")));
+            assert!(threads && env.contains(&("HOLDFAST_TEST_WORLDS", "1")));
         }
     }
 }

@@ -67,16 +67,9 @@ impl SettingsError {
 /// The texts of the files that count, by name.
 type Texts = BTreeMap<String, String>;
 
-/// Reads, merges and validates all fragments below `root`.
-///
-/// # Errors
-/// The first file or value that cannot be used.
-pub fn load(root: &Root) -> Result<Settings, SettingsError> {
-    read_all(root).map(|(settings, _)| settings)
-}
-
-/// As [`load`]; when the files cannot be used, what they said when they last could, and what is
-/// wrong with them. A box whose files never could be used gets the defaults.
+/// Reads, merges and validates all fragments below `root`; when they cannot be used, what they
+/// said when they last could, and what is wrong with them. A box whose files never could be used
+/// gets the defaults.
 pub fn load_or_last_good(root: &Root) -> (Settings, Option<Problem>) {
     let kept = Slots::new(root.state_dir().join("settings.json"), 0o600);
     let last_good = || match kept.load::<Texts>() {
@@ -111,6 +104,7 @@ fn settings_of(texts: &Texts) -> Result<Settings, SettingsError> {
     validate(merge(fragments.collect::<Result<Vec<_>, _>>()?))
 }
 
+/// The first file or value that cannot be used is the error.
 fn read_all(root: &Root) -> Result<(Settings, Texts), SettingsError> {
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     for dir in root.config_dirs() {
@@ -175,7 +169,7 @@ mod tests {
         put(&root, "etc/holdfast/config.d/10-a.toml", "poll_secs = 20\n");
         put(&root, "run/holdfast/config.d/20-b.toml", "poll_secs = 30\n");
         put(&root, "run/holdfast/config.d/README", "not a fragment");
-        let settings = load(&root).unwrap();
+        let (settings, _) = read_all(&root).unwrap();
         assert_eq!(settings.poll.as_secs(), 30);
         assert_eq!(settings.controller, None, "the vendor's file is replaced whole");
     }

@@ -9,6 +9,7 @@
 //! new controller. Files that people write are strict instead, and are parsed elsewhere.
 #![warn(missing_docs)]
 
+pub mod kubernetes;
 pub mod local;
 pub mod marks;
 pub mod meta;

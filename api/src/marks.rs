@@ -30,3 +30,23 @@ pub const HOSTS_END: &str = "# END holdfast";
 pub const SSHD_DROP_IN: &str = "60-holdfast.conf";
 /// Kubernetes field manager.
 pub const FIELD_MANAGER: &str = "holdfast";
+/// Label of every object that a release of ours brought; its value is the release's name.
+pub const MANAGED_BY_LABEL: &str = "holdfast.dev/managed-by";
+/// Namespace of what the manager keeps in the site's Kubernetes.
+pub const SYSTEM_NAMESPACE: &str = "holdfast-system";
+/// Annotation: images, separated by commas or white space, that every node pulls before the release begins.
+pub const PRE_PULL_ANNOTATION: &str = "holdfast.dev/pre-pull";
+/// Annotation: `pessimistic` (the default: wait until the object is ready) or `optimistic`.
+pub const DEPLOYMENT_ANNOTATION: &str = "holdfast.dev/deployment";
+/// Annotation: seconds that the object may take until it is ready.
+pub const TIMEOUT_ANNOTATION: &str = "holdfast.dev/timeout";
+/// Annotation: `true` on the workload that carries the site's traffic.
+pub const DATA_PLANE_ANNOTATION: &str = "holdfast.dev/data-plane";
+/// Annotation of a Node, written by its manager: digest of the release whose images it holds.
+pub const PRE_PULLED_ANNOTATION: &str = "holdfast.dev/pre-pulled";
+/// Annotation of a Node, written by its manager: how far it is with pulling, for people.
+pub const PRE_PULL_PROGRESS_ANNOTATION: &str = "holdfast.dev/pre-pull-progress";
+/// Annotation of a Node, written by whoever applied the release: digest of the one in force.
+pub const RELEASE_ANNOTATION: &str = "holdfast.dev/release";
+/// Lease that holds the images of a release in containerd, followed by the release's digest.
+pub const IMAGE_LEASE_PREFIX: &str = "holdfast-";

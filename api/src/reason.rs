@@ -44,7 +44,8 @@ macro_rules! reasons {
 }
 
 // Exit codes by family: 10 configuration, 20 hardware, 30 token, 40 controller and identity,
-// 50 network, 60 tunnels, 70 host files, 80 state on disk.
+// 50 network, 60 tunnels, 70 host files, 80 state on disk,
+// 90 Kubernetes and its nodes, 100 releases, 110 snapshots.
 reasons! {
     ConfigInvalid = "config.invalid", Error, 10, "A configuration file cannot be used.", "Correct the file and line that the message names; the last good configuration stays in force.";
     ConfigMissing = "config.missing", Error, 11, "A setting that is needed is not given anywhere.", "Set it in /etc/holdfast/config.d, or hand it over by cloud-init.";
@@ -109,6 +110,55 @@ reasons! {
     StateDiskFull = "state.disk-full", Error, 82, "The disk is full; the last good state stays on it.", "Free space below /var/lib/holdfast.";
     StateUnwritable = "state.unwritable", Error, 83, "State cannot be written.", "Check whether the file system is read-only or damaged.";
     ManagerUnreachable = "manager.unreachable", Error, 84, "holdfastd does not answer.", "Check `systemctl status holdfastd`.";
+    KubernetesAbsent = "kubernetes.absent", Error, 90, "The Kubernetes distribution is not on this machine.", "Install k3s, or name one for the site (spec.kubernetes.distribution).";
+    KubernetesStarting = "kubernetes.starting", Info, 90, "Kubernetes is starting.", "Wait a moment.";
+    KubernetesConfigRefused = "kubernetes.config-refused", Error, 91, "The distribution refused its configuration; the last good one stays in force.", "Read its answer in the message.";
+    KubernetesPortTaken = "kubernetes.port-taken", Error, 91, "A port that Kubernetes needs is taken by another program.", "End the program that the message names, or give it another port.";
+    KubernetesDiskFull = "kubernetes.disk-full", Error, 92, "Kubernetes cannot write: the disk is full.", "Free space below /var/lib/rancher.";
+    KubernetesCertificateExpired = "kubernetes.certificate-expired", Error, 92, "A certificate of Kubernetes has expired or is not valid yet.", "Check the clock; the distribution renews its certificates when it starts.";
+    KubernetesDatastoreDamaged = "kubernetes.datastore-damaged", Error, 93, "The datastore of Kubernetes is damaged.", "A single-node site is restored from its newest snapshot; for others replace the node, or run `holdfast kube restore`.";
+    KubernetesJoinRefused = "kubernetes.join-refused", Error, 94, "The servers of the site do not let this node join.", "Check that the token and the address of the server are those of the site.";
+    KubernetesServerUnreachable = "kubernetes.server-unreachable", Warning, 94, "The server that this node joins does not answer.", "Check the site's network and the first server; the node tries again forever.";
+    KubernetesExited = "kubernetes.exited", Error, 95, "Kubernetes ended; it is started again after a pause.", "Read the last lines of its log in the message.";
+    KubernetesNotReady = "kubernetes.not-ready", Error, 95, "Kubernetes runs and is not ready.", "Look at `holdfast kube status`.";
+    KubernetesApiUnavailable = "kubernetes.api-unavailable", Warning, 96, "The API server does not answer.", "Wait; the manager tries again.";
+    KubernetesForbidden = "kubernetes.forbidden", Error, 96, "The API server refuses the manager.", "Check the kubeconfig of the distribution; a restart writes it anew.";
+    KubernetesArtifactRejected = "kubernetes.artifact-rejected", Error, 97, "The distribution's program could not be fetched, or is not what the controller promised.", "Check the address and the checksum on the controller.";
+    KubernetesUpgradeFailed = "kubernetes.upgrade-failed", Error, 97, "The new version of Kubernetes did not become ready; the old one runs again.", "Read the message; the version is not tried again until another one is asked for.";
+    NodeDrainBlocked = "node.drain-blocked", Warning, 98, "A disruption budget does not let a pod go.", "Wait until its other replicas are ready, or change the budget that the message names.";
+    NodeDrainTimeout = "node.drain-timeout", Error, 98, "The node could not be drained in time; it takes workloads again.", "Look at the pods that the message names.";
+    NodeRebootLocked = "node.reboot-locked", Info, 99, "Another node of the site is rebooting.", "Wait; one node goes at a time.";
+    NodeVanished = "node.vanished", Warning, 99, "A node of the site is gone.", "Switch it on, or replace it.";
+    ReleaseInvalid = "release.invalid", Error, 100, "The release cannot be used; nothing was changed.", "Correct the file, document and field that the message names.";
+    ReleaseUnavailable = "release.unavailable", Warning, 100, "The release could not be fetched from the controller.", "Check that it exists; the node tries again.";
+    ReleaseRefused = "release.refused", Error, 101, "This version failed before and is not tried again.", "Release a corrected version, or ask for this one with a higher `force`.";
+    ReleasePreflight = "release.preflight", Warning, 102, "The release waits: a check before it does not hold.", "Read which one in the message; the node tries again.";
+    ReleasePrePull = "release.pre-pull", Warning, 103, "Images of the release are not on every node yet.", "Read which image and node in the message; pulling goes on.";
+    ReleaseImageMissing = "release.image-missing", Error, 103, "An image of the release does not exist.", "Push the image, or correct its name.";
+    ReleaseRegistry = "release.registry", Warning, 103, "The registry does not answer, or broke off.", "Check the registry and the way to it; pulling carries on where it was.";
+    ReleaseApplyRefused = "release.apply-refused", Error, 104, "The API server refused an object of the release.", "Read its answer in the message.";
+    ReleaseWebhookRefused = "release.webhook-refused", Error, 104, "A webhook refused an object of the release.", "Read which webhook and why in the message.";
+    ReleaseConflict = "release.conflict", Error, 104, "Somebody else owns a field that the release sets.", "Remove the field from the release, or let go of it there.";
+    ReleaseTimeout = "release.timeout", Error, 105, "An object of the release did not become ready in time.", "Read what it waits for in the message.";
+    ReleaseCrdNotEstablished = "release.crd-not-established", Error, 105, "A custom resource definition was not established.", "Read its conditions in the message; names may conflict.";
+    ReleaseRolledBack = "release.rolled-back", Error, 106, "The release failed; the last good one is in force again.", "Read why in the message; release a corrected version.";
+    ReleaseRollbackFailed = "release.rollback-failed", Error, 107, "The release failed and the last good one could not be put back whole.", "Look at `holdfast kube releases`; the node tries again.";
+    ReleaseOtherManager = "release.other-manager", Info, 108, "Another node of the site applies releases.", "Nothing.";
+    PodImagePull = "pod.image-pull", Error, 109, "A pod's image cannot be pulled.", "Check the image's name and the registry.";
+    PodOutOfMemory = "pod.out-of-memory", Error, 109, "A container used more memory than it may and was killed.", "Raise its limit, or find the leak.";
+    PodCrashing = "pod.crashing", Error, 109, "A container ends again and again.", "Read its log.";
+    PodUnschedulable = "pod.unschedulable", Error, 109, "No node has room for a pod.", "Read what is lacking in the message.";
+    PodNoHugepages = "pod.no-hugepages", Error, 109, "No node has the huge pages that a pod asks for.", "Compare its demand with the pools of the profile.";
+    PodProbeFailing = "pod.probe-failing", Error, 109, "A container runs and its readiness probe fails.", "Read the probe's answer in the message.";
+    PodConfigMissing = "pod.config-missing", Error, 109, "A pod needs a ConfigMap, Secret or volume that is not there.", "Add it to the release.";
+    PodFailed = "pod.failed", Error, 109, "A pod failed.", "Read its log and the message.";
+    SnapshotFailed = "snapshot.failed", Error, 110, "A snapshot could not be taken.", "Read why in the message; the manager tries again.";
+    SnapshotDamaged = "snapshot.damaged", Error, 110, "A snapshot cannot be used.", "Take another one; the drill names those that can be restored.";
+    SnapshotUpload = "snapshot.upload", Warning, 111, "A snapshot could not be stored away from the node; it is kept here.", "Check the storage's address and keys.";
+    SnapshotNoKey = "snapshot.no-key", Warning, 111, "The site has no recovery key; snapshots stay on the node.", "Make a key with `age-keygen` and set spec.kubernetes.snapshots.recoveryKey of the site.";
+    SnapshotWrongKey = "snapshot.wrong-key", Error, 112, "The key does not open this snapshot.", "Use the identity that belongs to the site's recovery key.";
+    SnapshotRestoreFailed = "snapshot.restore-failed", Error, 113, "A snapshot could not be restored; the datastore is as it was.", "Read why in the message.";
+    SnapshotDrillFailed = "snapshot.drill-failed", Error, 114, "The newest snapshot could not be restored in a drill.", "Take another snapshot and look at the message.";
     Internal = "internal", Error, 125, "Something failed that should not.", "Please report it with the output of `holdfast -o json status` and the log of the program.";
 }
 

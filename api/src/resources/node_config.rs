@@ -1,6 +1,7 @@
 //! `NodeConfig`: the rendered desired state of one node. What the node's ledger holds.
 
 use super::NodeRole;
+use crate::kubernetes::KubernetesIntent;
 use crate::tunnel::TunnelIntent;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -131,6 +132,9 @@ pub struct NodeConfigSpec {
     /// The tunnels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnels: Option<TunnelIntent>,
+    /// Its part in the site's Kubernetes; none runs when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesIntent>,
     /// Seconds between polls; 300 when 0.
     pub poll_secs: u32,
 }

@@ -1,6 +1,7 @@
 //! `NodeStatus`: what a node reports of itself. Kept apart from configuration; can be lost.
 
 use crate::Reason;
+use crate::kubernetes::KubernetesState;
 use crate::local::{ItemReport, Stage};
 use crate::tunnel::TunnelsState;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,8 @@ pub struct NodeStatusStatus {
     pub items: Vec<ItemReport>,
     /// Tunnels.
     pub tunnels: Option<TunnelsState>,
+    /// Kubernetes.
+    pub kubernetes: Option<KubernetesState>,
     /// The node's clock when it wrote this.
     pub reported_at: Option<jiff::Timestamp>,
 }

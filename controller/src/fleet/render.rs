@@ -96,6 +96,7 @@ pub fn node_config(input: NodeInput<'_>, edges: &[RegionalEdge]) -> NodeConfigSp
         sysctls: input.spec.sysctls.clone(),
         network: None,
         tunnels,
+        kubernetes: None,
         poll_secs: POLL_SECS,
     }
 }

@@ -126,6 +126,7 @@ pub fn node_status(report: &NodeReport, at: jiff::Timestamp) -> NodeStatusStatus
         items: report.items.clone(),
         tunnels: report.tunnels.clone(),
         reported_at: Some(at),
+        kubernetes: None,
     }
 }
 

@@ -1,0 +1,1 @@
+//! Releases: manifests → plan → journal → machine.

@@ -1,0 +1,1 @@
+//! Snapshots of the datastore: taken, sent away encrypted, restored, drilled.

@@ -37,6 +37,23 @@ fn interfaces() -> BTreeSet<String> {
         .collect()
 }
 
+/// With the kubelet's own rights a node may change its own object, and nobody else's.
+fn changes_itself_only(node: &Node, own: &str, other: &str) {
+    let annotate = |name: &str| {
+        node.kubectl(&[
+            "--kubeconfig=/var/lib/rancher/k3s/agent/kubelet.kubeconfig",
+            "annotate",
+            "--overwrite",
+            "node",
+            name,
+            "holdfast.dev/test=1",
+        ])
+    };
+    annotate(own).unwrap();
+    let refused = annotate(other).unwrap_err().to_string();
+    assert!(refused.contains("is not allowed to modify node"), "{refused}");
+}
+
 fn pod(name: &str, image: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  \
@@ -151,6 +168,8 @@ fn a_second_node_joins_with_the_token() {
     first.wait_ready("node2", Duration::from_secs(120)).unwrap();
     eprintln!("{:6.2} s  the second node is Ready", started.elapsed().as_secs_f64());
 
+    changes_itself_only(&first, "node1", "node2");
+    changes_itself_only(&second, "node2", "node1");
     let there = pod("there", &image).replace("spec:\n", "spec:\n  nodeName: node2\n");
     let here = pod("here", &image).replace("spec:\n", "spec:\n  nodeName: node1\n");
     first.apply(&format!("{there}---\n{here}")).unwrap();

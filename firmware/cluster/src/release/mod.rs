@@ -1,1 +1,24 @@
-//! Releases: manifests → plan → journal → machine.
+//! Releases: a site's manifests, brought onto its Kubernetes and taken back when they fail.
+//!
+//! ```text
+//! manifests ── parse ──▶ Release ── plan ──▶ [Step] ── machine ──▶ Step ── engine ──▶ Target
+//!                           ▲                             │  ▲                │
+//!                        store (by digest)          journal  └── Outcome ─────┘
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`model`] | a release, its objects, what a site has of ours |
+//! | [`images`] | which images a release needs |
+//! | [`order`] | what comes before what |
+//! | [`plan`] | steps, in order; a dry run prints them |
+//! | [`target`] | what an engine needs from outside |
+//!
+//! It deletes only what carries [`MANAGED_BY_LABEL`](holdfast_api::marks::MANAGED_BY_LABEL), and
+//! refuses to apply over an object that is there without it.
+
+pub mod images;
+pub mod model;
+pub mod order;
+pub mod plan;
+pub mod target;

@@ -1,0 +1,170 @@
+//! What is done, in which order: steps as data, which the dry run prints and the machine walks
+//! through. Pure.
+//!
+//! Carrying out a step again does no harm; so after a crash the step that was under way is simply
+//! done once more.
+
+use super::model::{Good, Inventory, Release, Strategy};
+use super::order::{class, has_readiness, stage};
+use super::target::Check;
+use crate::object::ObjectId;
+use holdfast_api::kubernetes::ReleasePhase;
+use std::fmt;
+use std::time::Duration;
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Make sure that a check holds.
+    Preflight(Check),
+    /// Ask the API server whether it would take an object.
+    DryRun(ObjectId),
+    /// Have these images on every node, pinned.
+    PrePull(Vec<String>),
+    /// Write down on the site what may be there from now on.
+    Record,
+    /// Apply an object.
+    Apply(ObjectId),
+    /// Wait until an object is ready, for so long.
+    Wait(ObjectId, Duration),
+    /// Look at everything once more.
+    Verify,
+    /// Remove an object and wait until it is gone.
+    Prune(ObjectId),
+    /// The release is in force: write it down, mark the nodes, let go of other images.
+    Commit,
+    /// The last good one is in force again: write it down, let go of other images.
+    Settle,
+}
+
+macro_rules! kinds {
+    ($($kind:ident)+) => {
+        /// What a step is, without its object.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum StepKind { $( #[doc = concat!("[`Step::", stringify!($kind), "`]")] $kind, )+ }
+
+        impl StepKind {
+            /// Every kind.
+            pub const ALL: &'static [StepKind] = &[ $( StepKind::$kind, )+ ];
+        }
+    };
+}
+
+kinds! { Preflight DryRun PrePull Record Apply Wait Verify Prune Commit Settle }
+
+impl Step {
+    /// What it is.
+    pub fn kind(&self) -> StepKind {
+        match self {
+            Step::Preflight(_) => StepKind::Preflight,
+            Step::DryRun(_) => StepKind::DryRun,
+            Step::PrePull(_) => StepKind::PrePull,
+            Step::Record => StepKind::Record,
+            Step::Apply(_) => StepKind::Apply,
+            Step::Wait(..) => StepKind::Wait,
+            Step::Verify => StepKind::Verify,
+            Step::Prune(_) => StepKind::Prune,
+            Step::Commit => StepKind::Commit,
+            Step::Settle => StepKind::Settle,
+        }
+    }
+
+    /// The phase of a release in which it is done.
+    pub fn phase(&self) -> ReleasePhase {
+        match self {
+            Step::Preflight(_) | Step::DryRun(_) => ReleasePhase::Preflight,
+            Step::PrePull(_) => ReleasePhase::PrePull,
+            Step::Record | Step::Apply(_) | Step::Wait(..) => ReleasePhase::Applying,
+            Step::Verify => ReleasePhase::Verifying,
+            Step::Prune(_) | Step::Commit => ReleasePhase::Pruning,
+            Step::Settle => ReleasePhase::RollingBack,
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Preflight(check) => write!(f, "make sure that {check}"),
+            Step::DryRun(id) => write!(f, "ask the API server whether it takes {id}"),
+            Step::PrePull(images) => write!(f, "pull on every node {}", images.join(", ")),
+            Step::Record => f.write_str("write down what may be there from now on"),
+            Step::Apply(id) => write!(f, "apply {id}"),
+            Step::Wait(id, patience) => write!(f, "wait up to {} s for {id}", patience.as_secs()),
+            Step::Verify => f.write_str("look at everything once more"),
+            Step::Prune(id) => write!(f, "remove {id}"),
+            Step::Commit => f.write_str("commit: mark the nodes, let go of other images"),
+            Step::Settle => f.write_str("settle: the last good release is in force"),
+        }
+    }
+}
+
+/// What a plan starts from.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Have<'a> {
+    /// The release in force.
+    pub good: Option<&'a Good>,
+    /// Objects of ours that may be there and are not part of it.
+    pub leftovers: Option<&'a Inventory>,
+    /// The site no longer is what `good` says: it was reset, or objects of it are gone.
+    pub astray: bool,
+}
+
+/// How a site comes to `release`; nothing when it is there already.
+pub fn forward(release: &Release, have: Have<'_>) -> Vec<Step> {
+    let mut old = have.good.map(|good| good.objects.clone()).unwrap_or_default();
+    if let Some(leftovers) = have.leftovers {
+        old = old.with(leftovers);
+    }
+    let in_force = have.good.is_some_and(|good| good.release.digest == release.reference.digest);
+    let surplus = old.without(&release.inventory());
+    if in_force && !have.astray && surplus.is_empty() {
+        return Vec::new();
+    }
+    let ids = || release.items.iter().map(|item| item.object.id.clone());
+    // What can be wrong with the release itself is found before a snapshot is spent on it.
+    let mut steps = vec![Step::Preflight(Check::ApiServer)];
+    steps.extend(ids().map(Step::DryRun));
+    steps.extend(Check::ALL.into_iter().skip(1).map(Step::Preflight));
+    if !release.images.is_empty() {
+        steps.push(Step::PrePull(release.images.clone()));
+    }
+    steps.push(Step::Record);
+    steps.extend(apply(release));
+    steps.push(Step::Verify);
+    steps.extend(remove(&surplus));
+    steps.push(Step::Commit);
+    steps
+}
+
+/// How a site comes back to the last good release, whose manifests are `good` when they are known;
+/// without one, to nothing. `leftovers` are removed but for what `kept` has.
+pub fn back(good: Option<&Release>, kept: &Inventory, leftovers: &Inventory) -> Vec<Step> {
+    let mut steps: Vec<Step> = good.map(apply).unwrap_or_default();
+    steps.extend(remove(&leftovers.without(kept)));
+    steps.push(Step::Verify);
+    steps.push(Step::Settle);
+    steps
+}
+
+/// Applies of every stage, then its waits.
+fn apply(release: &Release) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for stages in
+        release.items.chunk_by(|a, b| stage(class(&a.object.id)) == stage(class(&b.object.id)))
+    {
+        steps.extend(stages.iter().map(|item| Step::Apply(item.object.id.clone())));
+        let waited = stages.iter().filter(|item| {
+            item.strategy == Strategy::Pessimistic && has_readiness(&item.object.id)
+        });
+        steps.extend(waited.map(|item| Step::Wait(item.object.id.clone(), item.timeout)));
+    }
+    steps
+}
+
+/// Removals, in the reverse of the order of application.
+fn remove(surplus: &Inventory) -> Vec<Step> {
+    let mut ids: Vec<&ObjectId> = surplus.iter().collect();
+    ids.sort_by_key(|id| class(id));
+    ids.into_iter().rev().cloned().map(Step::Prune).collect()
+}

@@ -1,0 +1,207 @@
+//! What an engine needs from outside: a cluster, the nodes' image stores, the node's own health.
+//!
+//! Every method may be called again after it was cut off in the middle, and then does what is
+//! left to do. Methods wait for answers, never for objects to become ready; that is the engine's.
+
+use super::model::{Item, Release, SiteRecord};
+use crate::object::ObjectId;
+use holdfast_api::Reason;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::future::Future;
+
+/// A check before a release begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Check {
+    /// The API server is ready.
+    ApiServer,
+    /// There is room for images and datastore.
+    Disk,
+    /// Certificates of the node and of Kubernetes outlive the attempt.
+    Certificates,
+    /// The tunnels pass data.
+    Tunnels,
+    /// A snapshot of the datastore is taken now.
+    Snapshot,
+}
+
+impl Check {
+    /// All of them, in the order in which they are made.
+    pub const ALL: [Check; 5] =
+        [Check::ApiServer, Check::Disk, Check::Certificates, Check::Tunnels, Check::Snapshot];
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Check::ApiServer => "the API server is ready",
+            Check::Disk => "the disk has room",
+            Check::Certificates => "certificates are valid",
+            Check::Tunnels => "the tunnels pass data",
+            Check::Snapshot => "a snapshot of the datastore is taken",
+        })
+    }
+}
+
+/// Whether trying again can help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// No: the answer stays the same.
+    Never,
+    /// Perhaps, for as long as the object may take (a webhook's pod that is not up yet).
+    Soon,
+    /// Yes, whenever what is away comes back (API server, registry, disk space).
+    Always,
+}
+
+/// Why something of the target failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// One word for it.
+    pub reason: Reason,
+    /// In detail, with the object, node or image.
+    pub message: String,
+    /// Whether trying again can help.
+    pub retry: Retry,
+}
+
+impl Failure {
+    /// A failure that stays.
+    pub fn never(reason: Reason, message: impl Into<String>) -> Self {
+        Failure { reason, message: message.into(), retry: Retry::Never }
+    }
+
+    /// A failure that may pass while the object is being waited for.
+    pub fn soon(reason: Reason, message: impl Into<String>) -> Self {
+        Failure { reason, message: message.into(), retry: Retry::Soon }
+    }
+
+    /// A failure that passes when what is away comes back.
+    pub fn always(reason: Reason, message: impl Into<String>) -> Self {
+        Failure { reason, message: message.into(), retry: Retry::Always }
+    }
+}
+
+/// How an object is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observed {
+    /// It is not there.
+    Absent,
+    /// It is there without our label: somebody else's.
+    Foreign,
+    /// It is being removed.
+    Leaving,
+    /// It is on its way; with what it waits for.
+    Waiting(String),
+    /// It will not become ready by itself; with why.
+    Failed(Reason, String),
+    /// It is as it should be. Kinds that have no readiness are ready when they are there.
+    Ready,
+}
+
+/// Takes the progress of something long, for people.
+pub type Progress<'a> = &'a (dyn Fn(String) + Send + Sync);
+
+/// What an engine works on.
+pub trait Target: Send + Sync + 'static {
+    /// Whether this node is the one of the site that applies releases; takes that place when it
+    /// is free.
+    ///
+    /// # Errors
+    /// The API server is away.
+    fn lead(&self) -> impl Future<Output = Result<bool, Failure>> + Send;
+
+    /// What the site remembers; none when nothing was ever recorded.
+    ///
+    /// # Errors
+    /// The API server is away.
+    fn recall(&self) -> impl Future<Output = Result<Option<SiteRecord>, Failure>> + Send;
+
+    /// Makes the site remember.
+    ///
+    /// # Errors
+    /// The API server is away or refuses.
+    fn record(&self, record: &SiteRecord) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Makes one check.
+    ///
+    /// # Errors
+    /// It does not hold; [`Retry::Always`] when it may hold later.
+    fn check(&self, check: Check) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Asks whether the API server would take the object, without changing anything.
+    ///
+    /// # Errors
+    /// It would not, and the message names file, document and field; or it is away.
+    fn dry_run(
+        &self,
+        release: &Release,
+        item: &Item,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Applies the object server-side; `force` takes over fields that somebody else took.
+    ///
+    /// # Errors
+    /// The API server refuses it, or is away.
+    fn apply(&self, item: &Item, force: bool) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// How the object is.
+    ///
+    /// # Errors
+    /// The API server is away.
+    fn observe(&self, id: &ObjectId) -> impl Future<Output = Result<Observed, Failure>> + Send;
+
+    /// Why the object is not ready, from conditions, pods and events.
+    ///
+    /// # Errors
+    /// The API server is away.
+    fn explain(
+        &self,
+        id: &ObjectId,
+    ) -> impl Future<Output = Result<Option<(Reason, String)>, Failure>> + Send;
+
+    /// Asks for the object's removal. One that is not there, or not ours, is left as it is.
+    ///
+    /// # Errors
+    /// The API server refuses, or is away.
+    fn delete(&self, id: &ObjectId) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Pulls the images on this node, pins them for the release and says so on the Node.
+    ///
+    /// # Errors
+    /// An image is not there ([`Retry::Never`]), or the registry is away.
+    fn pull_here(
+        &self,
+        release: &Release,
+        progress: Progress<'_>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Ends when every node of the site says that it has the images.
+    ///
+    /// # Errors
+    /// The API server is away, or a node says that an image is not there.
+    fn pulled_everywhere(
+        &self,
+        release: &Release,
+        progress: Progress<'_>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Marks the site's nodes with the digest of the release in force.
+    ///
+    /// # Errors
+    /// The API server is away.
+    fn announce(&self, digest: &str) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Digest of the release in force, as this node's mark says.
+    ///
+    /// # Errors
+    /// The API server is away.
+    fn in_force(&self) -> impl Future<Output = Result<Option<String>, Failure>> + Send;
+
+    /// Lets go of images on this node that are pinned for other releases than these.
+    ///
+    /// # Errors
+    /// The container runtime is away.
+    fn unpin_others(&self, keep: &[String]) -> impl Future<Output = Result<(), Failure>> + Send;
+}

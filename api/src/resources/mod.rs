@@ -84,6 +84,7 @@ kinds! {
     NodeConfig { "nodeconfigs", "nc", namespaced: true, spec: NodeConfigSpec, status: NodeConfigStatus }
     NodeStatus { "nodestatuses", "nst", namespaced: true, spec: NodeStatusSpec, status: NodeStatusStatus }
     RegionalEdge { "regionaledges", "re", namespaced: false, spec: RegionalEdgeSpec, status: RegionalEdgeStatus }
+    Release { "releases", "rel", namespaced: true, spec: ReleaseSpec, status: ReleaseStatus }
     TunnelPeer { "tunnelpeers", "tp", namespaced: true, spec: TunnelPeerSpec, status: TunnelPeerStatus }
 }
 

@@ -120,6 +120,9 @@ pub struct NodeConfigSpec {
     pub node: String,
     /// Its role.
     pub role: NodeRole,
+    /// Its addresses in the site's LAN; the first of each of its site prefixes when absent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lan_addresses: Vec<IpNet>,
     /// Our block in `/etc/hosts`.
     pub hosts: Vec<HostEntry>,
     /// Who may log in.

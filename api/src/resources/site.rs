@@ -1,10 +1,12 @@
 //! `Site`: one customer edge, made of one node or a few.
 
 use super::{HostEntry, SshAuthorities};
+use crate::kubernetes::{DistributionArtifact, RegistryMirror, SnapshotPolicy};
 use crate::meta::Condition;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// Where a site or an edge is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +39,9 @@ pub struct SiteNode {
     pub registration: String,
     /// Its role, decided by the controller.
     pub role: NodeRole,
+    /// Its address in the site's LAN, of the site's prefix; given by the controller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
 }
 
 /// Which edges a site may use.
@@ -53,6 +58,30 @@ pub struct EdgePolicy {
     /// Liveness timers; the default of [`crate::tunnel::BfdTimers`] when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bfd: Option<crate::tunnel::BfdTimers>,
+}
+
+/// What a site runs in its Kubernetes, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SiteKubernetes {
+    /// Name of the `Release` that it is to run; nothing is applied when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
+    /// Raised by an operator who wants a release tried again that failed.
+    pub force: u32,
+    /// The distribution's program; the one that the nodes have when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distribution: Option<DistributionArtifact>,
+    /// Parts of the distribution that are left out, beside those of the profile.
+    pub disable: Vec<String>,
+    /// Labels of every node, over those of the profile.
+    pub labels: BTreeMap<String, String>,
+    /// Taints of every node beside those of the profile, as `key=value:Effect`.
+    pub taints: Vec<String>,
+    /// Registry mirrors.
+    pub mirrors: Vec<RegistryMirror>,
+    /// Snapshots of the datastore.
+    pub snapshots: SnapshotPolicy,
 }
 
 /// What is asked of a site.
@@ -74,6 +103,9 @@ pub struct SiteSpec {
     pub ssh: SshAuthorities,
     /// Kernel settings on every node, by sysctl name.
     pub sysctls: BTreeMap<String, String>,
+    /// Its Kubernetes; none when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<SiteKubernetes>,
 }
 
 /// What is known of a site.

@@ -112,7 +112,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn node(n: usize, role: NodeRole) -> SiteNode {
-        SiteNode { name: format!("n{n}"), registration: format!("reg-{n}"), role }
+        SiteNode { name: format!("n{n}"), registration: format!("reg-{n}"), role, address: None }
     }
 
     #[test]

@@ -122,6 +122,7 @@ mod tests {
             name: format!("n{n}"),
             registration: format!("r{n}"),
             role: NodeRole::Worker,
+            address: None,
         };
         (0..n).map(node).collect()
     }

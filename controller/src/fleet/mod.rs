@@ -8,6 +8,8 @@
 
 pub mod admission;
 pub mod health;
+mod kubernetes;
+mod lan;
 pub mod pools;
 pub mod render;
 pub mod task;

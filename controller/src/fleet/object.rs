@@ -53,13 +53,15 @@ pub(super) fn set_field(tx: &mut Tx<'_>, entry: &Shared, field: &str, new: Value
     save(tx, entry.key.clone(), value, None);
 }
 
-/// Writes an object whose spec and status are known whole, keeping the metadata there is.
+/// Writes an object whose spec and status are known whole, keeping the metadata there is, and what
+/// is hidden of it when nothing is given.
 pub(super) fn write(
     tx: &mut Tx<'_>,
     key: Key,
     labels: &[(&str, &str)],
     spec: Value,
     status: Option<Value>,
+    hidden: Option<String>,
 ) -> Shared {
     let mut value = tx.get(&key).map_or_else(|| json!({}), |old| old.value.clone());
     value["spec"] = spec;
@@ -69,7 +71,7 @@ pub(super) fn write(
     for (name, label) in labels {
         value["metadata"]["labels"][name] = (*label).into();
     }
-    save(tx, key, value, None)
+    save(tx, key, value, hidden)
 }
 
 /// Sets or (with an empty text) removes an annotation.

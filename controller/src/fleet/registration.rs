@@ -135,6 +135,7 @@ impl Fleet {
         let name = admission::node_name(&site_key.name, taken);
         let mut nodes = site.map(|site| site.spec.nodes).unwrap_or_default();
         nodes.push(SiteNode {
+            address: None,
             name: name.clone(),
             registration: entry.key.name.clone(),
             role: NodeRole::Worker,

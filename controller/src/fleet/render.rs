@@ -1,6 +1,8 @@
 //! From sites, nodes and edges to what nodes and edges are told. Pure: the same input gives the
 //! same output, byte for byte.
 
+use super::{kubernetes, lan};
+use holdfast_api::kubernetes::ReleaseRef;
 use holdfast_api::resources::{
     EdgePolicy, NodeConfigSpec, RegionalEdge, RegionalEdgeSpec, SiteNode, SiteSpec, TunnelPeerSpec,
 };
@@ -27,6 +29,8 @@ pub struct NodeInput<'a> {
     pub overlay: Option<IpAddr>,
     /// Its WireGuard key.
     pub public_key: Option<PublicKey>,
+    /// The release that the site names.
+    pub release: Option<&'a ReleaseRef>,
 }
 
 impl NodeInput<'_> {
@@ -91,12 +95,13 @@ pub fn node_config(input: NodeInput<'_>, edges: &[RegionalEdge]) -> NodeConfigSp
         site: input.site.into(),
         node: input.node.name.clone(),
         role: input.node.role,
+        lan_addresses: lan::addresses(input.node, input.spec.prefix),
         hosts: input.spec.hosts.clone(),
         ssh: input.spec.ssh.clone(),
         sysctls: input.spec.sysctls.clone(),
         network: None,
         tunnels,
-        kubernetes: None,
+        kubernetes: kubernetes::intent(input),
         poll_secs: POLL_SECS,
     }
 }

@@ -34,7 +34,11 @@ impl Fleet {
             Kind::Registration => self.registration(tx, key),
             Kind::Site => self.site(tx, key),
             Kind::RegionalEdge => self.edge(tx, key),
-            Kind::Token | Kind::NodeConfig | Kind::NodeStatus | Kind::TunnelPeer => Vec::new(),
+            Kind::Token
+            | Kind::NodeConfig
+            | Kind::NodeStatus
+            | Kind::Release
+            | Kind::TunnelPeer => Vec::new(),
         }
     }
 }

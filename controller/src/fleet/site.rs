@@ -1,13 +1,15 @@
 //! Sites: prefix, membership, and what is rendered for their nodes.
 
-use super::object::{set_field, to_value, write};
+use super::lan;
+use super::object::{save, set_field, to_value, write};
 use super::render::{self, NodeInput};
 use super::{Fleet, SITE_LABEL};
 use crate::store::{Index, Key, OVERLAY_ANNOTATION, Tx};
 use holdfast_api::Reason;
+use holdfast_api::kubernetes::ReleaseRef;
 use holdfast_api::resources::{
-    Kind, NodeConfig, NodeConfigSpec, NodeConfigStatus, RegionalEdge, RegistrationPhase, Site,
-    SiteSpec,
+    Kind, NodeConfig, NodeConfigSpec, NodeConfigStatus, RegionalEdge, RegistrationPhase, Release,
+    Site, SiteKubernetes, SiteSpec,
 };
 use std::collections::BTreeSet;
 
@@ -45,6 +47,19 @@ impl Fleet {
                 }
             }
         }
+        let addressed = lan::addressed(&site.spec.nodes, site.spec.prefix);
+        if addressed != site.spec.nodes {
+            site.spec.nodes = addressed;
+            if let Some(entry) = tx.get(key) {
+                set_field(tx, &entry, "nodes", to_value(&site.spec.nodes));
+            }
+        }
+        if site.spec.kubernetes.is_some()
+            && let Some(entry) = tx.get(key).filter(|entry| entry.hidden.is_none())
+        {
+            let token = crate::hex(&crate::random::<32>());
+            save(tx, key.clone(), entry.value.clone(), Some(token));
+        }
         if site.status.is_none() {
             self.assess_site(tx, key);
         }
@@ -62,6 +77,8 @@ impl Fleet {
             .iter()
             .filter_map(|entry| entry.decode::<RegionalEdge>())
             .collect();
+        let join_token = tx.get(key).and_then(|site| site.hidden.clone());
+        let release = spec.kubernetes.as_ref().and_then(|want| release(tx, &key.namespace, want));
         for node in &spec.nodes {
             let at = |kind| Key::new(kind, &key.namespace, &node.name);
             let registration =
@@ -76,6 +93,7 @@ impl Fleet {
                 public_key: registration
                     .as_ref()
                     .and_then(|entry| entry.text("/spec/wireguardPublicKey").parse().ok()),
+                release: release.as_ref(),
             };
             let labels = [(SITE_LABEL, key.name.as_str())];
             let have = tx.get(&at(Kind::NodeConfig)).and_then(|entry| entry.decode::<NodeConfig>());
@@ -83,10 +101,10 @@ impl Fleet {
             let want = render::number(have.as_ref().map(|c| &c.spec), want, tx.next_version());
             let status = NodeConfigStatus { content_hash: content_hash(&want) };
             let (want, status) = (to_value(&want), to_value(&status));
-            write(tx, at(Kind::NodeConfig), &labels, want, Some(status));
+            write(tx, at(Kind::NodeConfig), &labels, want, Some(status), join_token.clone());
             match render::tunnel_peer(input, &edges) {
                 Some(peer) => {
-                    write(tx, at(Kind::TunnelPeer), &labels, to_value(&peer), None);
+                    write(tx, at(Kind::TunnelPeer), &labels, to_value(&peer), None, None);
                 }
                 None => {
                     tx.delete(&at(Kind::TunnelPeer));
@@ -101,6 +119,15 @@ impl Fleet {
             self.render_site(tx, key, &site.spec);
         }
     }
+}
+
+/// The release that a site names, as its nodes are told of it; none when it was deleted, and then
+/// nodes keep what they run.
+fn release(tx: &Tx<'_>, tenant: &str, want: &SiteKubernetes) -> Option<ReleaseRef> {
+    let name = want.release.clone()?;
+    let release = tx.get(&Key::new(Kind::Release, tenant, &name))?.decode::<Release>()?;
+    let digest = release.status.unwrap_or_default().digest;
+    Some(ReleaseRef { name, version: release.spec.version, digest, force: want.force })
 }
 
 /// SHA-256 of a configuration's JSON, hex.

@@ -256,7 +256,8 @@ fn a_number_grows_with_the_content_and_never_falls() {
     let mut spec = SiteSpec { nodes: vec![node.clone()], ..Default::default() };
     let config = |spec: &SiteSpec| {
         let overlay = Some("100.64.0.1".parse().unwrap());
-        let input = NodeInput { site: "s", spec, node: &node, overlay, public_key: None };
+        let input =
+            NodeInput { site: "s", spec, node: &node, overlay, public_key: None, release: None };
         render::node_config(input, &[edge("a", false)])
     };
     let first = render::number(None, config(&spec), 7);

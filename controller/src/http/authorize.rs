@@ -2,9 +2,9 @@
 //!
 //! | who | may |
 //! |---|---|
-//! | operator of all tenants | read everything; write tokens, sites, edges; decide on registrations; delete node statuses |
+//! | operator of all tenants | read everything; write tokens, sites, releases, edges; decide on registrations; delete node statuses |
 //! | operator of a tenant | the same in its namespace; read edges |
-//! | node | read its `NodeConfig`; write its `NodeStatus` |
+//! | node | read its `NodeConfig` and, by name, its tenant's releases; write its `NodeStatus` |
 //! | regional edge | read edges; write its own and its status; read the tunnel peers that name it |
 //! | holder of a device key (nodes and edges too) | read and renew its own registration |
 //! | holder of a registration token | make a registration |
@@ -94,7 +94,7 @@ fn operator_may(tenant: Option<&str>, verb: Verb, target: &Target) -> Result<Sig
         (Some(_), false) => verb.reads(),
     };
     let writes = |verb: Verb| match target.kind {
-        Kind::Token | Kind::Site | Kind::RegionalEdge => !target.status,
+        Kind::Token | Kind::Site | Kind::Release | Kind::RegionalEdge => !target.status,
         Kind::Registration => !target.status && verb != Verb::Create,
         Kind::NodeStatus => !target.status && matches!(verb, Verb::Delete | Verb::DeleteCollection),
         Kind::NodeConfig | Kind::TunnelPeer => false,
@@ -104,14 +104,20 @@ fn operator_may(tenant: Option<&str>, verb: Verb, target: &Target) -> Result<Sig
 
 fn node_may(tenant: &str, node: &str, verb: Verb, target: &Target) -> Result<Sight, Denied> {
     let home = target.namespace.as_deref() == Some(tenant);
+    if let (Kind::Release, Verb::Get, Some(name), true) = (target.kind, verb, &target.name, home) {
+        return Ok(Sight::Named(Some(tenant.into()), name.clone()));
+    }
     let named = target.name.as_deref().is_none_or(|name| name == node);
     let writes = matches!(verb, Verb::Create | Verb::Update | Verb::Patch);
     let may = match target.kind {
         Kind::NodeConfig => verb.reads(),
         Kind::NodeStatus => verb.reads() || writes,
-        Kind::Token | Kind::Registration | Kind::Site | Kind::RegionalEdge | Kind::TunnelPeer => {
-            false
-        }
+        Kind::Token
+        | Kind::Registration
+        | Kind::Site
+        | Kind::Release
+        | Kind::RegionalEdge
+        | Kind::TunnelPeer => false,
     };
     let sight = Sight::Named(Some(tenant.into()), node.into());
     (home && named && may).then_some(sight).ok_or(Denied)
@@ -130,6 +136,7 @@ fn edge_may(edge: &str, verb: Verb, target: &Target) -> Result<Sight, Denied> {
         Kind::Token
         | Kind::Registration
         | Kind::Site
+        | Kind::Release
         | Kind::NodeConfig
         | Kind::NodeStatus
         | Kind::RegionalEdge
@@ -237,7 +244,12 @@ mod tests {
             .cloned()
             .collect();
         for line in &rest {
-            assert!(line.contains("/t/") && !line.contains("/you"), "{line}");
+            assert!(line.contains("/t/"), "{line}");
+            if line.contains(" releases/") {
+                assert!(line.starts_with("get releases/t/"), "{line}");
+                continue;
+            }
+            assert!(!line.contains("/you"), "{line}");
             let status = line.contains(" nodestatuses/");
             assert!(status || line.contains(" nodeconfigs/"), "{line}");
             assert!(

@@ -63,6 +63,7 @@ fn decodes(kind: Kind, name: &str, value: &Value) -> Result<(), ApiError> {
         Kind::NodeConfig => r::NodeConfig::deserialize(value).map(drop),
         Kind::NodeStatus => r::NodeStatus::deserialize(value).map(drop),
         Kind::RegionalEdge => r::RegionalEdge::deserialize(value).map(drop),
+        Kind::Release => r::Release::deserialize(value).map(drop),
         Kind::TunnelPeer => r::TunnelPeer::deserialize(value).map(drop),
     };
     result.map_err(|error| {

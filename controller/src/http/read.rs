@@ -23,7 +23,7 @@ const LIMIT_MAX: u64 = 100_000;
 pub(super) struct Selection {
     pub(super) kind: Kind,
     namespace: Option<String>,
-    sight: Sight,
+    pub(super) sight: Sight,
     labels: LabelSelector,
     fields: FieldSelector,
 }
@@ -100,7 +100,7 @@ pub(super) fn get(
     });
     let mut answer = match (known, view) {
         (true, _) => json(304, ""),
-        (false, View::Objects) => json(200, entry.json()),
+        (false, View::Objects) => json(200, text(sight, &entry)),
         (false, View::Table) => {
             json_value(200, &table::table(key.kind, std::slice::from_ref(&entry), None))
         }
@@ -110,6 +110,14 @@ pub(super) fn get(
         answer.headers_mut().insert(ETAG, value);
     }
     Ok(answer)
+}
+
+/// The object as somebody with this sight reads it: a node sees its own join token.
+pub(super) fn text(sight: &Sight, entry: &Entry) -> bytes::Bytes {
+    match (entry.key.kind, sight) {
+        (Kind::NodeConfig, Sight::Named(..)) => entry.json_with_secret(),
+        _ => entry.json(),
+    }
 }
 
 /// The content hash of a node's configuration; of other objects their uid and version.
@@ -172,7 +180,7 @@ pub(super) fn list(
         metadata["continue"] = next.into();
     }
     Ok(match view {
-        View::Objects => json(200, objects(selection.kind, &metadata, &page)),
+        View::Objects => json(200, objects(selection, &metadata, &page)),
         View::Table => json_value(200, &table::table(selection.kind, &page, Some(metadata))),
         View::Metadata => {
             let items: Vec<Value> = page.iter().map(|entry| metadata_of(entry)).collect();
@@ -188,13 +196,13 @@ pub(super) fn list(
 }
 
 /// Pieced together from texts that exist already, so that large lists cost little.
-fn objects(kind: Kind, metadata: &Value, page: &[Shared]) -> bytes::Bytes {
-    let texts: Vec<bytes::Bytes> = page.iter().map(|entry| entry.json()).collect();
+fn objects(selection: &Selection, metadata: &Value, page: &[Shared]) -> bytes::Bytes {
+    let texts: Vec<bytes::Bytes> = page.iter().map(|entry| text(&selection.sight, entry)).collect();
     let size: usize = texts.iter().map(|text| text.len() + 1).sum();
     let mut out = BytesMut::with_capacity(size + 256);
     let head = format!(
         r#"{{"kind":"{}List","apiVersion":"{API_VERSION}","metadata":{metadata},"items":["#,
-        kind.name()
+        selection.kind.name()
     );
     out.put(head.as_bytes());
     for (index, text) in texts.into_iter().enumerate() {

@@ -159,6 +159,18 @@ fn columns(kind: Kind) -> &'static [Column] {
                 ]
             }
         }
+        Kind::Release => {
+            const {
+                &[
+                    column("Version", "Its version.", |o| at(o, "/spec/version")),
+                    column("Files", "Files of manifests.", |o| {
+                        let files = o.pointer("/spec/manifests").and_then(Value::as_object);
+                        files.map_or(0, serde_json::Map::len).into()
+                    }),
+                    wide("Digest", "SHA-256 of its content.", |o| at(o, "/status/digest")),
+                ]
+            }
+        }
         Kind::TunnelPeer => {
             const {
                 &[

@@ -176,7 +176,7 @@ impl<G: Guard> Watch<G> {
     fn tell(&mut self, kind: &str, entry: &Shared) {
         let line = match self.view {
             View::Objects => {
-                let json = entry.json();
+                let json = super::read::text(&self.selection.sight, entry);
                 let mut line = Vec::with_capacity(json.len() + 32);
                 line.extend_from_slice(format!(r#"{{"type":"{kind}","object":"#).as_bytes());
                 line.extend_from_slice(&json);

@@ -238,7 +238,9 @@ impl Writing {
         // Nodes report without asking first whether they have reported before.
         let may_create = match key.kind {
             Kind::NodeStatus => matches!(self.caller.identity, Identity::Node { .. }),
-            Kind::Token | Kind::Site | Kind::RegionalEdge => creates && !self.target.status,
+            Kind::Token | Kind::Site | Kind::Release | Kind::RegionalEdge => {
+                creates && !self.target.status
+            }
             Kind::Registration | Kind::NodeConfig | Kind::TunnelPeer => false,
         };
         let (strictness, status) = (self.strictness, self.target.status);

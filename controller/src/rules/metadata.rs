@@ -25,7 +25,7 @@ pub fn check_metadata(
         Kind::Site | Kind::RegionalEdge | Kind::NodeConfig | Kind::NodeStatus => {
             (is_dns_label(name), "a DNS label (RFC 1123): lower-case letters, digits and dashes")
         }
-        Kind::Token | Kind::Registration | Kind::TunnelPeer => {
+        Kind::Token | Kind::Registration | Kind::Release | Kind::TunnelPeer => {
             (is_dns_subdomain(name), "a DNS subdomain (RFC 1123)")
         }
     };

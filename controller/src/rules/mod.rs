@@ -3,10 +3,12 @@
 
 mod edge;
 mod host;
+mod kubernetes;
 mod metadata;
 mod net;
 mod present;
 mod registration;
+mod release;
 mod site;
 mod token;
 
@@ -69,6 +71,7 @@ pub fn check(
         Kind::Token => token::check(write, tx, new),
         Kind::Registration => registration::check(write, fleet, tx, new),
         Kind::Site => site::check(write, fleet, tx, new),
+        Kind::Release => release::check(write, new),
         Kind::RegionalEdge => edge::check(write, fleet, tx, new),
         Kind::NodeStatus => {
             node_status(write, tx, new);

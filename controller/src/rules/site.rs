@@ -1,6 +1,6 @@
 //! Sites: operators describe them, the controller gives nodes and prefix.
 
-use super::{Write, host, net};
+use super::{Write, host, kubernetes, net};
 use crate::fleet::Fleet;
 use crate::fleet::pools::overlaps;
 use crate::http::ApiError;
@@ -32,6 +32,9 @@ pub(super) fn check(
             spec[field] = old.clone();
         }
     }
+    if let Some(nodes) = spec.get_mut("nodes") {
+        keep_addresses(&old["nodes"], nodes);
+    }
     errors.extend(members(&old["nodes"], &spec["nodes"]));
     errors.extend(prefix(&old["prefix"], &mut spec["prefix"], fleet, tx));
     if spec["prefix"].is_null()
@@ -45,10 +48,23 @@ pub(super) fn check(
         Ok(spec) => {
             errors.extend(edges(&old, &spec));
             errors.extend(host::check(&old, &spec));
+            errors.extend(kubernetes::check(tx, &write.key.namespace, &old, &spec));
         }
         Err(error) => errors.push(FieldError::invalid("spec", error.to_string())),
     }
     write.invalid(errors)
+}
+
+/// A node keeps its address, whatever a file that describes the site says of it or leaves out.
+fn keep_addresses(old: &Value, new: &mut Value) {
+    for node in new.as_array_mut().into_iter().flatten().filter(|node| node.is_object()) {
+        let same = |other: &&Value| other["registration"] == node["registration"];
+        let known = old.as_array().into_iter().flatten().find(same);
+        match known.and_then(|known| known.get("address")).cloned() {
+            Some(address) => node["address"] = address,
+            None => drop(node.as_object_mut().and_then(|node| node.remove("address"))),
+        }
+    }
 }
 
 /// Nodes can be removed and their order and roles changed; they join by registering only.

@@ -44,6 +44,38 @@ const SSH: Schema = Object(&[
     field("principals", &Map(&TEXTS), "Principals accepted for each local user."),
 ]);
 
+const MIRRORS: Schema = List(&Object(&[
+    required("registry", &Text, "Host of the registry as it stands in image names."),
+    required("endpoints", &TEXTS, "URLs, asked in this order before the registry."),
+]));
+
+const DISTRIBUTION: Schema = Object(&[
+    required("version", &Text, "Version, such as v1.33.1+k3s1."),
+    required("url", &Text, "Where the program is: https://… or file:///…"),
+    required("sha256", &Text, "SHA-256 of the program, hex."),
+]);
+
+const S3: Schema = Object(&[
+    required("endpoint", &Text, "https://…, or http:// inside the site."),
+    required("bucket", &Text, "Bucket."),
+    field("folder", &Text, "Folder in the bucket."),
+    field("region", &Text, "Region; us-east-1 when empty."),
+    required("accessKeyId", &Text, "Key id."),
+    required("secretAccessKey", &Text, "Secret key."),
+]);
+
+const SNAPSHOTS: Schema = Object(&[
+    field("intervalHours", &Int(1, 168), "Hours between snapshots; 12 when absent."),
+    field("keep", &Int(1, 100), "How many are kept, here and in the storage each; 5 when absent."),
+    field("s3", &S3, "Storage beside the node's disk."),
+    field("recoveryKey", &Text, "An age recipient (age1…); without one nothing leaves the node."),
+    field(
+        "drillHours",
+        &Int(0, 8760),
+        "Hours between restore drills; 168 when absent, none when 0.",
+    ),
+]);
+
 const TOKEN_SPEC: Schema = Object(&[
     field(
         "uses",
@@ -138,6 +170,7 @@ const SITE_SPEC: Schema = Object(&[
             required("name", &Text, "Name of the node."),
             required("registration", &Text, "Name of its registration."),
             field("role", &NODE_ROLE, "Its role, decided by the controller."),
+            field("address", &IP, "Its address in the site's LAN; given by the controller."),
         ])),
         "Its nodes, in the order they joined.",
     ),
@@ -155,6 +188,24 @@ const SITE_SPEC: Schema = Object(&[
     field("hosts", &HOSTS, "Entries for /etc/hosts on every node."),
     field("ssh", &SSH, "Who may log in."),
     field("sysctls", &TEXT_MAP, "Kernel settings on every node."),
+    field(
+        "kubernetes",
+        &Object(&[
+            field("release", &Text, "Name of the Release that it is to run."),
+            field("force", &U32, "Raised to try a release again that failed."),
+            field(
+                "distribution",
+                &DISTRIBUTION,
+                "The distribution's program; what nodes have when absent.",
+            ),
+            field("disable", &TEXTS, "Parts of the distribution that are left out."),
+            field("labels", &TEXT_MAP, "Labels of every node."),
+            field("taints", &TEXTS, "Taints of every node, as key=value:Effect."),
+            field("mirrors", &MIRRORS, "Registry mirrors."),
+            field("snapshots", &SNAPSHOTS, "Snapshots of the datastore."),
+        ]),
+        "Its Kubernetes; none when absent.",
+    ),
 ]);
 
 const SITE_STATUS: Schema = Object(&[
@@ -221,16 +272,50 @@ const TUNNELS: Schema = Object(&[
     field("want", &Int(1, 3), "How many tunnels to hold."),
 ]);
 
+const KUBERNETES: Schema = Object(&[
+    field("role", &Enum(&["cluster-init", "server", "agent"]), "How the node takes part."),
+    field("server", &Text, "The server to join, https://HOST:6443."),
+    field("token", &Text, "What nodes join with; shown to the node only."),
+    field("nodeIp", &IP, "The node's address in the cluster."),
+    field("labels", &TEXT_MAP, "Labels of the node."),
+    field("taints", &TEXTS, "Taints of the node."),
+    field("disable", &TEXTS, "Parts of the distribution that are left out."),
+    field("mirrors", &MIRRORS, "Registry mirrors."),
+    field("distribution", &DISTRIBUTION, "The distribution's program."),
+    field("snapshots", &SNAPSHOTS, "Snapshots of the datastore."),
+    field(
+        "release",
+        &Object(&[
+            required("name", &Text, "Name of the Release."),
+            field("version", &Text, "Its version."),
+            required("digest", &Text, "SHA-256 of its content, hex."),
+            field("force", &U32, "Grows when a failed one is to be tried again."),
+        ]),
+        "What runs on it.",
+    ),
+    field("nodes", &TEXTS, "Nodes that the site has; others are removed from its Kubernetes."),
+]);
+
+const RELEASE_SPEC: Schema = Object(&[
+    required("version", &Text, "Version, for people."),
+    required("manifests", &TEXT_MAP, "YAML by file name; 768 KiB in all."),
+    field("timeoutSecs", &Int(0, 86_400), "Seconds that one object may take; 300 when 0."),
+]);
+
+const RELEASE_STATUS: Schema = Object(&[field("digest", &Text, "SHA-256 of the manifests, hex.")]);
+
 const NODE_CONFIG_SPEC: Schema = Object(&[
     field("generation", &U64, "Grows with every change of content."),
     field("site", &Text, "The node's site."),
     field("node", &Text, "The node's name."),
     field("role", &NODE_ROLE, "Its role."),
+    field("lanAddresses", &List(&PREFIX), "Its addresses in the site's LAN."),
     field("hosts", &HOSTS, "Our block in /etc/hosts."),
     field("ssh", &SSH, "Who may log in."),
     field("sysctls", &TEXT_MAP, "Kernel settings, over those of the profile."),
     field("network", &NETWORK, "The host's network."),
     field("tunnels", &TUNNELS, "The tunnels."),
+    field("kubernetes", &KUBERNETES, "Its part in the site's Kubernetes."),
     field("pollSecs", &U32, "Seconds between polls; 300 when 0."),
 ]);
 
@@ -247,6 +332,7 @@ const NODE_STATUS_STATUS: Schema = Object(&[
     field("message", &Text, "For people."),
     field("items", &List(&Any), "Per domain."),
     field("tunnels", &Any, "Tunnels."),
+    field("kubernetes", &Any, "Kubernetes."),
     field("reportedAt", &TIME, "The node's clock when it wrote this."),
 ]);
 
@@ -271,6 +357,7 @@ pub fn spec_of(kind: Kind) -> &'static Schema {
         Kind::NodeConfig => &NODE_CONFIG_SPEC,
         Kind::NodeStatus => &EMPTY,
         Kind::RegionalEdge => &EDGE_SPEC,
+        Kind::Release => &RELEASE_SPEC,
         Kind::TunnelPeer => &TUNNEL_PEER_SPEC,
     }
 }
@@ -284,6 +371,7 @@ pub fn status_of(kind: Kind) -> &'static Schema {
         Kind::NodeConfig => &NODE_CONFIG_STATUS,
         Kind::NodeStatus => &NODE_STATUS_STATUS,
         Kind::RegionalEdge => &EDGE_STATUS,
+        Kind::Release => &RELEASE_STATUS,
         Kind::TunnelPeer => &EMPTY,
     }
 }
@@ -297,6 +385,7 @@ pub fn doc_of(kind: Kind) -> &'static str {
         Kind::NodeConfig => "The rendered desired state of one node.",
         Kind::NodeStatus => "What a node reports of itself.",
         Kind::RegionalEdge => "A point of presence that ends tunnels.",
+        Kind::Release => "A set of manifests that sites bring onto their Kubernetes.",
         Kind::TunnelPeer => "What an edge must know of a node to end its tunnel.",
     }
 }

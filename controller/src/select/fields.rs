@@ -31,6 +31,7 @@ pub(crate) fn selectable(kind: Kind) -> &'static [&'static str] {
         Kind::NodeConfig => &["spec.site", "spec.node", "spec.role"],
         Kind::NodeStatus => &["status.site", "status.stage", "status.profile", "status.reason"],
         Kind::RegionalEdge => &["spec.place.region", "spec.failureDomain", "spec.drained"],
+        Kind::Release => &["spec.version", "status.digest"],
         Kind::TunnelPeer => &["spec.site", "spec.node"],
     }
 }

@@ -60,7 +60,8 @@ pub struct Entry {
     pub version: u64,
     /// The object, with its `resourceVersion`.
     pub value: Value,
-    /// What belongs to the object and nobody may read: the hash of a token's secret.
+    /// What belongs to the object and is not shown with it: the hash of a token's secret; the join
+    /// token of a site's Kubernetes, which its nodes get with their `NodeConfig`.
     pub hidden: Option<String>,
     json: OnceLock<Bytes>,
 }
@@ -88,6 +89,19 @@ impl Entry {
         self.json
             .get_or_init(|| Bytes::from(serde_json::to_vec(&self.value).unwrap_or_default()))
             .clone()
+    }
+
+    /// The same for the node whose configuration this is: with the site's join token, which nobody
+    /// else is shown.
+    pub fn json_with_secret(&self) -> Bytes {
+        match &self.hidden {
+            Some(secret) if self.value.pointer("/spec/kubernetes").is_some() => {
+                let mut value = self.value.clone();
+                value["spec"]["kubernetes"]["token"] = secret.as_str().into();
+                Bytes::from(serde_json::to_vec(&value).unwrap_or_default())
+            }
+            _ => self.json(),
+        }
     }
 
     /// The object as its type. Objects are validated before they are stored, so that a failure

@@ -78,7 +78,7 @@ pub(super) fn terms(entry: &Entry) -> Vec<(Index, String)> {
                 add(Index::EdgePeers, edge);
             }
         }
-        Kind::NodeConfig => {}
+        Kind::NodeConfig | Kind::Release => {}
     }
     terms
 }

@@ -28,7 +28,7 @@ pub(super) fn split(entry: &Entry) -> (Option<Record>, Option<Record>) {
             let half = status.map(|status| json!({"uid": uid, "status": status}));
             (record(object), half.and_then(record))
         }
-        Kind::Token | Kind::Registration | Kind::NodeConfig | Kind::TunnelPeer => {
+        Kind::Token | Kind::Registration | Kind::NodeConfig | Kind::Release | Kind::TunnelPeer => {
             (record(object), None)
         }
     }

@@ -11,6 +11,7 @@ mod http;
 mod isolation;
 mod kubectl;
 mod registration;
+mod releases;
 mod site_rules;
 mod sites;
 mod watches;

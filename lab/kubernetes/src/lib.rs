@@ -11,7 +11,7 @@
 //!
 //! It fails by errors that name the next step, never by half a build or half a node: a build is
 //! renamed to its place when it is whole, and a node's processes end with PID 1 of its
-//! namespace. Left out, against k3s: several servers, DNS, ingress, load balancers, storage
+//! namespace. Left out, against k3s: DNS, ingress, load balancers, storage
 //! classes, Helm, secrets encryption, S3; and everything newer than Kubernetes 1.20.
 //! docs/reference/kubernetes-lab.md has the list.
 #![warn(missing_docs)]

@@ -127,11 +127,15 @@ fn settings(role: Role, arguments: &[String]) -> anyhow::Result<(Settings, Place
 fn node(role: Role, arguments: &[String]) -> anyhow::Result<ExitCode> {
     let (settings, places) = settings(role, arguments)?;
     let built = found()?;
-    if let Some(file) = &settings.restore {
-        snapshot::restore(&settings, &built, file)?;
-        eprintln!("the datastore is restored; start the server again without cluster-reset");
+    if settings.reset {
+        snapshot::reset(&settings, &places, &built)?;
+        // k3s' words, which others look for.
+        eprintln!(
+            "Managed etcd cluster membership has been reset, restart without --cluster-reset flag now."
+        );
         return Ok(ExitCode::SUCCESS);
     }
+    snapshot::forget_reset(&settings)?;
     outer::run(&settings, &places, &built)
 }
 

@@ -56,6 +56,11 @@ impl NodeSpec {
         }
     }
 
+    /// A further server, that joins `server` and its datastore.
+    pub fn further_server(name: &str, address: &str, server: &Node, token: &str) -> Self {
+        Self { role: "server", ..Self::agent(name, address, server, token) }
+    }
+
     /// A node that joins `server`, whose address it has as gateway of its images.
     pub fn agent(name: &str, address: &str, server: &Node, token: &str) -> Self {
         let host = server.spec.address.split('/').next().unwrap_or_default();

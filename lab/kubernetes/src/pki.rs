@@ -7,6 +7,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,12 @@ pub enum PkiError {
     /// A file cannot be written.
     #[error("cannot write a certificate")]
     Write(#[from] holdfast_durable::WriteError),
+    /// Another server does not have what all of them need.
+    #[error("the server has no {name} for this one")]
+    Missing {
+        /// The file.
+        name: String,
+    },
     /// A certificate cannot be made, or one that is there is damaged.
     #[error("cannot make the certificate of {subject}")]
     Issue {
@@ -50,6 +57,10 @@ struct Leaf<'a> {
     addresses: Vec<SanType>,
     usages: &'a [ExtendedKeyUsagePurpose],
 }
+
+/// The authorities of a cluster.
+const AUTHORITIES: &[&str] =
+    &["server-ca", "client-ca", "request-header-ca", "etcd/server-ca", "etcd/peer-ca"];
 
 type Authority = (String, Issuer<'static, KeyPair>);
 
@@ -102,7 +113,9 @@ impl Pki {
         ] {
             served.push(dns(name)?);
         }
-        let local = vec![SanType::IpAddress(IpAddr::from([127, 0, 0, 1])), dns("localhost")?];
+        // Members of the datastore compare it with where a connection comes from.
+        let mut local = vec![SanType::IpAddress(IpAddr::from([127, 0, 0, 1])), dns("localhost")?];
+        local.extend(addresses.iter().copied().map(SanType::IpAddress));
         let serving =
             |file, addresses| Leaf { file, name: file, group: None, addresses, usages: SERVER };
         let client_of =
@@ -127,6 +140,44 @@ impl Pki {
         self.issue(&etcd, &Leaf { usages: BOTH, ..serving("etcd/server-client", local.clone()) })?;
         self.issue(&peers, &Leaf { usages: BOTH, ..serving("etcd/peer-server-client", local) })?;
         self.service_key()
+    }
+
+    /// What all servers of a cluster have in common, by the files' names below `tls`.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub fn shared(&self) -> Result<BTreeMap<String, String>, PkiError> {
+        let authorities =
+            AUTHORITIES.iter().flat_map(|one| ["crt", "key"].map(|e| format!("{one}.{e}")));
+        authorities
+            .chain(["service.pub".into(), "service.key".into()])
+            .map(|name| {
+                let path = self.path(&name);
+                match std::fs::read_to_string(&path) {
+                    Ok(text) => Ok((name, text)),
+                    Err(source) => Err(PkiError::Read { path, source }),
+                }
+            })
+            .collect()
+    }
+
+    /// Takes over what another server of the cluster has. Only known names are taken.
+    ///
+    /// # Errors
+    /// One is missing, or cannot be written.
+    pub fn adopt(&self, shared: &BTreeMap<String, String>) -> Result<(), PkiError> {
+        let take = |name: &str, mode| {
+            let text = shared.get(name).ok_or_else(|| PkiError::Missing { name: name.into() })?;
+            holdfast_durable::write_if_changed(&self.path(name), text.as_bytes(), mode)?;
+            Ok::<_, PkiError>(())
+        };
+        for authority in AUTHORITIES {
+            // The key last: it says that both are there.
+            take(&format!("{authority}.crt"), 0o644)?;
+            take(&format!("{authority}.key"), 0o600)?;
+        }
+        take("service.pub", 0o644)?;
+        take("service.key", 0o600)
     }
 
     /// The key that signs the tokens of service accounts, and its public half.

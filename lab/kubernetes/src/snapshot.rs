@@ -5,11 +5,15 @@
 
 use crate::cache::Built;
 use crate::config::Settings;
-use crate::pki::Pki;
-use anyhow::{Context, bail};
+use crate::places::Places;
+use crate::server::members::{self, Etcdctl};
+use crate::server::{prepare, put_aside};
+use anyhow::{Context, anyhow, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A snapshot that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,34 +35,12 @@ fn folder(settings: &Settings) -> PathBuf {
     }
 }
 
-fn etcdctl(settings: &Settings, built: &Built) -> Command {
-    let pki = Pki::below(&settings.data);
-    let mut command = Command::new(built.usr().join("bin/etcdctl"));
-    command
-        .envs(built.environment())
-        .env("ETCDCTL_API", "3")
-        .arg("--endpoints=https://127.0.0.1:2379")
-        .arg(format!("--cacert={}", pki.path("etcd/server-ca.crt").display()))
-        .arg(format!("--cert={}", pki.path("etcd/client.crt").display()))
-        .arg(format!("--key={}", pki.path("etcd/client.key").display()));
-    command
-}
-
-fn run(mut command: Command, what: &str) -> anyhow::Result<()> {
-    let output = command.output().with_context(|| format!("cannot start etcdctl to {what}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    bail!("cannot {what}: {}", said.lines().last().unwrap_or("etcdctl gave no reason"))
-}
-
 /// Takes one and returns it. Older ones beyond the retention go.
 ///
 /// # Errors
 /// The datastore does not answer, or the disk is full; no file is left then.
 pub fn save(settings: &Settings, built: &Built) -> anyhow::Result<Snapshot> {
-    if !settings.cluster_init {
+    if !settings.has_etcd {
         bail!("etcd datastore disabled: snapshots need cluster-init");
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
@@ -66,10 +48,10 @@ pub fn save(settings: &Settings, built: &Built) -> anyhow::Result<Snapshot> {
     let name = format!("{prefix}-{}-{now}", settings.node_name);
     let path = folder(settings).join(&name);
     std::fs::create_dir_all(folder(settings)).context("cannot make the folder of snapshots")?;
-    let mut command = etcdctl(settings, built);
     // It writes to NAME.part, syncs and renames.
-    command.args(["snapshot", "save"]).arg(&path);
-    run(command, "take a snapshot")?;
+    Etcdctl::own(settings, built)
+        .run(&["snapshot", "save", &path.display().to_string()])
+        .context("cannot take a snapshot")?;
     prune(settings)?;
     list(settings)?.into_iter().find(|one| one.name == name).context("the snapshot is gone already")
 }
@@ -138,12 +120,46 @@ fn remove(path: &Path) -> anyhow::Result<()> {
     std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
 }
 
-/// Makes the datastore anew out of a snapshot; the old one is kept beside it, as k3s does.
-/// The server must not be running.
+/// Makes the datastore one of this server alone: out of `settings.restore` when it names a
+/// snapshot, the old datastore being kept beside it; else out of what is there. As with k3s it is
+/// refused a second time until the server has been started normally ([`forget_reset`]). The
+/// server must not be running.
 ///
 /// # Errors
 /// The snapshot is damaged or not there; the old datastore then stands.
-pub fn restore(settings: &Settings, built: &Built, snapshot: &Path) -> anyhow::Result<()> {
+pub fn reset(settings: &Settings, places: &Places, built: &Built) -> anyhow::Result<()> {
+    let flag = settings.data.join(RESET);
+    if flag.exists() {
+        bail!(
+            "the cluster was reset already: start the server without cluster-reset, or remove {} to reset it again",
+            flag.display()
+        );
+    }
+    match &settings.restore {
+        Some(snapshot) => restore(settings, built, snapshot)?,
+        None => alone(settings, places, built)?,
+    }
+    holdfast_durable::write(&flag, b"", 0o600)?;
+    Ok(())
+}
+
+/// Below the data directory: the datastore was reset and not started since.
+const RESET: &str = "server/db/reset-flag";
+
+/// At a normal start.
+///
+/// # Errors
+/// The mark cannot be removed.
+pub fn forget_reset(settings: &Settings) -> anyhow::Result<()> {
+    match std::fs::remove_file(settings.data.join(RESET)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context("cannot remove the mark of a reset")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn restore(settings: &Settings, built: &Built, snapshot: &Path) -> anyhow::Result<()> {
     let database = settings.data.join("server/db/etcd");
     let fresh = settings.data.join("server/db/etcd.restoring");
     if fresh.exists() {
@@ -151,28 +167,66 @@ pub fn restore(settings: &Settings, built: &Built, snapshot: &Path) -> anyhow::R
     }
     std::fs::create_dir_all(settings.data.join("server/db"))
         .context("cannot make the folder of the datastore")?;
-    let mut command = etcdctl(settings, built);
-    command
-        .args(["snapshot", "restore"])
-        .arg(snapshot)
-        .arg(format!("--data-dir={}", fresh.display()))
-        .arg(format!("--name={}", settings.node_name))
-        .arg(format!("--initial-cluster={}=https://127.0.0.1:2380", settings.node_name))
-        .arg("--initial-advertise-peer-urls=https://127.0.0.1:2380");
-    run(command, "restore the snapshot")?;
+    let peer = members::url(prepare::address(settings)?, members::PEERS);
+    Etcdctl::own(settings, built)
+        .run(&[
+            "snapshot",
+            "restore",
+            &snapshot.display().to_string(),
+            &format!("--data-dir={}", fresh.display()),
+            &format!("--name={}", settings.node_name),
+            &format!("--initial-cluster={}={peer}", settings.node_name),
+            &format!("--initial-advertise-peer-urls={peer}"),
+        ])
+        .context("cannot restore the snapshot")?;
     if database.exists() {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        let old = settings.data.join(format!("server/db/etcd-old-{now}"));
-        std::fs::rename(&database, &old).context("cannot put the old datastore aside")?;
+        put_aside(&database).context("cannot put the old datastore aside")?;
     }
     std::fs::rename(&fresh, &database).context("cannot put the new datastore in place")
 }
+
+/// Runs etcd until it answers, with the others forgotten.
+fn alone(settings: &Settings, places: &Places, built: &Built) -> anyhow::Result<()> {
+    if !settings.data.join("server/db/etcd/member").exists() {
+        bail!("there is no datastore below {}", settings.data.display());
+    }
+    let program = prepare::datastore_alone(settings, places, built)?;
+    let log = std::fs::File::options().create(true).append(true).open(&program.log)?;
+    let mut etcd = Command::new(built.usr().join("bin/etcd"))
+        .args(&program.arguments[1..])
+        .arg("--force-new-cluster")
+        .envs(built.environment())
+        .env_remove("NOTIFY_SOCKET")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("cannot start etcd")?;
+    let deadline = Instant::now() + PATIENCE;
+    let answered = loop {
+        if Etcdctl::own(settings, built).run(&["endpoint", "health"]).is_ok() {
+            break Ok(());
+        }
+        if let Some(status) = etcd.try_wait()? {
+            bail!("etcd ended ({status}); its log is {}", program.log.display());
+        }
+        if Instant::now() >= deadline {
+            break Err(anyhow!("etcd does not answer within {PATIENCE:?}"));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    kill(Pid::from_raw(i32::try_from(etcd.id())?), Signal::SIGTERM)?;
+    etcd.wait().context("cannot wait for etcd")?;
+    answered
+}
+
+/// For a datastore to come up.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{Options, Role};
-    use crate::places::Places;
 
     #[test]
     fn the_oldest_go_first_and_others_stay() {

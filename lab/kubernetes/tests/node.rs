@@ -1,32 +1,45 @@
 //! One node of real Kubernetes, from its start to its end.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panics, as tests do")]
 
+mod common;
+
+use common::kubernetes;
+use holdfast_lab_kubernetes::cache::BUILD_VARIABLE;
 use holdfast_lab_kubernetes::find::Kubernetes;
 use holdfast_lab_kubernetes::node::{Node, NodeError, NodeSpec, REGISTRY, Switch};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Whoever sets it has time to build Kubernetes, and lets these tests run one at a time.
-const ASKED: &str = "HOLDFAST_TEST_KUBERNETES";
-
-fn kubernetes(test: &str) -> Option<Kubernetes> {
-    if std::env::var_os(ASKED).is_none() {
-        eprintln!("skipped: it builds and runs a whole Kubernetes: {ASKED}=1 asks for it");
-        return None;
+/// The node has its label and taint, keeps back what it was told to, shows the machine's huge
+/// pages, and applied the administrator's manifest but not the disabled one.
+fn is_as_asked(node: &mut Node) {
+    let pages =
+        || std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages");
+    let before = pages().ok();
+    let text = node.kubectl(&["get", "node", "node1", "-o", "json"]).unwrap();
+    let object: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let label = |name: &str| object["metadata"]["labels"][name].as_str().map(str::to_owned);
+    assert_eq!(label("site").as_deref(), Some("here"));
+    let taints = object["spec"]["taints"].to_string();
+    assert!(taints.contains(r#""effect":"PreferNoSchedule","key":"kept""#), "{taints}");
+    let status = &object["status"];
+    let cpus: u64 = status["capacity"]["cpu"].as_str().unwrap().parse().unwrap();
+    assert_eq!(status["allocatable"]["cpu"], format!("{}m", cpus * 1000 - 250));
+    // Others on this machine may change the pool; then there is nothing to compare.
+    if let Some(pages) = before.filter(|before| pages().ok().as_ref() == Some(before)) {
+        let told = status["allocatable"]["hugepages-2Mi"].as_str().unwrap();
+        if pages.trim() == "0" { assert_eq!(told, "0") } else { assert_ne!(told, "0") }
     }
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: {test}: it needs root");
-        return None;
-    }
-    let program = Path::new(env!("CARGO_BIN_EXE_lab-k3s"));
-    match Kubernetes::with_program(program, &mut |progress| eprintln!("{progress}")) {
-        Ok(kubernetes) => Some(kubernetes),
-        Err(error) => {
-            eprintln!("skipped: {test}: {:#}", anyhow::Error::from(error));
-            None
-        }
-    }
+    node.until("the manifest is applied", Duration::from_secs(20), |node| {
+        let words = ["get", "configmap", "wanted"];
+        node.kubectl(&words).map(|_| ()).map_err(|error| error.to_string())
+    })
+    .unwrap();
+    assert!(node.kubectl(&["get", "configmap", "unwanted"]).is_err(), "it is disabled");
 }
 
 fn interfaces() -> BTreeSet<String> {
@@ -73,7 +86,18 @@ fn a_node_comes_up_runs_a_pod_and_leaves_nothing() {
     let started = Instant::now();
     let passed = |what: &str| eprintln!("{:6.2} s  {what}", started.elapsed().as_secs_f64());
 
-    let mut node = Node::start(&kubernetes, folder.path(), NodeSpec::server("node1")).unwrap();
+    let mut spec = NodeSpec::server("node1");
+    spec.config.push_str(
+        "node-label: [site=here]\nnode-taint: [\"kept=free:PreferNoSchedule\"]\n\
+         kubelet-arg: [\"system-reserved=cpu=250m,memory=200Mi\"]\ndisable: [unwanted]\n",
+    );
+    let manifests = folder.path().join("own/var/lib/rancher/k3s/server/manifests");
+    for name in ["wanted", "unwanted"] {
+        let text = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\n");
+        let path = manifests.join(format!("{name}.yaml"));
+        holdfast_durable::write(&path, text.as_bytes(), 0o600).unwrap();
+    }
+    let mut node = Node::start(&kubernetes, folder.path(), spec).unwrap();
     let image = format!("{REGISTRY}/app:v1");
     let _registry = node.registry(&[node.web_image(&image).unwrap()]).unwrap();
     passed("the registry answers");
@@ -82,6 +106,7 @@ fn a_node_comes_up_runs_a_pod_and_leaves_nothing() {
     assert_eq!(node.kubectl(&["get", "--raw=/readyz"]).unwrap(), "ok");
     node.wait_ready("node1", Duration::from_secs(120)).unwrap();
     passed("the node is Ready");
+    is_as_asked(&mut node);
 
     assert!(node.token().unwrap().starts_with("K10"));
     node.k3s(&["crictl", "pull", &image]).unwrap();
@@ -147,6 +172,57 @@ fn a_killed_node_leaves_nothing_and_its_datastore_comes_back() {
     assert_eq!(node.kubectl(&kept).unwrap(), "b");
     assert!(node.kubectl(&["get", "configmap", "later"]).is_err(), "it came after the snapshot");
     assert_eq!(node.stop().unwrap(), [] as [String; 0]);
+
+    if !kubernetes.is_real() {
+        let drill = Drill { kubernetes: &kubernetes, data: folder.path().join("drill") };
+        assert_eq!(drill.try_out(&snapshots.join(taken), &kept), "b");
+    }
+}
+
+/// A snapshot tried out in a datastore to be thrown away, beside everything, with nothing but
+/// loopback.
+struct Drill<'a> {
+    kubernetes: &'a Kubernetes,
+    data: PathBuf,
+}
+
+impl Drill<'_> {
+    fn try_out(&self, snapshot: &Path, question: &[&str]) -> String {
+        let from = format!("--cluster-reset-restore-path={}", snapshot.display());
+        let reset = ["--cluster-reset", &from];
+        assert!(self.server(&reset).status().unwrap().success());
+        // As with k3s, once.
+        let again = self.server(&reset).output().unwrap();
+        assert!(String::from_utf8_lossy(&again.stderr).contains("was reset already"), "{again:?}");
+        let ports = ["--disable-agent", "--https-listen-port=7443"];
+        let mut server = self.server(&ports).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let answer = loop {
+            let mut kubectl = Command::new("nsenter");
+            kubectl.arg(format!("--net=/proc/{}/ns/net", server.id())).arg(self.kubernetes.k3s());
+            kubectl.arg("kubectl").args(question).env("KUBECONFIG", self.data.join("admin.yaml"));
+            let output = kubectl.output().unwrap();
+            if output.status.success() || Instant::now() >= deadline {
+                break output;
+            }
+            assert_eq!(server.try_wait().unwrap(), None, "it ended");
+            std::thread::sleep(Duration::from_millis(100));
+        };
+        kill(Pid::from_raw(server.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        assert!(server.wait().unwrap().success());
+        String::from_utf8_lossy(&answer.stdout).into_owned()
+    }
+
+    fn server(&self, options: &[&str]) -> Command {
+        let alone = "ip link set lo up && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", alone, "sh"]).arg(self.kubernetes.k3s());
+        command.args(["server", "--config=/dev/null", "--node-name=drill"]).arg("--data-dir");
+        command.arg(&self.data).arg("--write-kubeconfig").arg(self.data.join("admin.yaml"));
+        command.args(options).env_remove("NOTIFY_SOCKET");
+        command.env(BUILD_VARIABLE, self.kubernetes.built().root());
+        command
+    }
 }
 
 #[test]

@@ -66,12 +66,9 @@ pub enum ConfigError {
     /// Something that is no option.
     #[error("unexpected argument {0:?}")]
     Argument(String),
-    /// An agent without its server or token.
-    #[error("an agent needs {0:?}")]
+    /// An option that another one needs, or that a joining node needs.
+    #[error("option {0:?} is missing")]
     Missing(&'static str),
-    /// Something that k3s can and this cannot.
-    #[error("{0} is not had by the laboratory's Kubernetes; run it with a real k3s (HOLDFAST_K3S)")]
-    NotHere(&'static str),
 }
 
 /// Options by name, each with its values.

@@ -18,11 +18,15 @@ pub struct Settings {
     pub kubeconfig_mode: u32,
     /// The token as it was given.
     pub token: Option<String>,
-    /// The server to join, of an agent.
+    /// The server to join, of an agent or a further server.
     pub server: Option<String>,
-    /// Whether the datastore is etcd in k3s' eyes, so that it has snapshots.
-    pub cluster_init: bool,
-    /// The snapshot to restore.
+    /// Whether it runs pods.
+    pub has_agent: bool,
+    /// Whether the datastore is etcd in k3s' eyes, so that it has snapshots and takes members.
+    pub has_etcd: bool,
+    /// Whether the datastore is made one of this server alone, and nothing else is done.
+    pub reset: bool,
+    /// The snapshot to restore with that.
     pub restore: Option<PathBuf>,
     /// The node's name.
     pub node_name: String,
@@ -63,21 +67,17 @@ impl Settings {
             None => text("token"),
         };
         let server = text("server");
-        if is_server && server.is_some() {
-            return Err(ConfigError::NotHere("a second server (\"server\" on a server)"));
-        }
         if !is_server && server.is_none() {
             return Err(ConfigError::Missing("server"));
         }
-        if !is_server && token.is_none() {
+        if server.is_some() && token.is_none() {
             return Err(ConfigError::Missing("token"));
         }
         let restore = text("cluster-reset-restore-path").map(PathBuf::from);
-        if flag("cluster-reset") != restore.is_some() {
-            return Err(ConfigError::NotHere(
-                "\"cluster-reset\" without \"cluster-reset-restore-path\"",
-            ));
+        if restore.is_some() && !flag("cluster-reset") {
+            return Err(ConfigError::Missing("cluster-reset"));
         }
+        let data = text("data-dir").map_or_else(|| places.default_data(), PathBuf::from);
         let node_ip = match text("node-ip") {
             Some(text) => Some(text.parse().map_err(|_| wrong("node-ip", "an IP address"))?),
             None => None,
@@ -86,13 +86,15 @@ impl Settings {
         let port = text("https-listen-port").unwrap_or_else(|| "6443".into());
         Ok(Self {
             is_server,
-            data: text("data-dir").map_or_else(|| places.default_data(), PathBuf::from),
             kubeconfig: text("write-kubeconfig").map_or_else(|| places.kubeconfig(), PathBuf::from),
             kubeconfig_mode: u32::from_str_radix(&mode, 8)
                 .map_err(|_| wrong("write-kubeconfig-mode", "an octal mode"))?,
             token,
+            has_agent: !flag("disable-agent"),
+            has_etcd: is_server && (flag("cluster-init") || server.is_some()),
             server,
-            cluster_init: flag("cluster-init"),
+            data,
+            reset: flag("cluster-reset"),
             restore,
             node_name: text("node-name").unwrap_or_else(|| host_name.to_ascii_lowercase()),
             node_ip,

@@ -26,7 +26,7 @@ fn later_files_replace_and_the_command_line_adds() {
     assert_eq!(options["write-kubeconfig-mode"], ["644"]);
     let settings = Settings::of(Role::Server, options, &Places::default(), "Box").unwrap();
     assert_eq!((settings.kubeconfig_mode, settings.node_name.as_str()), (0o644, "box"));
-    assert!(settings.cluster_init);
+    assert!(settings.has_etcd);
 }
 
 #[test]

@@ -1,19 +1,36 @@
 //! The command lines of the control plane. Pure.
 
 use super::Program;
+use super::members::{CLIENTS, Cluster, PEERS, url};
 use super::prepare::Node;
 
 impl Node<'_> {
-    pub(super) fn etcd(&self) -> Program {
+    /// Where this server's member of the datastore is for the others.
+    pub(super) fn peer_url(&self) -> String {
+        url(self.address, PEERS)
+    }
+
+    /// A datastore of this server alone.
+    pub(super) fn alone(&self) -> Cluster {
+        let initial = format!("{}={}", self.settings.node_name, self.peer_url());
+        Cluster { initial, exists: false }
+    }
+
+    pub(super) fn etcd(&self, cluster: &Cluster) -> Program {
+        let mut clients = vec![url([127, 0, 0, 1].into(), CLIENTS)];
+        if !self.address.is_loopback() {
+            clients.push(url(self.address, CLIENTS));
+        }
         let mut arguments = vec![
             "etcd".into(),
             format!("--name={}", self.settings.node_name),
             format!("--data-dir={}", self.show("server/db/etcd")),
-            "--listen-client-urls=https://127.0.0.1:2379".into(),
-            "--advertise-client-urls=https://127.0.0.1:2379".into(),
-            "--listen-peer-urls=https://127.0.0.1:2380".into(),
-            "--initial-advertise-peer-urls=https://127.0.0.1:2380".into(),
-            format!("--initial-cluster={}=https://127.0.0.1:2380", self.settings.node_name),
+            format!("--listen-client-urls={}", clients.join(",")),
+            format!("--advertise-client-urls={}", url(self.address, CLIENTS)),
+            format!("--listen-peer-urls={}", self.peer_url()),
+            format!("--initial-advertise-peer-urls={}", self.peer_url()),
+            format!("--initial-cluster={}", cluster.initial),
+            format!("--initial-cluster-state={}", if cluster.exists { "existing" } else { "new" }),
             "--listen-metrics-urls=http://127.0.0.1:2382".into(),
             "--client-cert-auth".into(),
             format!("--trusted-ca-file={}", self.tls("etcd/server-ca.crt")),
@@ -92,7 +109,6 @@ impl Node<'_> {
             "kube-controller-manager".to_owned(),
             "--bind-address=127.0.0.1".into(),
             "--port=0".into(),
-            "--leader-elect=false".into(),
             "--profiling=false".into(),
             "--use-service-account-credentials=true".into(),
             // The usual rates make forty controllers start one after the other.
@@ -113,6 +129,7 @@ impl Node<'_> {
         ] {
             arguments.push(format!("--{flag}={}", self.tls(file)));
         }
+        arguments.extend(self.election());
         arguments.extend(self.settings.extra("kube-controller-manager-arg"));
         arguments
     }
@@ -123,14 +140,23 @@ impl Node<'_> {
             "kube-scheduler".to_owned(),
             "--bind-address=127.0.0.1".into(),
             "--port=0".into(),
-            "--leader-elect=false".into(),
             "--profiling=false".into(),
             format!("--kubeconfig={config}"),
             format!("--authentication-kubeconfig={config}"),
             format!("--authorization-kubeconfig={config}"),
             format!("--cert-dir={}", self.show("server/tls/kube-scheduler")),
         ];
+        arguments.extend(self.election());
         arguments.extend(self.settings.extra("kube-scheduler-arg"));
         arguments
+    }
+
+    /// One server leads where there can be several. Who looks for a leader looks every second, so
+    /// that a restarted server waits no longer for its own earlier self.
+    fn election(&self) -> Vec<String> {
+        match self.settings.has_etcd {
+            false => vec!["--leader-elect=false".into()],
+            true => vec!["--leader-elect=true".into(), "--leader-elect-retry-period=1s".into()],
+        }
     }
 }

@@ -2,8 +2,9 @@
 //! programs and watches them. When one of them ends, all end, as with k3s.
 
 use super::outer::READY;
-use super::{Plan, Program, routes};
+use super::{Plan, Program, manifests, members, routes};
 use anyhow::{Context, bail};
+use jiff::Timestamp;
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -15,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -124,19 +126,30 @@ fn own_root(plan: &Plan) -> anyhow::Result<()> {
 pub fn node(path: &Path) -> anyhow::Result<ExitCode> {
     let plan = read(path)?;
     let mut running = Vec::new();
-    for program in plan.programs.iter().chain([&plan.kubernetes]) {
+    let datastore = plan.datastore.iter().map(|datastore| &datastore.program);
+    for program in datastore.chain(&plan.programs) {
         running.push((program.clone(), start(&plan, program)?));
     }
-    let steps = plan.clone();
-    thread::spawn(move || import(&steps));
-    let steps = plan.clone();
-    thread::spawn(move || tell_when_ready(&steps));
-    if plan.network.is_some() {
-        let steps = plan.clone();
-        thread::spawn(move || routes::follow(&steps));
+    let (joined, waits) = mpsc::channel();
+    match plan.datastore.as_ref().and_then(|datastore| datastore.joining.clone()) {
+        Some(joining) => {
+            let name = plan.node.clone();
+            thread::spawn(move || {
+                joining.follow(&name);
+                joined.send(())
+            });
+        }
+        None => joined.send(())?,
     }
+    let mut waits = Some(waits);
     let ended = loop {
-        if told_to_end(Duration::from_millis(100))? {
+        // Without a vote the datastore answers nobody, and the API server would give up.
+        if waits.as_ref().is_some_and(|joined| joined.try_recv().is_ok()) {
+            waits = None;
+            running.push((plan.kubernetes.clone(), start(&plan, &plan.kubernetes)?));
+            attend(&plan);
+        }
+        if told_to_end(Duration::from_millis(if waits.is_some() { 20 } else { 100 }))? {
             break None;
         }
         let mut ended = None;
@@ -153,7 +166,48 @@ pub fn node(path: &Path) -> anyhow::Result<ExitCode> {
     match ended {
         None => Ok(ExitCode::SUCCESS),
         Some((program, status)) => {
-            bail!("{} ended ({status}): {}", program.name, last_line(&program.log))
+            let words = last_lines(&program.log);
+            if let Some(datastore) = &plan.datastore
+                && words.contains(members::REMOVED)
+            {
+                holdfast_durable::write(&datastore.tombstone, b"", 0o600)?;
+            }
+            let last = words.lines().last().unwrap_or("it wrote nothing");
+            bail!("{} ended ({status}): {last}", program.name)
+        }
+    }
+}
+
+/// What goes on beside Kubernetes.
+fn attend(plan: &Plan) {
+    let beside: [fn(&Plan); 4] = [import, tell_when_ready, routes::follow, forget_earlier_self];
+    for one in beside {
+        let plan = plan.clone();
+        thread::spawn(move || one(&plan));
+    }
+}
+
+/// A server that was killed leads for a while after its death, and its next self would wait for
+/// it. Only what was taken before this start is given up.
+fn forget_earlier_self(plan: &Plan) {
+    let Some(manifests) = &plan.manifests else { return };
+    if !manifests.elects {
+        return;
+    }
+    until_success(plan, &["get", "--raw=/livez"]);
+    for part in ["kube-controller-manager", "kube-scheduler"] {
+        let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{part}");
+        let Ok(output) = routes::kubectl(plan, &["get", &format!("--raw={path}")]).output() else {
+            continue;
+        };
+        let lease: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let of = |field: &str| lease["spec"][field].as_str().unwrap_or_default();
+        let is_own = of("holderIdentity").starts_with(&format!("{}_", plan.node));
+        if is_own
+            && of("acquireTime").parse().is_ok_and(|taken: Timestamp| taken < manifests.started)
+        {
+            let _another_took_it =
+                routes::kubectl(plan, &["delete", &format!("--raw={path}")]).output();
         }
     }
 }
@@ -212,15 +266,20 @@ fn end(running: &mut [(Program, Child)]) {
     }
 }
 
-fn last_line(log: &Path) -> String {
+/// The last lines that say something.
+fn last_lines(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it wrote nothing").to_owned()
+    let mut lines: Vec<&str> =
+        text.lines().rev().filter(|line| !line.trim().is_empty()).take(20).collect();
+    lines.reverse();
+    lines.join("\n")
 }
 
 /// Imports the archives of images as soon as containerd answers.
 fn import(plan: &Plan) {
-    let mut archives: Vec<PathBuf> = std::fs::read_dir(&plan.images)
+    let Some(images) = &plan.images else { return };
+    let mut archives: Vec<PathBuf> = std::fs::read_dir(images)
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default();
     archives.retain(|path| path.extension().is_some_and(|ending| ending == "tar"));
@@ -267,11 +326,12 @@ fn tell_when_ready(plan: &Plan) {
     let _outside_is_gone =
         std::io::stdout().write_all(&[READY]).and_then(|()| std::io::stdout().flush());
     if let Some(manifests) = &plan.manifests {
-        until_success(plan, &["apply", "--filename", &manifests.display().to_string()]);
+        until_success(plan, &["apply", "--filename", &manifests.own.display().to_string()]);
+        manifests::follow(plan, manifests);
     }
 }
 
-fn until_success(plan: &Plan, words: &[&str]) {
+pub(super) fn until_success(plan: &Plan, words: &[&str]) {
     loop {
         let output =
             routes::kubectl(plan, words).stdout(Stdio::null()).stderr(Stdio::null()).status();

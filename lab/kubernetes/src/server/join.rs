@@ -6,6 +6,7 @@
 
 use crate::recipe::hex;
 use ring::digest::{SHA256, digest};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A token, taken apart.
@@ -72,9 +73,25 @@ pub fn kubeconfig(server: &str, authority: &Path, token: &Token) -> String {
     )
 }
 
-/// What a server applies once: who may join, what nodes may read, and how a joining node learns
-/// whom to trust.
-pub fn manifests(authority: &str, clients: &str) -> String {
+/// Name of the object, in `kube-system`, that has what a further server needs: the authorities and
+/// their keys. k3s keeps it in its datastore, readable with the token too.
+pub const BOOTSTRAP: &str = "k3s-bootstrap";
+
+/// A file's name as a key of an object, which takes no `/`.
+pub fn key_of(file: &str) -> String {
+    file.replace('/', "_")
+}
+
+/// The file's name again.
+pub fn file_of(key: &str) -> String {
+    key.replace('_', "/")
+}
+
+/// What a server applies once: who may join, what nodes may read, how a joining node learns whom
+/// to trust, and what a joining server takes over.
+pub fn manifests(authority: &str, clients: &str, shared: &BTreeMap<String, String>) -> String {
+    let shared: BTreeMap<String, &String> =
+        shared.iter().map(|(file, text)| (key_of(file), text)).collect();
     let binding = |name: &str, role: &str, group: &str| {
         serde_json::json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -112,6 +129,25 @@ pub fn manifests(authority: &str, clients: &str) -> String {
             // Before a node knows whom it talks to, it must not show its token.
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:unauthenticated"}],
         }),
+        serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": BOOTSTRAP, "namespace": "kube-system"},
+            "stringData": shared,
+        }),
+        serde_json::json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "metadata": {"name": BOOTSTRAP, "namespace": "kube-system"},
+            "rules": [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": [BOOTSTRAP], "verbs": ["get"]}],
+        }),
+        serde_json::json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": BOOTSTRAP, "namespace": "kube-system"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": BOOTSTRAP},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:bootstrappers"}],
+        }),
     ];
     serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
 }
@@ -119,6 +155,13 @@ pub fn manifests(authority: &str, clients: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_files_survive_as_keys() {
+        for file in ["etcd/peer-ca.key", "service.pub"] {
+            assert_eq!(file_of(&key_of(file)), file);
+        }
+    }
 
     proptest::proptest! {
         #[test]

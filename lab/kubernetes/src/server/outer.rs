@@ -59,8 +59,10 @@ fn watch(plan: &Plan, path: &std::path::Path) -> anyhow::Result<ExitCode> {
         .for_each(|signal| wanted.add(signal));
     wanted.thread_block()?;
     let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC)?;
-    unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)
+    unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)
         .context("cannot make namespaces")?;
+    // Who leads among several servers is told apart by it.
+    nix::unistd::sethostname(&plan.node).context("cannot name the node's host")?;
     let mut inside = Command::new(std::env::current_exe()?)
         .arg(super::inner::INIT)
         .arg(path)

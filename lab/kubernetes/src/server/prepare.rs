@@ -1,7 +1,9 @@
 //! Certificates, token and files of a node, and the plan of what to start.
 
 use super::join::{self, Token};
-use super::{Plan, Program, files};
+use super::joining::TOMBSTONE;
+use super::members::Etcdctl;
+use super::{Datastore, Manifests, Plan, Program, files};
 use crate::cache::Built;
 use crate::config::Settings;
 use crate::image::{Image, archive};
@@ -12,8 +14,6 @@ use holdfast_durable::WriteError;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
 
 /// The pods' network, below the data directory.
 const NETWORK: &str = "agent/etc/cni/net.d/10-holdfast.conflist";
@@ -50,6 +50,14 @@ pub enum PrepareError {
     /// The server's authority is not the token's.
     #[error("the server {0} is not the one that the token was made by")]
     OtherServer(String),
+    /// The server does not take the token.
+    #[error("the server {server} refuses to let this node join: {said}")]
+    Refused {
+        /// The server.
+        server: String,
+        /// What it says.
+        said: String,
+    },
     /// No random numbers.
     #[error("the kernel gives no random numbers: {0}")]
     Random(getrandom::Error),
@@ -59,56 +67,31 @@ pub enum PrepareError {
 pub(super) struct Node<'a> {
     pub(super) settings: &'a Settings,
     places: &'a Places,
-    built: &'a Built,
+    pub(super) built: &'a Built,
     pub(super) address: IpAddr,
     cgroup: &'a str,
-    pki: Pki,
+    pub(super) pki: Pki,
 }
 
-/// The password in DATA/server/token, which is made when there is none. Whoever wants to know the
-/// token of a server reads DATA/server/node-token.
-fn server_token(settings: &Settings, pki: &Pki) -> Result<Token, PrepareError> {
-    let path = settings.data.join("server/token");
-    let stored = match std::fs::read_to_string(&path) {
-        Ok(text) => Some(Token::parse(&text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(source) => return Err(PrepareError::File { attempt: "read", path, source }),
+/// The node's address: as it was asked for, else the one with which this machine would speak to
+/// others. Nothing is sent. A control plane alone is content with itself.
+///
+/// # Errors
+/// There is none.
+pub fn address(settings: &Settings) -> Result<IpAddr, PrepareError> {
+    let towards_others = || {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        // TEST-NET-1 (RFC 5737): connecting a datagram socket only looks the route up.
+        socket.connect("192.0.2.1:9")?;
+        Ok(socket.local_addr()?.ip())
     };
-    let given = settings.token.as_deref().map(Token::parse);
-    let token = match (stored, given) {
-        (Some(stored), Some(given)) if stored.password != given.password => {
-            return Err(PrepareError::OtherToken(path));
-        }
-        (Some(stored), _) => stored,
-        (None, Some(given)) => given,
-        (None, None) => {
-            let mut bytes = [0u8; 16];
-            getrandom::fill(&mut bytes).map_err(PrepareError::Random)?;
-            Token { authority: None, password: crate::recipe::hex(&bytes) }
-        }
-    };
-    let authority = pki.path("server-ca.crt");
-    let pem = std::fs::read(&authority).map_err(|source| PrepareError::File {
-        attempt: "read",
-        path: authority,
-        source,
-    })?;
-    let full = format!("{}\n", token.full(&pem));
-    holdfast_durable::write_if_changed(&path, full.as_bytes(), 0o600)?;
-    holdfast_durable::write_if_changed(
-        &settings.data.join("server/node-token"),
-        full.as_bytes(),
-        0o600,
-    )?;
-    Ok(token)
-}
-
-/// The address with which this machine would speak to others. Nothing is sent.
-fn own_address() -> io::Result<IpAddr> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    // TEST-NET-1 (RFC 5737): connecting a datagram socket only looks the route up.
-    socket.connect("192.0.2.1:9")?;
-    Ok(socket.local_addr()?.ip())
+    match settings.node_ip {
+        Some(address) => Ok(address),
+        None => towards_others().or_else(|error| match settings.has_agent && !settings.reset {
+            true => Err(PrepareError::NoAddress(error)),
+            false => Ok(IpAddr::from([127, 0, 0, 1])),
+        }),
+    }
 }
 
 /// Writes everything and says what to start. `cgroup` is the node's, for its pods.
@@ -121,12 +104,23 @@ pub fn prepare(
     built: &Built,
     cgroup: &str,
 ) -> Result<Plan, PrepareError> {
-    let address = match settings.node_ip {
-        Some(address) => address,
-        None => own_address().map_err(PrepareError::NoAddress)?,
-    };
+    let address = address(settings)?;
     let pki = Pki::below(&settings.data);
     Node { settings, places, built, address, cgroup, pki }.plan()
+}
+
+/// The datastore of a server alone, whatever it was a member of.
+///
+/// # Errors
+/// The server has no address.
+pub(crate) fn datastore_alone(
+    settings: &Settings,
+    places: &Places,
+    built: &Built,
+) -> Result<Program, PrepareError> {
+    let (address, pki) = (address(settings)?, Pki::below(&settings.data));
+    let node = Node { settings, places, built, address, cgroup: "", pki };
+    Ok(node.etcd(&node.alone()))
 }
 
 impl Node<'_> {
@@ -142,71 +136,51 @@ impl Node<'_> {
         self.pki.path(file).display().to_string()
     }
 
-    fn write(&self, path: &str, content: &str) -> Result<String, PrepareError> {
+    pub(super) fn write(&self, path: &str, content: &str) -> Result<String, PrepareError> {
         holdfast_durable::write_if_changed(&self.data(path), content.as_bytes(), 0o600)?;
         Ok(self.show(path))
     }
 
     fn plan(&self) -> Result<Plan, PrepareError> {
-        for dir in [
-            "agent/images",
-            "agent/containerd",
-            "agent/etc/cni/net.d",
-            "agent/volume-plugins",
-            "log",
-        ] {
-            self.make(&self.data(dir))?;
-        }
-        for dir in [
-            self.places.runtime(),
-            self.places.kubelet(),
-            self.places.logs().join("pods"),
-            self.places.logs().join("containers"),
-        ] {
-            self.make(&dir)?;
-        }
-        let mut programs = Vec::new();
-        let mut parts = Vec::new();
-        let mut manifests = None;
+        self.make(&self.data("log"))?;
+        let (mut programs, mut parts, mut datastore) = (Vec::new(), Vec::new(), None);
         if self.settings.is_server {
+            let joins = self.joins()?;
+            if joins {
+                self.adopt_authorities()?;
+            }
             self.pki.prepare(
                 &self.settings.node_name,
                 &[self.address, self.first_service()],
                 &self.settings.list("tls-san").into_iter().map(str::to_owned).collect::<Vec<_>>(),
             )?;
-            let token = server_token(self.settings, &self.pki)?;
+            let token = self.server_token()?;
             self.server_files(&token)?;
             let authority = self.read(&self.pki.path("server-ca.crt"))?;
             let clients = self.read(&self.pki.path("client-ca.crt"))?;
-            self.write("server/join.json", &join::manifests(&authority, &clients))?;
-            manifests = Some(self.data("server/join.json"));
-            programs.push(self.etcd());
+            let shared = self.pki.shared()?;
+            self.write("server/join.json", &join::manifests(&authority, &clients, &shared))?;
+            if self.first_of_cluster(joins) {
+                // The first node of a new cluster gets the first range. Known before the kubelet
+                // looks, which it does every five seconds only; `routes` mends it should it ever
+                // be another.
+                let network = files::network(&self.first_range(), &self.data("agent/cni-state"));
+                self.write(NETWORK, &network.to_string())?;
+            }
+            let (cluster, joining) = self.cluster(joins)?;
+            datastore = Some(Datastore {
+                program: self.etcd(&cluster),
+                etcdctl: Etcdctl::own(self.settings, self.built),
+                joining,
+                tombstone: self.data(TOMBSTONE),
+            });
             parts.extend([self.api_server(), self.controllers(), self.scheduler()]);
         }
-        programs.push(self.containerd()?);
-        let authority = if self.settings.is_server {
-            self.tls("client-ca.crt")
-        } else {
-            self.show("agent/client-ca.crt")
-        };
-        if self.settings.is_server {
-            self.node_credentials()?;
-        } else {
-            self.agent_credentials()?;
-        }
-        parts.push(self.kubelet(&authority)?);
-        if !self.settings.flag("disable-kube-proxy") {
-            parts.push(self.proxy()?);
+        if self.settings.has_agent {
+            self.agent(&mut programs, &mut parts)?;
         }
         let lines: String = parts.iter().map(|part| part.join("\t") + "\n").collect();
         let parts = self.write("agent/etc/parts", &lines)?;
-        self.pause_image()?;
-        if self.settings.is_server && self.has_network() && !self.data("server/db/etcd").exists() {
-            // The first node of a new cluster gets the first range. Known before the kubelet looks,
-            // which it does every five seconds only; `routes` mends it should it ever be another.
-            let network = files::network(&self.first_range(), &self.data("agent/cni-state"));
-            self.write(NETWORK, &network.to_string())?;
-        }
         let hyperkube = self.built.program("hyperkube");
         let mut environment: Vec<(String, String)> = self
             .built
@@ -217,7 +191,9 @@ impl Node<'_> {
         // The kubelet would ask a cloud's metadata service for credentials.
         environment.push(("AWS_EC2_METADATA_DISABLED".into(), "true".into()));
         environment.push(("HOME".into(), self.show("agent")));
+        let is_server = self.settings.is_server;
         Ok(Plan {
+            datastore,
             programs,
             kubernetes: Program {
                 name: "kubernetes".into(),
@@ -226,9 +202,9 @@ impl Node<'_> {
             },
             environment,
             runtime_socket: self.places.runtime_socket(),
-            images: self.data("agent/images"),
+            images: self.settings.has_agent.then(|| self.data("agent/images")),
             hyperkube,
-            kubeconfig: if self.settings.is_server {
+            kubeconfig: if is_server {
                 self.data("server/cred/admin.kubeconfig")
             } else {
                 self.data("agent/kubeproxy.kubeconfig")
@@ -236,7 +212,13 @@ impl Node<'_> {
             node: self.settings.node_name.clone(),
             cni: self.data(NETWORK),
             network: self.has_network().then(|| self.data("agent/cni-state")),
-            manifests,
+            manifests: is_server.then(|| Manifests {
+                own: self.data("server/join.json"),
+                folder: self.data("server/manifests"),
+                disabled: self.settings.list("disable").into_iter().map(str::to_owned).collect(),
+                elects: self.settings.has_etcd,
+                started: jiff::Timestamp::now(),
+            }),
             root: self.places.root().to_path_buf(),
             keep: vec![
                 self.places.root().to_path_buf(),
@@ -247,7 +229,48 @@ impl Node<'_> {
         })
     }
 
-    fn make(&self, dir: &Path) -> Result<(), PrepareError> {
+    /// What runs pods.
+    fn agent(
+        &self,
+        programs: &mut Vec<Program>,
+        parts: &mut Vec<Vec<String>>,
+    ) -> Result<(), PrepareError> {
+        for dir in
+            ["agent/images", "agent/containerd", "agent/etc/cni/net.d", "agent/volume-plugins"]
+        {
+            self.make(&self.data(dir))?;
+        }
+        for dir in [
+            self.places.runtime(),
+            self.places.kubelet(),
+            self.places.logs().join("pods"),
+            self.places.logs().join("containers"),
+        ] {
+            self.make(&dir)?;
+        }
+        programs.push(self.containerd()?);
+        let authority = if self.settings.is_server {
+            self.node_credentials()?;
+            self.tls("client-ca.crt")
+        } else {
+            self.agent_credentials()?;
+            self.show("agent/client-ca.crt")
+        };
+        parts.push(self.kubelet(&authority)?);
+        if !self.settings.flag("disable-kube-proxy") {
+            parts.push(self.proxy()?);
+        }
+        self.pause_image()
+    }
+
+    fn first_of_cluster(&self, joins: bool) -> bool {
+        self.has_network()
+            && self.settings.has_agent
+            && !joins
+            && !self.data("server/db/etcd").exists()
+    }
+
+    pub(super) fn make(&self, dir: &Path) -> Result<(), PrepareError> {
         std::fs::create_dir_all(dir).map_err(|source| PrepareError::File {
             attempt: "make",
             path: dir.to_path_buf(),
@@ -255,7 +278,7 @@ impl Node<'_> {
         })
     }
 
-    fn read(&self, path: &Path) -> Result<String, PrepareError> {
+    pub(super) fn read(&self, path: &Path) -> Result<String, PrepareError> {
         std::fs::read_to_string(path).map_err(|source| PrepareError::File {
             attempt: "read",
             path: path.to_path_buf(),
@@ -327,48 +350,6 @@ impl Node<'_> {
             self.write(&format!("agent/{name}.kubeconfig"), &config)?;
         }
         Ok(())
-    }
-
-    /// Of a node that joins: the token, and whom to trust with it. Waits for the server as long as
-    /// it takes, as k3s does.
-    fn agent_credentials(&self) -> Result<(), PrepareError> {
-        let server = self.settings.server.as_deref().unwrap_or_default();
-        let token = Token::parse(self.settings.token.as_deref().unwrap_or_default());
-        let trust = |key: &str| loop {
-            match self.trust(server, key) {
-                Some(pem) => break pem,
-                None => {
-                    eprintln!("the server {server} does not answer yet");
-                    std::thread::sleep(Duration::from_secs(1));
-                }
-            }
-        };
-        let authority = trust(join::SERVERS);
-        if !token.trusts(authority.as_bytes()) {
-            return Err(PrepareError::OtherServer(server.into()));
-        }
-        self.write("agent/server-ca.crt", &authority)?;
-        self.write("agent/client-ca.crt", &trust(join::CLIENTS))?;
-        let config = join::kubeconfig(server, &self.data("agent/server-ca.crt"), &token);
-        self.write("agent/bootstrap.kubeconfig", &config)?;
-        self.write("agent/kubeproxy.kubeconfig", &config)?;
-        Ok(())
-    }
-
-    /// One authority, as the server tells it to anybody. Asked for by its path, for strangers may
-    /// not ask what kinds of objects there are.
-    fn trust(&self, server: &str, key: &str) -> Option<String> {
-        let path = format!("/api/v1/namespaces/kube-public/configmaps/{}", join::TRUST);
-        let output = Command::new(self.built.program("hyperkube"))
-            .args(["kubectl", "--insecure-skip-tls-verify", "--kubeconfig=/dev/null"])
-            // A stranger's name: without any, kubectl asks for one.
-            .args(["--username=stranger", "--password=none"])
-            .args(["--request-timeout=5s", "--server", server, "get", "--raw", &path])
-            .stdin(Stdio::null())
-            .output()
-            .ok()?;
-        let object: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
-        Some(object["data"][key].as_str()?.to_owned())
     }
 
     fn containerd(&self) -> Result<Program, PrepareError> {

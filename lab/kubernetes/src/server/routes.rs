@@ -1,4 +1,5 @@
-//! The pods' network: each node's range of addresses, and the routes to the others'.
+//! What follows from the nodes: the pods' network (each node's range of addresses, and the routes
+//! to the others'), the labels of servers, and the end of a removed server's membership.
 //!
 //! Nodes are on one link, so a route by the other node's address is enough; this is what
 //! flannel's `host-gw` does. Left out: tunnels between nodes of different links.
@@ -9,23 +10,38 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-/// One line for each node: name, range, address. No tabs: kubectl aligns what they separate.
-const COLUMNS: &str = r#"jsonpath={.metadata.name}{";"}{.spec.podCIDR}{";"}{.status.addresses[?(@.type=="InternalIP")].address}{"\n"}"#;
+/// One line for each event: what, name, whether it has a member of the datastore, range, address.
+/// No tabs: kubectl aligns what they separate.
+const COLUMNS: &str = r#"jsonpath={.type}{";"}{.object.metadata.name}{";"}{.object.metadata.labels.node-role\.kubernetes\.io/etcd}{";"}{.object.spec.podCIDR}{";"}{.object.status.addresses[?(@.type=="InternalIP")].address}{"\n"}"#;
+
+/// Labels of servers, as k3s gives them.
+const SERVER_LABELS: &[&str] = &[
+    "node-role.kubernetes.io/control-plane=true",
+    "node-role.kubernetes.io/etcd=true",
+    "node-role.kubernetes.io/master=true",
+];
 
 /// A node, as it matters to the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Line<'a> {
+    is_gone: bool,
     name: &'a str,
-    range: &'a str,
-    address: &'a str,
+    is_member: bool,
+    /// Range and address, once it has both.
+    network: Option<(&'a str, &'a str)>,
 }
 
 impl<'a> Line<'a> {
-    /// Nothing while the node has no range or no address yet.
     fn parse(line: &'a str) -> Option<Self> {
         let mut words = line.split(';');
-        let line = Self { name: words.next()?, range: words.next()?, address: words.next()? };
-        (!line.range.is_empty() && !line.address.is_empty()).then_some(line)
+        let (what, name, member) = (words.next()?, words.next()?, words.next()?);
+        let (range, address) = (words.next()?, words.next()?);
+        Some(Self {
+            is_gone: what == "DELETED",
+            name,
+            is_member: member == "true",
+            network: (!range.is_empty() && !address.is_empty()).then_some((range, address)),
+        })
     }
 }
 
@@ -41,17 +57,23 @@ pub(super) fn kubectl(plan: &Plan, words: &[&str]) -> Command {
 
 /// Watches the nodes for as long as this process lives.
 pub(super) fn follow(plan: &Plan) {
+    let mut is_labelled = plan.manifests.is_none();
     loop {
-        let watching = kubectl(plan, &["get", "nodes", "--watch", "--output", COLUMNS])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn();
+        let words = ["get", "nodes", "--watch", "--output-watch-events", "--output", COLUMNS];
+        let watching = kubectl(plan, &words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         if let Ok(mut watching) = watching {
             let lines =
                 watching.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines);
             for line in lines.map_while(Result::ok) {
-                if let Some(line) = Line::parse(&line) {
-                    apply(plan, &line);
+                let Some(line) = Line::parse(&line) else { continue };
+                if line.name == plan.node && !line.is_gone && !is_labelled {
+                    is_labelled = label(plan);
+                }
+                if line.is_gone && line.is_member {
+                    leave(plan, line.name);
+                }
+                if !line.is_gone {
+                    connect(plan, &line);
                 }
             }
             let _ended = watching.wait();
@@ -61,17 +83,37 @@ pub(super) fn follow(plan: &Plan) {
     }
 }
 
-fn apply(plan: &Plan, line: &Line<'_>) {
+fn label(plan: &Plan) -> bool {
+    let words = ["label", "--overwrite", "node", &plan.node];
+    let words: Vec<&str> = words.into_iter().chain(SERVER_LABELS.iter().copied()).collect();
+    kubectl(plan, &words).output().is_ok_and(|output| output.status.success())
+}
+
+/// The node is deleted: its member of the datastore goes too. Every server tries, one succeeds.
+fn leave(plan: &Plan, name: &str) {
+    let Some(datastore) = &plan.datastore else { return };
+    let removed = datastore.etcdctl.members().and_then(|members| {
+        members
+            .iter()
+            .filter(|one| one.name == name)
+            .try_for_each(|one| datastore.etcdctl.remove(one))
+    });
+    if let Err(error) = removed {
+        eprintln!("the member {name} of the datastore is not removed: {error}");
+    }
+}
+
+fn connect(plan: &Plan, line: &Line<'_>) {
+    let (Some(state), Some((range, address))) = (&plan.network, line.network) else { return };
     if line.name == plan.node {
-        let Some(state) = &plan.network else { return };
-        let network = files::network(line.range, state).to_string();
+        let network = files::network(range, state).to_string();
         if let Err(error) = holdfast_durable::write_if_changed(&plan.cni, network.as_bytes(), 0o644)
         {
             eprintln!("{error}");
         }
         return;
     }
-    let words = ["ip", "route", "replace", line.range, "via", line.address].map(str::to_owned);
+    let words = ["ip", "route", "replace", range, "via", address].map(str::to_owned);
     match inner::command(plan, &words).output() {
         Ok(output) if output.status.success() => {}
         Ok(output) => eprintln!(
@@ -89,10 +131,20 @@ mod tests {
 
     #[test]
     fn nodes_without_range_or_address_wait() {
-        let line = Line { name: "a", range: "10.42.0.0/24", address: "10.0.0.1" };
-        assert_eq!(Line::parse("a;10.42.0.0/24;10.0.0.1"), Some(line));
-        assert_eq!(Line::parse("a;;10.0.0.1"), None);
-        assert_eq!(Line::parse("a;10.42.0.0/24;"), None);
+        let line = Line {
+            is_gone: false,
+            name: "a",
+            is_member: true,
+            network: Some(("10.42.0.0/24", "10.0.0.1")),
+        };
+        assert_eq!(Line::parse("ADDED;a;true;10.42.0.0/24;10.0.0.1"), Some(line.clone()));
+        let alone = Line { network: None, is_member: false, ..line.clone() };
+        assert_eq!(Line::parse("MODIFIED;a;;;10.0.0.1"), Some(alone.clone()));
+        assert_eq!(Line::parse("ADDED;a;;10.42.0.0/24;"), Some(alone));
+        assert_eq!(
+            Line::parse("DELETED;a;true;10.42.0.0/24;10.0.0.1"),
+            Some(Line { is_gone: true, ..line })
+        );
         assert_eq!(Line::parse("a"), None);
     }
 }

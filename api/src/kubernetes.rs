@@ -186,7 +186,7 @@ pub struct ComponentState {
     /// All is well with it.
     pub ok: bool,
     /// In its own words.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     pub message: String,
 }
 
@@ -201,7 +201,7 @@ pub struct PodProblem {
     /// Ours.
     pub code: Reason,
     /// In detail.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     pub message: String,
 }
 
@@ -256,7 +256,6 @@ pub struct ReleaseState {
     /// The one that is wanted.
     pub wanted: ReleaseRef,
     /// The one in force, the last good one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub good: Option<ReleaseRef>,
     /// Where it is.
     pub phase: ReleasePhase,
@@ -267,12 +266,10 @@ pub struct ReleaseState {
     /// What it does or waits for, for people.
     pub message: String,
     /// Why it does not go on.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// Versions that failed, with why; newest last, at most 10.
     pub failed: Vec<FailedRelease>,
     /// When the phase began.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
 }
 
@@ -329,13 +326,10 @@ pub struct SnapshotsState {
     /// Newest first.
     pub snapshots: Vec<SnapshotInfo>,
     /// When the next one is due.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<Timestamp>,
     /// The last drill.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub drill: Option<DrillResult>,
     /// Why the last attempt failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<crate::local::Problem>,
 }
 
@@ -362,6 +356,8 @@ pub enum KubernetesPhase {
 }
 
 /// What a node reports of Kubernetes.
+///
+/// Nothing is left out when it is written, for it is part of a merge patch (RFC 7396).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct KubernetesState {
@@ -372,7 +368,6 @@ pub struct KubernetesState {
     /// How the node takes part.
     pub role: KubernetesRole,
     /// Why it is not ready.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// In detail.
     pub message: String,
@@ -387,7 +382,6 @@ pub struct KubernetesState {
     /// Snapshots.
     pub snapshots: SnapshotsState,
     /// Milliseconds from start to ready, last time.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_after_ms: Option<u64>,
     /// Milliseconds that the last release took, by phase.
     pub release_ms: BTreeMap<String, u64>,

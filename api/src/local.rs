@@ -11,6 +11,7 @@
 //!
 //! Failures are answered with a [`Problem`].
 
+use crate::kubernetes::KubernetesState;
 use crate::tunnel::TunnelsState;
 use crate::{Reason, Severity};
 use serde::{Deserialize, Serialize};
@@ -118,6 +119,9 @@ pub struct NodeReport {
     pub next_step: String,
     /// Per domain.
     pub items: Vec<ItemReport>,
+    /// Kubernetes, when it is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesState>,
     /// Tunnels, when `tunneld` answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnels: Option<TunnelsState>,

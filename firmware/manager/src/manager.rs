@@ -445,6 +445,7 @@ fn empty_report() -> NodeReport {
         message: String::new(),
         next_step: String::new(),
         items: Vec::new(),
+        kubernetes: None,
         tunnels: None,
     }
 }

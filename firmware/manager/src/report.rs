@@ -3,6 +3,7 @@
 //! Pure: everything that is shown on the console, in the JSON and in `NodeStatus` is decided here.
 
 use crate::lifecycle::Health;
+use holdfast_api::kubernetes::KubernetesState;
 use holdfast_api::local::{HealthCheck, HealthReport, ItemReport, ItemState, NodeReport, Stage};
 use holdfast_api::resources::NodeStatusStatus;
 use holdfast_api::tunnel::{BfdState, TunnelsState};
@@ -126,7 +127,7 @@ pub fn node_status(report: &NodeReport, at: jiff::Timestamp) -> NodeStatusStatus
         items: report.items.clone(),
         tunnels: report.tunnels.clone(),
         reported_at: Some(at),
-        kubernetes: None,
+        kubernetes: report.kubernetes.clone(),
     }
 }
 
@@ -139,8 +140,21 @@ pub fn same_news(a: &NodeReport, b: &NodeReport) -> bool {
     let worst = |report: &NodeReport| report.tunnels.as_ref().and_then(|state| state.reason);
     (a.stage, a.generation, a.reason, &a.items, &a.profile)
         == (b.stage, b.generation, b.reason, &b.items, &b.profile)
+        && same_kubernetes(a.kubernetes.as_ref(), b.kubernetes.as_ref())
         && tunnels(a) == tunnels(b)
         && worst(a) == worst(b)
+}
+
+/// The same but for what changes all the time: messages of progress, counters, the next snapshot.
+fn same_kubernetes(a: Option<&KubernetesState>, b: Option<&KubernetesState>) -> bool {
+    let news = |state: &KubernetesState| {
+        let KubernetesState { phase, version, role, reason, components, conditions, .. } = state.clone();
+        let release = (state.release.phase, state.release.reason, state.release.good.clone());
+        let pods = (state.pods.failed, state.pods.problems.clone());
+        let drill = (state.snapshots.drill.clone(), state.snapshots.snapshots.len());
+        (phase, version, role, reason, components, conditions, release, pods, drill)
+    };
+    a.map(news) == b.map(news)
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 //! The controller's word, when it gives one, replaces the local settings link by link: a node whose
 //! uplink is configured on the spot stays reachable when the controller speaks of other ports only.
 //! A port with the role `outside` that nobody speaks of asks a DHCP server, so that a box can be
-//! plugged in anywhere. Each site prefix gets its first address on the bridge `hf-lan`, which joins
-//! the ports with the role `inside`.
+//! plugged in anywhere. The bridge `hf-lan`, which joins the ports
+//! with the role `inside`, has the node's addresses in the site's LAN.
 
 use crate::inputs::Inputs;
 use holdfast_api::Reason;
@@ -49,7 +49,7 @@ pub fn wanted(inputs: &Inputs) -> Wanted {
     let desired = inputs.desired.as_deref();
     let intent =
         layered(&inputs.settings.network, desired.and_then(|spec| spec.network.as_ref()), &roles);
-    let intent = with_defaults(intent, &roles, site_prefixes(inputs));
+    let intent = with_defaults(intent, &roles, lan_addresses(inputs));
     for link in &intent.links {
         add_link(&mut wanted, link, &roles);
     }
@@ -67,9 +67,15 @@ pub fn wanted(inputs: &Inputs) -> Wanted {
     wanted
 }
 
-fn site_prefixes(inputs: &Inputs) -> Vec<IpNet> {
-    let tunnels = inputs.desired.as_deref().and_then(|spec| spec.tunnels.as_ref());
-    tunnels.map(|intent| intent.site_prefixes.clone()).unwrap_or_default()
+/// The node's addresses in the LAN: those that the controller gives it, else the first of each
+/// prefix that is behind it.
+fn lan_addresses(inputs: &Inputs) -> Vec<IpNet> {
+    let Some(desired) = inputs.desired.as_deref() else { return Vec::new() };
+    if !desired.lan_addresses.is_empty() {
+        return desired.lan_addresses.clone();
+    }
+    let prefixes = desired.tunnels.iter().flat_map(|intent| &intent.site_prefixes);
+    prefixes.copied().filter_map(first_address).collect()
 }
 
 fn layered(local: &NetworkIntent, global: Option<&NetworkIntent>, roles: &Roles) -> NetworkIntent {
@@ -88,7 +94,7 @@ fn layered(local: &NetworkIntent, global: Option<&NetworkIntent>, roles: &Roles)
     }
 }
 
-fn with_defaults(mut intent: NetworkIntent, roles: &Roles, prefixes: Vec<IpNet>) -> NetworkIntent {
+fn with_defaults(mut intent: NetworkIntent, roles: &Roles, lan: Vec<IpNet>) -> NetworkIntent {
     let spoken_of: BTreeSet<String> =
         intent.links.iter().flat_map(|link| link_names(link, roles)).collect();
     let silent = |role: Role| {
@@ -105,11 +111,11 @@ fn with_defaults(mut intent: NetworkIntent, roles: &Roles, prefixes: Vec<IpNet>)
         dhcp: true,
         ..LinkIntent::default()
     }));
-    if !prefixes.is_empty() && !spoken_of.contains(LAN) {
+    if !lan.is_empty() && !spoken_of.contains(LAN) {
         intent.links.push(LinkIntent {
             name: LAN.into(),
             make: Some(LinkMake::Bridge),
-            addresses: prefixes.into_iter().filter_map(first_address).collect(),
+            addresses: lan,
             ..LinkIntent::default()
         });
         intent.links.extend(inside.into_iter().map(|name| LinkIntent {

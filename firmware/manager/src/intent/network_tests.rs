@@ -128,6 +128,22 @@ fn a_site_prefix_gets_its_first_address_on_the_lan_bridge() {
 }
 
 #[test]
+fn a_node_has_the_address_in_the_lan_that_the_controller_gives_it() {
+    let mut inputs = with_ports(&["eth0"]);
+    let lan_addresses = vec!["10.128.7.3/24".parse().unwrap()];
+    let tunnels = Some(tunnels("10.128.7.0/24"));
+    desired(&mut inputs, NodeConfigSpec { lan_addresses, tunnels, ..NodeConfigSpec::default() });
+    let addresses: Vec<String> = wanted(&inputs)
+        .network
+        .addresses
+        .iter()
+        .filter(|a| a.link.as_str() == LAN)
+        .map(|a| a.net.to_string())
+        .collect();
+    assert_eq!(addresses, ["10.128.7.3/24"]);
+}
+
+#[test]
 fn bad_names_are_reported_and_the_rest_is_wanted() {
     let mut inputs = with_ports(&["eth0"]);
     let mut bond = LinkIntent { name: "hf-bond".into(), ..LinkIntent::default() };

@@ -24,6 +24,8 @@ pub struct Fragment {
     pub network: Option<NetworkFragment>,
     /// The tunnel daemon.
     pub tunneld: Option<TunneldFragment>,
+    /// Kubernetes.
+    pub kubernetes: Option<KubernetesFragment>,
 }
 
 /// Ports, virtual links and routes.
@@ -97,4 +99,18 @@ pub struct TunneldFragment {
     pub start: Option<String>,
     /// Program to start as a child; found beside `holdfastd` when absent.
     pub program: Option<std::path::PathBuf>,
+}
+
+/// How Kubernetes is started.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KubernetesFragment {
+    /// `auto`, `systemd`, `child`, or `off`: it is left alone whatever the controller asks for.
+    pub start: Option<String>,
+    /// The distribution's program; `/usr/local/bin/k3s` when absent. A version that the controller
+    /// names goes before it.
+    pub program: Option<std::path::PathBuf>,
+    /// Address on which other machines of the site can ask for the reboot lock (FleetLock),
+    /// `ADDRESS:PORT`; only the local socket answers when absent.
+    pub fleet_lock: Option<std::net::SocketAddr>,
 }

@@ -11,6 +11,9 @@ const POLL: Duration = Duration::from_secs(300);
 /// Drift that no watcher sees (hosts, hugepages) is found within this time.
 const PASS: Duration = Duration::from_secs(15);
 
+/// Where k3s' own installer puts it.
+const K3S: &str = "/usr/local/bin/k3s";
+
 /// All files together, later keys over earlier ones.
 #[derive(Debug, Clone, Default)]
 pub struct Merged(Fragment);
@@ -32,6 +35,32 @@ pub struct Settings {
     pub network: NetworkIntent,
     /// How `tunneld` is started.
     pub tunneld: TunneldStart,
+    /// How Kubernetes is started.
+    pub kubernetes: KubernetesSettings,
+}
+
+/// How Kubernetes is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KubernetesSettings {
+    /// By whom.
+    pub start: KubernetesStart,
+    /// The distribution's program, when the controller names no version.
+    pub program: PathBuf,
+    /// Where other machines of the site can ask for the reboot lock.
+    pub fleet_lock: Option<std::net::SocketAddr>,
+}
+
+/// By whom Kubernetes is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KubernetesStart {
+    /// As a unit where systemd is PID 1, else as a child.
+    Auto,
+    /// Always as a unit.
+    Systemd,
+    /// Always as a child in a session of its own, which survives us.
+    Child,
+    /// Not at all.
+    Off,
 }
 
 /// How `tunneld` is started.
@@ -69,6 +98,12 @@ pub fn merge(fragments: impl IntoIterator<Item = Fragment>) -> Merged {
             into.start = tunneld.start.or(into.start.take());
             into.program = tunneld.program.or(into.program.take());
         }
+        if let Some(kubernetes) = one.kubernetes {
+            let into = all.kubernetes.get_or_insert_default();
+            into.start = kubernetes.start.or(into.start.take());
+            into.program = kubernetes.program.or(into.program.take());
+            into.fleet_lock = kubernetes.fleet_lock.or(into.fleet_lock);
+        }
         all
     }))
 }
@@ -102,6 +137,18 @@ pub fn validate(Merged(all): Merged) -> Result<Settings, SettingsError> {
         Some("external") => TunneldStart::External,
         Some(_) => return Err(bad("tunneld.start", "must be auto, systemd, child or external")),
     };
+    let kubernetes = all.kubernetes.unwrap_or_default();
+    let start = match kubernetes.start.as_deref() {
+        None | Some("auto") => KubernetesStart::Auto,
+        Some("systemd") => KubernetesStart::Systemd,
+        Some("child") => KubernetesStart::Child,
+        Some("off") => KubernetesStart::Off,
+        Some(_) => return Err(bad("kubernetes.start", "must be auto, systemd, child or off")),
+    };
+    let program = kubernetes.program.unwrap_or_else(|| K3S.into());
+    if !program.is_absolute() {
+        return Err(bad("kubernetes.program", "must be an absolute path"));
+    }
     let network = all.network.unwrap_or_default();
     if network.links.iter().any(|link| link.name.is_empty() == link.role.is_none()) {
         return Err(bad("network.links", "each link needs either a name or a role"));
@@ -117,5 +164,6 @@ pub fn validate(Merged(all): Merged) -> Result<Settings, SettingsError> {
             routes: network.routes.into_iter().map(Into::into).collect(),
         },
         tunneld,
+        kubernetes: KubernetesSettings { start, program, fleet_lock: kubernetes.fleet_lock },
     })
 }

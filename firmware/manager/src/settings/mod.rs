@@ -15,8 +15,10 @@
 mod fragment;
 mod merged;
 
-pub use fragment::{Fragment, NetworkFragment, TunneldFragment};
-pub use merged::{Merged, Settings, TunneldStart, merge, validate};
+pub use fragment::{Fragment, KubernetesFragment, NetworkFragment, TunneldFragment};
+pub use merged::{
+    KubernetesSettings, KubernetesStart, Merged, Settings, TunneldStart, merge, validate,
+};
 
 use holdfast_api::local::Problem;
 use holdfast_api::paths::Root;
@@ -218,6 +220,8 @@ mod tests {
             ("poll_secs = 0", "poll_secs"),
             ("controller = 'http://plain'", "controller"),
             ("[tunneld]\nstart = 'perhaps'", "tunneld.start"),
+            ("[kubernetes]\nstart = 'perhaps'", "kubernetes.start"),
+            ("[kubernetes]\nprogram = 'k3s'", "kubernetes.program"),
             ("[[network.links]]\naddresses = ['10.0.0.1/24']", "network.links"),
         ] {
             let fragment = parse(Path::new("x.toml"), text).unwrap();

@@ -8,13 +8,24 @@
 //! | `GET /v1/tunnels` | [`crate::tunnel::TunnelsState`] |
 //! | `PUT /v1/token` with [`TokenInput`] | 204 |
 //! | `POST /v1/reconcile` | 202: a pass begins at once |
+//! | `GET /v1/kubernetes` | [`KubernetesState`] |
+//! | `POST /v1/kubernetes/plan` with [`ReleaseInput`] | [`PlanReport`]: what bringing this release onto the site would do |
+//! | `POST /v1/kubernetes/snapshot` | 202: a snapshot is taken |
+//! | `POST /v1/kubernetes/drill` | 202: the newest snapshot is restored into a datastore that is thrown away |
+//! | `POST /v1/kubernetes/restore` with [`RestoreInput`] | 202: a snapshot is put back |
+//! | `GET /metrics` | metrics in the Prometheus text format |
+//! | `POST /v1/pre-reboot`, `POST /v1/steady-state` | the reboot lock (FleetLock) |
+//!
+//! What is answered with 202 is followed in `GET /v1/kubernetes`.
+//!
 //!
 //! Failures are answered with a [`Problem`].
 
-use crate::kubernetes::KubernetesState;
+use crate::kubernetes::{KubernetesState, Secret};
 use crate::tunnel::TunnelsState;
 use crate::{Reason, Severity};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Stage of the node's life.
 #[derive(
@@ -225,6 +236,27 @@ impl Problem {
             next_step: reason.next_step().into(),
         }
     }
+}
+
+/// A release to be planned and not applied.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReleaseInput {
+    /// Manifests by file name; the release that the controller wants when empty.
+    pub manifests: BTreeMap<String, String>,
+    /// What to call it.
+    pub name: String,
+}
+
+/// A snapshot to be put back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RestoreInput {
+    /// Name of one of the node's snapshots, or absolute path of a portable one.
+    pub snapshot: String,
+    /// The age identity that opens a portable one (`AGE-SECRET-KEY-1…`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Secret>,
 }
 
 /// A token to register with.

@@ -19,6 +19,7 @@ pub mod lifecycle;
 pub mod local_api;
 pub mod manager;
 pub mod pass;
+pub mod releases;
 pub mod report;
 pub mod settings;
 pub mod supervisor;

@@ -85,6 +85,7 @@ impl Manager {
             settings.clone(),
             hardware::device_facts(&hardware),
             desired.generation(),
+            desired.current().and_then(|spec| spec.kubernetes.as_ref()?.release.clone()),
             receiver.clone(),
         );
         let daemon = TunnelDaemon::new(root.clone(), settings.tunneld.clone());
@@ -178,6 +179,7 @@ impl Manager {
                 self.lifecycle.on(Event::Refused(problem.reason), now);
                 self.contact.failed(problem);
             }
+            UplinkEvent::Release | UplinkEvent::ReleaseTrouble(_) => {}
             UplinkEvent::Config(offered) => {
                 if self.desired.offer(*offered) {
                     self.run_pass().await;

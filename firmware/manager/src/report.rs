@@ -148,7 +148,8 @@ pub fn same_news(a: &NodeReport, b: &NodeReport) -> bool {
 /// The same but for what changes all the time: messages of progress, counters, the next snapshot.
 fn same_kubernetes(a: Option<&KubernetesState>, b: Option<&KubernetesState>) -> bool {
     let news = |state: &KubernetesState| {
-        let KubernetesState { phase, version, role, reason, components, conditions, .. } = state.clone();
+        let KubernetesState { phase, version, role, reason, components, conditions, .. } =
+            state.clone();
         let release = (state.release.phase, state.release.reason, state.release.good.clone());
         let pods = (state.pods.failed, state.pods.problems.clone());
         let drill = (state.snapshots.drill.clone(), state.snapshots.snapshots.len());

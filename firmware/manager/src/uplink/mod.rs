@@ -10,8 +10,10 @@
 mod registration;
 mod service;
 
+use crate::releases::ReleaseStore;
 use crate::settings::Settings;
 use holdfast_api::Reason;
+use holdfast_api::kubernetes::ReleaseRef;
 use holdfast_api::local::{NodeReport, Problem, TokenInput};
 use holdfast_api::paths::Root;
 use holdfast_api::resources::{DeviceFacts, NodeConfigSpec};
@@ -60,6 +62,10 @@ pub enum UplinkEvent {
     Refused(Problem),
     /// The controller's word on what we should be.
     Config(Box<NodeConfigSpec>),
+    /// The release that the configuration names is on the disk.
+    Release,
+    /// It could not be fetched; it will be tried again.
+    ReleaseTrouble(Problem),
 }
 
 /// Who we are to the controller: kept beside the certificate.
@@ -149,18 +155,21 @@ struct Talk {
     settings: Arc<Settings>,
     facts: DeviceFacts,
     generation: u64,
+    /// The release that is not on the disk yet.
+    fetch: Option<ReleaseRef>,
     events: mpsc::Sender<UplinkEvent>,
     report: watch::Receiver<NodeReport>,
     token_changed: Arc<Notify>,
 }
 
 impl Uplink {
-    /// Starts the task. `generation` is what the ledger holds.
+    /// Starts the task. `generation` is what the ledger holds, `release` what it names.
     pub fn start(
         root: Root,
         settings: Arc<Settings>,
         facts: DeviceFacts,
         generation: u64,
+        release: Option<ReleaseRef>,
         report: watch::Receiver<NodeReport>,
     ) -> (Self, mpsc::Receiver<UplinkEvent>) {
         let (events, receiver) = mpsc::channel(EVENTS);
@@ -170,6 +179,7 @@ impl Uplink {
             settings: settings.clone(),
             facts,
             generation,
+            fetch: release.filter(|wanted| ReleaseStore::new(&root).load(&wanted.digest).is_none()),
             events,
             report,
             token_changed: token_changed.clone(),

@@ -5,10 +5,12 @@
 //! as a sign of life. Losing the controller ends nothing but the talk.
 
 use super::{Membership, Talk, UplinkError, UplinkEvent};
+use crate::releases::ReleaseStore;
 use crate::report::{node_status, same_news};
-use holdfast_api::Reason;
-use holdfast_api::local::NodeReport;
-use holdfast_api::resources::{NodeConfig, NodeStatus, NodeStatusSpec};
+use holdfast_api::kubernetes::{ReleaseRef, release_digest};
+use holdfast_api::local::{NodeReport, Problem};
+use holdfast_api::resources::{NodeConfig, NodeStatus, NodeStatusSpec, Release};
+use holdfast_api::{Reason, chain};
 use holdfast_client::{
     Backoff, Client, Conditional, Endpoint, Identity, Options, Replica, Selector, Subresource,
     TimeSource, Trust, backoff, follow, renew,
@@ -25,6 +27,8 @@ use tracing::{info, warn};
 
 /// A sign of life; the controller calls a site offline after a few of these.
 const HEARTBEAT: Duration = Duration::from_secs(60);
+/// Until a release that could not be fetched is asked for again; besides, after each poll.
+const FETCH_AGAIN: Duration = Duration::from_secs(30);
 /// News that come in a burst are told together.
 const GATHER: Duration = Duration::from_millis(100);
 /// How often the age of the certificate is looked at.
@@ -58,6 +62,8 @@ impl Talk {
             self.settings.poll,
         );
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        let mut fetching = tokio::time::interval(FETCH_AGAIN);
+        fetching.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut renewal = tokio::time::interval(RENEWAL_LOOK);
         let mut told: Option<NodeReport> = None;
         let mut etag = None;
@@ -70,8 +76,15 @@ impl Talk {
                     }
                     let copy = configs.borrow_and_update().clone();
                     self.take_configs(&copy, backoff).await?;
+                    self.fetch_release(&client, &tenant).await;
                 }
-                _ = poll.tick() => self.poll_config(&client, &tenant, &node, &mut etag).await?,
+                _ = poll.tick() => {
+                    self.poll_config(&client, &tenant, &node, &mut etag).await?;
+                    self.fetch_release(&client, &tenant).await;
+                }
+                _ = fetching.tick(), if self.fetch.is_some() => {
+                    self.fetch_release(&client, &tenant).await;
+                }
                 _ = heartbeat.tick() => {
                     let now = report.borrow_and_update().clone();
                     self.push(&client, &tenant, &node, &now, &mut told).await;
@@ -141,7 +154,27 @@ impl Talk {
     async fn take(&mut self, config: &NodeConfig) {
         if config.spec.generation != self.generation {
             self.generation = config.spec.generation;
+            let release = config.spec.kubernetes.as_ref().and_then(|k| k.release.as_ref());
+            self.fetch = release
+                .filter(|wanted| ReleaseStore::new(&self.root).load(&wanted.digest).is_none())
+                .cloned();
             self.tell(UplinkEvent::Config(Box::new(config.spec.clone()))).await;
+        }
+    }
+
+    /// Fetches the release that the configuration names, when it is not on the disk yet.
+    async fn fetch_release(&mut self, client: &Client, tenant: &str) {
+        let Some(wanted) = self.fetch.clone() else { return };
+        match fetch(client, tenant, &wanted, &ReleaseStore::new(&self.root)).await {
+            Ok(()) => {
+                self.fetch = None;
+                info!(release = wanted.name, version = wanted.version, "release fetched");
+                self.tell(UplinkEvent::Release).await;
+            }
+            Err(problem) => {
+                warn!(reason = %problem.reason, message = problem.message, "release");
+                self.tell(UplinkEvent::ReleaseTrouble(problem)).await;
+            }
         }
     }
 
@@ -222,4 +255,26 @@ impl Talk {
         let share = backoff::seed() % 1000;
         self.settings.poll.mul_f64(0.5 + f64::from(u32::try_from(share).unwrap_or(0)) / 2000.0)
     }
+}
+
+/// Fetches a release and keeps it.
+async fn fetch(
+    client: &Client,
+    tenant: &str,
+    wanted: &ReleaseRef,
+    store: &ReleaseStore,
+) -> Result<(), Problem> {
+    let unavailable = |text: String| Problem::new(Reason::ReleaseUnavailable, text);
+    let release = client
+        .get::<Release>(Some(tenant), &wanted.name)
+        .await
+        .map_err(|error| unavailable(format!("release {}: {}", wanted.name, chain(&error))))?;
+    let digest = release_digest(&release.spec.manifests);
+    if digest != wanted.digest {
+        return Err(unavailable(format!(
+            "release {} has the digest {digest}, and {} is asked for",
+            wanted.name, wanted.digest
+        )));
+    }
+    store.store(&release.spec).map_err(|error| Problem::new(Reason::StateUnwritable, chain(&error)))
 }

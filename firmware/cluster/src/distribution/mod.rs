@@ -10,9 +10,17 @@
 //! Whatever else stands in the distribution's folders is the administrator's and stays.
 #![warn(missing_docs)]
 
+mod child;
+pub mod diagnose;
+pub mod launch;
+pub mod machine;
 pub mod model;
+pub mod observe;
+pub mod plan;
+pub mod process;
 pub mod render;
 pub mod service;
+mod unit;
 mod validate;
 
 pub use model::{NodeWants, WantsError};

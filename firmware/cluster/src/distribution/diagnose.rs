@@ -1,0 +1,250 @@
+//! Why it does not come up: out of how it ended, what it logged and what the machine says. Pure.
+//!
+//! The texts are those of k3s, etcd, the kubelet and the kernel as they print them; each stands
+//! beside one that was seen in the tests below. A log that tells nothing known gives
+//! [`Reason::KubernetesExited`] with its last lines, which is true, if less helpful.
+
+use super::process::Ending;
+use holdfast_api::Reason;
+use jiff::Timestamp;
+use std::path::PathBuf;
+
+/// A port somebody listens on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// The port (TCP).
+    pub port: u16,
+    /// Who, where that can be found.
+    pub program: Option<Program>,
+}
+
+/// A running program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Its name.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// A certificate's validity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Validity {
+    /// Its file.
+    pub path: PathBuf,
+    /// From.
+    pub from: Timestamp,
+    /// To.
+    pub to: Timestamp,
+}
+
+/// What the machine says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Bytes that can be written below the data directory; none when that is not known.
+    pub free_bytes: Option<u64>,
+    /// Who listens.
+    pub listeners: Vec<Listener>,
+    /// The distribution's certificates.
+    pub certificates: Vec<Validity>,
+}
+
+/// Everything to judge by.
+#[derive(Debug, Clone)]
+pub struct Evidence<'a> {
+    /// How it ended; none while it runs.
+    pub ending: Option<Ending>,
+    /// What it and its parts logged since the start, newest last.
+    pub log: &'a [String],
+    /// What the machine says.
+    pub facts: &'a Facts,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// The finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// The code.
+    pub reason: Reason,
+    /// In detail.
+    pub message: String,
+}
+
+impl Diagnosis {
+    /// A process that runs with this in its log will never be ready.
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self.reason,
+            Reason::KubernetesPortTaken
+                | Reason::KubernetesDatastoreDamaged
+                | Reason::KubernetesConfigRefused
+        )
+    }
+}
+
+/// Less than this, and etcd cannot make its next log file of 64 MB.
+const ROOM: u64 = 64_000_000;
+
+/// A line means something when it has all texts of one row.
+type Texts = &'static [&'static [&'static str]];
+
+const DISK: Texts = &[&["no space left on device"], &["disk quota exceeded"]];
+
+/// etcd and bbolt (and SQLite, with which k3s runs without `cluster-init`).
+const DATASTORE: Texts = &[
+    &["crc mismatch"],
+    &["\"failed to open database\""],
+    &["invalid database"],
+    &["wal: file not found"],
+    &["max entry size limit exceeded"],
+    &["Was the raft log corrupted, truncated, or lost"],
+    &["failed to recover v3 backend from snapshot"],
+    &["freepages: failed to get all reachable pages"],
+    &["database file corrupt"],
+    &["database disk image is malformed"],
+    &["file checksum does not match"],
+    &["\"discovery failed\"", "proto: "],
+    &["\"discovery failed\"", "unexpected EOF"],
+];
+
+/// k3s, the kubelet, and the YAML reader.
+const CONFIGURATION: Texts = &[
+    &["flag provided but not defined"],
+    &["unknown flag: "],
+    &["unknown option \""],
+    &["unknown 'kubernetes.io' or 'k8s.io' labels"],
+    &["failed to load configuration"],
+    &["is not a YAML mapping"],
+    &["yaml: line "],
+    &["invalid argument \""],
+    &["is for servers only"],
+    &["registries.yaml is refused"],
+];
+
+const JOIN: Texts = &[
+    &["token CA hash does not match"],
+    &["encrypted with different token"],
+    &["failed to validate token"],
+    &["Node password rejected"],
+    &["failed to retrieve configuration from server: not authorized"],
+    &["401 Unauthorized", "/cacerts"],
+    &["401 Unauthorized", "/v1-k3s/"],
+    &["403 Forbidden", "/v1-k3s/"],
+    &["cannot create certificate signing request: Unauthorized"],
+    &["the token is not that of this datastore"],
+    &["is not the one that the token was made by"],
+    &["has been permanently removed from the cluster"],
+];
+
+const CERTIFICATE: Texts = &[&["certificate has expired or is not yet valid"]];
+
+const SERVER: Texts = &[
+    &["failed to get CA certs"],
+    &["failed to validate connection to cluster at"],
+    &["does not answer yet"],
+];
+
+/// The finding. None for a process that runs and whose log says nothing known.
+pub fn diagnose(evidence: &Evidence<'_>) -> Option<Diagnosis> {
+    let found = |reason, message: String| Some(Diagnosis { reason, message });
+    if let Some((port, line)) = taken_port(evidence.log) {
+        return found(Reason::KubernetesPortTaken, port_message(port, evidence.facts, line));
+    }
+    let full = evidence.facts.free_bytes.is_some_and(|free| free == 0);
+    if let Some(line) = last(evidence.log, DISK) {
+        return found(Reason::KubernetesDiskFull, with_room(line, evidence.facts));
+    }
+    if full {
+        return found(Reason::KubernetesDiskFull, "nothing is free on the disk".into());
+    }
+    let certificate = last(evidence.log, CERTIFICATE);
+    for (texts, reason) in [
+        (DATASTORE, Reason::KubernetesDatastoreDamaged),
+        (CONFIGURATION, Reason::KubernetesConfigRefused),
+        (JOIN, Reason::KubernetesJoinRefused),
+    ] {
+        if let Some(line) = last(evidence.log, texts) {
+            return found(reason, shortened(line));
+        }
+    }
+    if let Some(line) = certificate {
+        return found(Reason::KubernetesCertificateExpired, certificate_message(line, evidence));
+    }
+    if let Some(line) = last(evidence.log, SERVER) {
+        return found(Reason::KubernetesServerUnreachable, shortened(line));
+    }
+    let ending = evidence.ending?;
+    if evidence.facts.free_bytes.is_some_and(|free| free < ROOM) {
+        let message = with_room(&ending.to_string(), evidence.facts);
+        return found(Reason::KubernetesDiskFull, message);
+    }
+    found(Reason::KubernetesExited, last_words(ending, evidence.log))
+}
+
+fn last<'a>(log: &'a [String], texts: Texts) -> Option<&'a str> {
+    let means = |line: &&String| texts.iter().any(|row| row.iter().all(|text| line.contains(text)));
+    log.iter().rev().find(means).map(String::as_str)
+}
+
+/// `listen tcp 0.0.0.0:6443: bind: address already in use`, as Go's net package prints it.
+fn taken_port(log: &[String]) -> Option<(u16, &str)> {
+    log.iter().rev().find_map(|line| {
+        let (before, _) = line.split_once(": bind: address already in use")?;
+        let (_, port) = before.rsplit_once(':')?;
+        Some((port.parse().ok()?, line.as_str()))
+    })
+}
+
+fn port_message(port: u16, facts: &Facts, line: &str) -> String {
+    let listener = facts.listeners.iter().find(|listener| listener.port == port);
+    match listener.map(|listener| &listener.program) {
+        Some(Some(Program { name, pid })) => {
+            format!("port {port} is taken by {name} (process {pid})")
+        }
+        Some(None) => format!("port {port} is taken by a program that cannot be seen from here"),
+        None => format!("port {port} was taken: {}", shortened(line)),
+    }
+}
+
+fn with_room(line: &str, facts: &Facts) -> String {
+    match facts.free_bytes {
+        Some(free) => format!("{} ({} MB free)", shortened(line), free / 1_000_000),
+        None => shortened(line),
+    }
+}
+
+fn certificate_message(line: &str, evidence: &Evidence<'_>) -> String {
+    let outside = |one: &&Validity| evidence.now < one.from || evidence.now >= one.to;
+    match evidence.facts.certificates.iter().find(outside) {
+        Some(one) if evidence.now < one.from => {
+            format!("{} is valid from {} only", one.path.display(), one.from)
+        }
+        Some(one) => format!("{} expired at {}", one.path.display(), one.to),
+        None => shortened(line),
+    }
+}
+
+/// How it ended, and its last lines that are not the rest of a stack trace.
+fn last_words(ending: Ending, log: &[String]) -> String {
+    let said = log.iter().rev().filter(|line| !line.trim().is_empty() && !line.starts_with('\t'));
+    let mut lines: Vec<String> = said.take(3).map(|line| shortened(line)).collect();
+    lines.reverse();
+    match lines.is_empty() {
+        true => format!("{ending} and logged nothing"),
+        false => format!("{ending}: {}", lines.join(" | ")),
+    }
+}
+
+/// etcd's lines carry stack traces; people read the beginning.
+fn shortened(line: &str) -> String {
+    const LONGEST: usize = 300;
+    let line = line.trim();
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+use super::*;
+use proptest::prelude::*;
+
+fn judge(log: &[&str], facts: &Facts) -> Diagnosis {
+    let log: Vec<String> = log.iter().map(|line| (*line).to_owned()).collect();
+    let now = "2026-01-01T00:00:00Z".parse().unwrap();
+    let ending = Some(Ending::Status(1));
+    diagnose(&Evidence { ending, log: &log, facts, now }).unwrap()
+}
+
+fn reason(line: &str) -> Reason {
+    judge(&["Starting", line, "\tmain.main()"], &Facts::default()).reason
+}
+
+/// Each line as k3s v1.2x to v1.3x prints it, in the public reports of its users.
+#[test]
+fn what_k3s_says() {
+    for (line, want) in [
+        (
+            r#"time="2022-09-14T19:31:28+08:00" level=fatal msg="starting kubernetes: preparing server: init cluster datastore and https: listen tcp :6443: bind: address already in use""#,
+            Reason::KubernetesPortTaken,
+        ),
+        (
+            r#"E1019 20:33:37.958760 1 run.go:74] "command failed" err="failed to create listener: failed to listen on 0.0.0.0:6443: listen tcp 0.0.0.0:6443: bind: address already in use""#,
+            Reason::KubernetesPortTaken,
+        ),
+        (
+            r#"time="2024-02-02T08:45:29Z" level=fatal msg="starting kubernetes: preparing server: failed to get CA certs: Get \"https://10.255.0.101:6443/cacerts\": dial tcp 10.255.0.101:6443: connect: connection refused""#,
+            Reason::KubernetesServerUnreachable,
+        ),
+        (
+            r#"time="2021-07-29T06:42:37-04:00" level=error msg="token CA hash does not match the Cluster CA certificate hash: f086 != 8e7d""#,
+            Reason::KubernetesJoinRefused,
+        ),
+        (
+            r#"time="2023-09-19T12:49:13+02:00" level=error msg="failed to get CA certs: https://127.0.0.1:6444/cacerts: 401 Unauthorized""#,
+            Reason::KubernetesJoinRefused,
+        ),
+        (
+            r#"level=fatal msg="starting kubernetes: preparing server: bootstrap data already found and encrypted with different token""#,
+            Reason::KubernetesJoinRefused,
+        ),
+        (
+            "FATA[0004] Failed to reconcile with temporary etcd: wal: max entry size limit exceeded, recBytes: 865, fileSize(19681280) - offset(19681192) - padBytes(7) = entryLimit(81)",
+            Reason::KubernetesDatastoreDamaged,
+        ),
+        (
+            "etcdserver: read wal error (walpb: crc mismatch) and cannot be repaired",
+            Reason::KubernetesDatastoreDamaged,
+        ),
+        (
+            "F1016 03:31:28.074425    3792 server.go:185] unknown 'kubernetes.io' or 'k8s.io' labels specified with --node-labels: [kubernetes.io/role]",
+            Reason::KubernetesConfigRefused,
+        ),
+        (
+            r#"level=fatal msg="flag provided but not defined: -node-lable""#,
+            Reason::KubernetesConfigRefused,
+        ),
+        (
+            r#"level=error msg="Get \"https://127.0.0.1:6444/v1-k3s/readyz\": x509: certificate has expired or is not yet valid: current time 2026-01-01T00:00:00Z is after 2025-11-01T00:00:00Z""#,
+            Reason::KubernetesCertificateExpired,
+        ),
+        (
+            r#"level=fatal msg="failed to create new etcd: write /var/lib/rancher/k3s/server/db/etcd/member/wal/0.tmp: no space left on device""#,
+            Reason::KubernetesDiskFull,
+        ),
+    ] {
+        assert_eq!(reason(line), want, "{line}");
+    }
+}
+
+/// Each line as the laboratory's Kubernetes printed it when that was done to it.
+#[test]
+fn what_the_laboratory_says() {
+    for (line, want) in [
+        (
+            "Error: failed to create listener: failed to listen on 0.0.0.0:6443: listen tcp 0.0.0.0:6443: bind: address already in use",
+            Reason::KubernetesPortTaken,
+        ),
+        (
+            r#"etcd ended (exit status: 1): {"level":"fatal","caller":"etcdmain/etcd.go:271","msg":"discovery failed","error":"listen tcp 127.0.0.1:2379: bind: address already in use"}"#,
+            Reason::KubernetesPortTaken,
+        ),
+        (
+            "the token is not that of this datastore: /var/lib/rancher/k3s/server/token was made with another one",
+            Reason::KubernetesJoinRefused,
+        ),
+        (
+            r#"{"level":"panic","caller":"backend/backend.go:162","msg":"failed to open database","path":"/var/lib/rancher/k3s/server/db/etcd/member/snap/db","error":"invalid database"}"#,
+            Reason::KubernetesDatastoreDamaged,
+        ),
+        (
+            r#"{"level":"fatal","caller":"etcdmain/etcd.go:271","msg":"discovery failed","error":"proto: Record: wiretype end group for non-group"}"#,
+            Reason::KubernetesDatastoreDamaged,
+        ),
+        (
+            r#"{"level":"warn","caller":"wal/file_pipeline.go:79","msg":"failed to preallocate space when creating a new WAL","size":64000000,"error":"no space left on device"}"#,
+            Reason::KubernetesDiskFull,
+        ),
+        (
+            "the server https://10.0.0.1:6443 does not answer yet",
+            Reason::KubernetesServerUnreachable,
+        ),
+        (
+            "/etc/rancher/k3s/config.yaml: unknown option \"node-lable\"",
+            Reason::KubernetesConfigRefused,
+        ),
+        ("Error: unknown flag: --nonsense", Reason::KubernetesConfigRefused),
+        // The noise of a healthy start.
+        (
+            "W1122 clientconn.go] grpc: addrConn.createTransport failed to connect to {127.0.0.1:2379}. Err: connection error: desc = \"transport: Error while dialing dial tcp 127.0.0.1:2379: connect: connection refused\". Reconnecting...",
+            Reason::KubernetesExited,
+        ),
+    ] {
+        assert_eq!(reason(line), want, "{line}");
+    }
+}
+
+#[test]
+fn whoever_has_the_port_is_named() {
+    let line = "listen tcp 0.0.0.0:6443: bind: address already in use";
+    let mut facts = Facts {
+        listeners: vec![
+            Listener { port: 22, program: None },
+            Listener { port: 6443, program: Some(Program { name: "nginx".into(), pid: 12 }) },
+        ],
+        ..Facts::default()
+    };
+    assert_eq!(judge(&[line], &facts).message, "port 6443 is taken by nginx (process 12)");
+    facts.listeners[1].program = None;
+    assert!(judge(&[line], &facts).message.starts_with("port 6443 is taken by a program that"));
+    facts.listeners.clear();
+    assert!(judge(&[line], &facts).message.starts_with("port 6443 was taken: listen tcp"));
+}
+
+#[test]
+fn the_certificate_is_named() {
+    let line = "x509: certificate has expired or is not yet valid";
+    let validity = |path: &str, from: &str, to: &str| Validity {
+        path: path.into(),
+        from: from.parse().unwrap(),
+        to: to.parse().unwrap(),
+    };
+    let good = validity("/a.crt", "2025-01-01T00:00:00Z", "2027-01-01T00:00:00Z");
+    let old = validity("/b.crt", "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z");
+    let early = validity("/c.crt", "2026-06-01T00:00:00Z", "2027-01-01T00:00:00Z");
+    let with = |certificates| Facts { certificates, ..Facts::default() };
+    assert_eq!(
+        judge(&[line], &with(vec![good.clone(), old])).message,
+        "/b.crt expired at 2025-01-01T00:00:00Z"
+    );
+    assert_eq!(
+        judge(&[line], &with(vec![early])).message,
+        "/c.crt is valid from 2026-06-01T00:00:00Z only"
+    );
+    assert_eq!(judge(&[line], &with(vec![good])).message, line);
+}
+
+#[test]
+fn a_disk_without_room_explains_an_end_without_words() {
+    let facts = Facts { free_bytes: Some(1_000_000), ..Facts::default() };
+    assert_eq!(judge(&["panic"], &facts).reason, Reason::KubernetesDiskFull);
+    let facts = Facts { free_bytes: Some(ROOM), ..Facts::default() };
+    assert_eq!(judge(&["panic"], &facts).reason, Reason::KubernetesExited);
+}
+
+#[test]
+fn the_last_words_are_told_without_stack_traces() {
+    let finding = judge(&["one", "two", "", "three", "four", "\tmain.go:1"], &Facts::default());
+    assert_eq!(finding.message, "it ended with status 1: two | three | four");
+    let finding = judge(&[], &Facts::default());
+    assert_eq!(finding.message, "it ended with status 1 and logged nothing");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Any bytes that a program logs, split anywhere, are judged without a panic; and a process
+    /// that runs is only called failed for something its log says.
+    #[test]
+    fn any_log_is_judged(log in proptest::collection::vec("[a-z:…\t ]{0,20}(: bind: address already in use|:6443|…)?\\PC{0,9}", 0..6)) {
+        let now = Timestamp::UNIX_EPOCH;
+        let facts = Facts::default();
+        let running = Evidence { ending: None, log: &log, facts: &facts, now };
+        if let Some(found) = diagnose(&running) {
+            prop_assert!(found.reason != Reason::KubernetesExited);
+        }
+        let ended = Evidence { ending: Some(Ending::Unknown), ..running };
+        prop_assert!(diagnose(&ended).is_some());
+    }
+}

@@ -1,0 +1,30 @@
+//! What snapshots need of the distribution. The manager has it; tests have their own.
+
+use futures_util::future::BoxFuture;
+use std::any::Any;
+use std::error::Error;
+use std::time::Duration;
+use tokio::process::Command;
+
+/// As long as it lives the distribution stays stopped; when it is dropped it may start again.
+pub type Paused = Box<dyn Any + Send>;
+
+/// Why the distribution does not do as it was asked, in its own words.
+pub type Refusal = Box<dyn Error + Send + Sync>;
+
+/// The distribution on this node, a server.
+pub trait Distribution: Send + Sync + 'static {
+    /// Its program with these words, in the environment in which it runs here. The caller sets
+    /// input and output.
+    fn command(&self, words: &[&str]) -> Command;
+
+    /// Its version, such as `v1.33.1+k3s1`.
+    fn version(&self) -> String;
+
+    /// Stops it and keeps it stopped. Done when no process of it holds the datastore any more.
+    fn pause(&self) -> BoxFuture<'_, Result<Paused, Refusal>>;
+
+    /// Waits until the API server is ready, at most `patience`. Fails sooner when it cannot
+    /// become ready.
+    fn wait_ready(&self, patience: Duration) -> BoxFuture<'_, Result<(), Refusal>>;
+}

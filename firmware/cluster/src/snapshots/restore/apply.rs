@@ -1,0 +1,429 @@
+//! The work of each phase. It makes no choices beyond [`Phase::after`].
+
+use super::super::bundle::{self, Carried};
+use super::super::distribution::{Distribution, Paused};
+use super::super::error::{SnapshotError, io_error};
+use super::super::files::{self, blocking};
+use super::super::records::{Record, Records};
+use super::super::{etcd_file, program};
+use super::{Item, Journal, Phase, Restored, Source, pending, slots};
+use crate::paths::ClusterPaths;
+use jiff::Timestamp;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long the distribution may take to make a datastore.
+pub const MAKE_PATIENCE: Duration = Duration::from_secs(300);
+/// How long the API server may take to become ready.
+pub const READY_PATIENCE: Duration = Duration::from_secs(300);
+
+/// One restore at work.
+pub struct Restore<'a> {
+    /// The distribution.
+    pub distribution: &'a dyn Distribution,
+    /// Its places.
+    pub paths: &'a ClusterPaths,
+    /// For the journal.
+    pub now: Timestamp,
+    /// A `kill -9` in tests: before or after the work of a phase.
+    #[cfg(test)]
+    pub(super) killed_at: Option<(Phase, bool)>,
+}
+
+impl<'a> Restore<'a> {
+    /// With the distribution at these places.
+    pub fn new(
+        distribution: &'a dyn Distribution,
+        paths: &'a ClusterPaths,
+        now: Timestamp,
+    ) -> Self {
+        Restore {
+            distribution,
+            paths,
+            now,
+            #[cfg(test)]
+            killed_at: None,
+        }
+    }
+
+    /// Checks the source, then replaces the datastore. `source` is a file on this machine;
+    /// [`Source::Stored`] has been fetched before.
+    ///
+    /// # Errors
+    /// Before anything was touched: what is wrong with the source. Afterwards
+    /// [`SnapshotError::PutBack`] or [`SnapshotError::PutBackFailed`].
+    pub async fn run(&self, source: &Source) -> Result<Restored, SnapshotError> {
+        let journal = self.check(source).await?;
+        self.carry_on(journal).await
+    }
+
+    /// The checks: whole, of this version or an older one, and room for it.
+    async fn check(&self, source: &Source) -> Result<Journal, SnapshotError> {
+        let records = Records::new(self.paths);
+        let (file, record, carried) = match source {
+            Source::Local(name) => {
+                let record = blocking({
+                    let (records, name) = (records.clone(), name.clone());
+                    move || pick(&records, &name)
+                })
+                .await?;
+                (records.snapshot(&record.name), Some(record), Vec::new())
+            }
+            Source::File(file) => (file.clone(), None, Vec::new()),
+            Source::Portable { file, identity } => {
+                let staging = self.staging();
+                let unpacked = bundle::unpack(file, identity, &staging).await?;
+                (unpacked.snapshot, Some(unpacked.record), unpacked.carried)
+            }
+            Source::Stored { object, .. } => {
+                return Err(SnapshotError::NoneUsable {
+                    why: format!("{object} was not fetched from the storage"),
+                });
+            }
+        };
+        let whole = blocking({
+            let path = file.clone();
+            move || {
+                etcd_file::verify(&path).map_err(|source| SnapshotError::Damaged { path, source })
+            }
+        })
+        .await?;
+        if let Some(record) = &record {
+            if !record.sha256.is_empty() && record.sha256 != whole.sha256 {
+                return Err(SnapshotError::Damaged {
+                    path: file,
+                    source: etcd_file::NotASnapshot::Sum,
+                });
+            }
+            fits(&record.version, &self.distribution.version())?;
+        }
+        let data = self.paths.data_dir();
+        files::room(&data, whole.bytes)?;
+        let mut items = vec![item(data.join("server/db/etcd"), None)];
+        items.extend(self.carried_items(&carried));
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Journal {
+            phase: Phase::Checked,
+            attempts: 0,
+            snapshot: record.as_ref().map_or(name, |record| record.name.clone()),
+            taken: record.map(|record| record.taken),
+            file,
+            items,
+            began: self.now,
+        })
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.paths.state_dir().join("restore")
+    }
+
+    /// What other hardware gets. `tls` and `cred` are replaced whole, so that no certificate of
+    /// another cluster stays beside the authorities.
+    fn carried_items(&self, carried: &[Carried]) -> Vec<Item> {
+        let mut items: Vec<Item> = Vec::new();
+        for one in carried {
+            let top = one.top(self.paths);
+            if !items.iter().any(|item| item.place == top.place) {
+                items.push(item(top.place, Some(self.staging().join(top.staged))));
+            }
+        }
+        items
+    }
+
+    async fn carry_on(&self, mut journal: Journal) -> Result<Restored, SnapshotError> {
+        let began = Instant::now();
+        let mut paused: Option<Paused> = None;
+        let mut failure: Option<SnapshotError> = None;
+        loop {
+            self.write(&journal).await?;
+            self.survives(journal.phase, false)?;
+            tracing::info!(snapshot = journal.snapshot, phase = ?journal.phase, "restore");
+            let result = self.work(&journal, &mut paused).await;
+            self.survives(journal.phase, true)?;
+            let next = journal.phase.after(result.is_ok());
+            match (journal.phase, result, next) {
+                (_, Err(error), Some(next)) => {
+                    tracing::warn!(error = error.chain(), "the old datastore is put back");
+                    failure = Some(error);
+                    journal.phase = next;
+                }
+                (_, Ok(()), Some(next)) => journal.phase = next,
+                (Phase::Checked, Err(error), None) => {
+                    self.end().await?;
+                    return Err(error);
+                }
+                (Phase::PuttingBack, Err(source), None) => {
+                    // The journal stays: the next start tries again.
+                    let first = failure.unwrap_or_else(interrupted).into();
+                    return Err(SnapshotError::PutBackFailed { first, source: source.into() });
+                }
+                (Phase::PuttingBack, Ok(()), None) => {
+                    self.end().await?;
+                    return self.back(paused, failure.unwrap_or_else(interrupted)).await;
+                }
+                (_, result, None) => {
+                    if let Err(error) = result {
+                        tracing::warn!(error = error.chain(), "old files stay");
+                    }
+                    self.end().await?;
+                    let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    let (snapshot, taken) = (journal.snapshot, journal.taken);
+                    return Ok(Restored { snapshot, taken, took_ms });
+                }
+            }
+        }
+    }
+
+    async fn work(
+        &self,
+        journal: &Journal,
+        paused: &mut Option<Paused>,
+    ) -> Result<(), SnapshotError> {
+        match journal.phase {
+            Phase::Checked => {
+                self.pause(paused).await?;
+                self.on_files(journal, clear_leftovers).await
+            }
+            Phase::SettingAside => {
+                self.pause(paused).await?;
+                self.on_files(journal, set_aside).await
+            }
+            Phase::Making => {
+                self.pause(paused).await?;
+                self.on_files(journal, clear_and_place).await?;
+                let path = format!("--cluster-reset-restore-path={}", journal.file.display());
+                let command = self.distribution.command(&["server", "--cluster-reset", &path]);
+                program::run(command, "restoring a snapshot", MAKE_PATIENCE).await?;
+                self.on_files(journal, made).await
+            }
+            Phase::Trying => {
+                // The distribution starts when nothing holds it any more.
+                *paused = None;
+                self.ready().await
+            }
+            Phase::Keeping => {
+                *paused = None;
+                self.on_files(journal, clear_aside).await
+            }
+            Phase::PuttingBack => {
+                self.pause(paused).await?;
+                self.on_files(journal, put_back).await
+            }
+        }
+    }
+
+    async fn pause(&self, paused: &mut Option<Paused>) -> Result<(), SnapshotError> {
+        if paused.is_none() {
+            let stopped = self.distribution.pause().await;
+            *paused =
+                Some(stopped.map_err(|source| SnapshotError::Distribution {
+                    attempt: "stopped",
+                    source,
+                })?);
+        }
+        Ok(())
+    }
+
+    async fn ready(&self) -> Result<(), SnapshotError> {
+        self.distribution
+            .wait_ready(READY_PATIENCE)
+            .await
+            .map_err(|source| SnapshotError::Distribution { attempt: "started", source })
+    }
+
+    /// The end of a restore that failed: the old datastore runs, or does not.
+    async fn back(
+        &self,
+        paused: Option<Paused>,
+        first: SnapshotError,
+    ) -> Result<Restored, SnapshotError> {
+        drop(paused);
+        match self.ready().await {
+            Ok(()) => Err(SnapshotError::PutBack(first.into())),
+            Err(source) => {
+                Err(SnapshotError::PutBackFailed { first: first.into(), source: source.into() })
+            }
+        }
+    }
+
+    async fn on_files(
+        &self,
+        journal: &Journal,
+        work: fn(&Path, &Journal) -> Result<(), SnapshotError>,
+    ) -> Result<(), SnapshotError> {
+        let (data, journal) = (self.paths.data_dir(), journal.clone());
+        blocking(move || work(&data, &journal)).await
+    }
+
+    async fn write(&self, journal: &Journal) -> Result<(), SnapshotError> {
+        let (slots, journal) = (slots(self.paths), journal.clone());
+        blocking(move || slots.store(&Some(journal)).map_err(SnapshotError::Journal)).await
+    }
+
+    /// No restore is on its way any more.
+    async fn end(&self) -> Result<(), SnapshotError> {
+        let (slots, staging) = (slots(self.paths), self.staging());
+        blocking(move || {
+            // In both copies: a restore that ended long ago must not be carried on because the
+            // newest copy went bad.
+            for _ in 0..2 {
+                slots.store(&None::<Journal>).map_err(SnapshotError::Journal)?;
+            }
+            files::remove(&staging)
+        })
+        .await
+    }
+
+    #[cfg(test)]
+    fn survives(&self, phase: Phase, after: bool) -> Result<(), SnapshotError> {
+        if self.killed_at == Some((phase, after)) { Err(SnapshotError::Ended) } else { Ok(()) }
+    }
+
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "tests have another one")]
+    fn survives(&self, _: Phase, _: bool) -> Result<(), SnapshotError> {
+        Ok(())
+    }
+}
+
+/// Carries on with a restore that was interrupted; nothing when there is none. To be called before
+/// the distribution starts.
+///
+/// # Errors
+/// As [`Restore::run`].
+pub async fn recover(restore: &Restore<'_>) -> Result<Option<Restored>, SnapshotError> {
+    let Some(mut journal) = pending(restore.paths)? else {
+        let paths = restore.paths.clone();
+        blocking(move || orphan(&paths)).await?;
+        return Ok(None);
+    };
+    journal.attempts += 1;
+    let phase = journal.phase.resumed(journal.attempts);
+    tracing::info!(snapshot = journal.snapshot, phase = ?phase, "a restore is carried on");
+    journal.phase = phase;
+    restore.carry_on(journal).await.map(Some)
+}
+
+/// An old datastore without a journal and without a new one is put back: the journal was lost.
+fn orphan(paths: &ClusterPaths) -> Result<(), SnapshotError> {
+    let item = item(paths.data_dir().join("server/db/etcd"), None);
+    if !item.had && files::is_there(&item.aside()) {
+        files::rename(&item.aside(), &item.place)?;
+    }
+    Ok(())
+}
+
+fn interrupted() -> SnapshotError {
+    SnapshotError::NoneUsable { why: "the restore was interrupted too often".into() }
+}
+
+fn item(place: PathBuf, staged: Option<PathBuf>) -> Item {
+    Item { had: files::is_there(&place), place, staged }
+}
+
+/// What an earlier restore could not clear away: what is in force is in place.
+fn clear_leftovers(_: &Path, journal: &Journal) -> Result<(), SnapshotError> {
+    journal.items.iter().filter(|item| item.had).try_for_each(|item| files::remove(&item.aside()))
+}
+
+fn set_aside(_: &Path, journal: &Journal) -> Result<(), SnapshotError> {
+    for item in journal.items.iter().filter(|item| item.had) {
+        // Once it is aside, whatever is in place was made since, by a distribution that something
+        // else started while the manager was away.
+        if !files::is_there(&item.aside()) {
+            files::rename(&item.place, &item.aside())?;
+        }
+    }
+    Ok(())
+}
+
+fn clear_and_place(data: &Path, journal: &Journal) -> Result<(), SnapshotError> {
+    for item in &journal.items {
+        if item.had && !files::is_there(&item.aside()) {
+            let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(io_error("find the old", &item.place)(gone));
+        }
+        files::remove(&item.place)?;
+        if let Some(staged) = &item.staged {
+            files::copy_tree(staged, &item.place)?;
+        }
+    }
+    // k3s refuses a second reset while this is there.
+    files::remove(&data.join("server/db/reset-flag"))
+}
+
+fn made(_: &Path, journal: &Journal) -> Result<(), SnapshotError> {
+    for item in &journal.items {
+        let made = match item.staged {
+            None => item.place.join("member"),
+            Some(_) => item.place.clone(),
+        };
+        if !files::is_there(&made) {
+            let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(io_error("find the new", &made)(gone));
+        }
+    }
+    // The distribution need not have synced what it made; the journal says next that it is there.
+    nix::unistd::sync();
+    Ok(())
+}
+
+fn clear_aside(_: &Path, journal: &Journal) -> Result<(), SnapshotError> {
+    journal.items.iter().try_for_each(|item| files::remove(&item.aside()))
+}
+
+fn put_back(data: &Path, journal: &Journal) -> Result<(), SnapshotError> {
+    for item in &journal.items {
+        let aside = item.aside();
+        match (item.had, files::is_there(&aside)) {
+            (true, true) => {
+                files::remove(&item.place)?;
+                files::rename(&aside, &item.place)?;
+            }
+            // It never left its place.
+            (true, false) => {}
+            (false, _) => files::remove(&item.place)?,
+        }
+    }
+    files::remove(&data.join("server/db/reset-flag"))
+}
+
+/// The one of this name, or the newest good one.
+fn pick(records: &Records, name: &str) -> Result<Record, SnapshotError> {
+    let mut all = records.observe()?.into_iter();
+    let found = match name {
+        "" => all.find(|record| record.damaged.is_none()),
+        name => all.find(|record| record.name == name),
+    };
+    match found {
+        Some(Record { damaged: Some(why), name, .. }) => {
+            Err(SnapshotError::NoneUsable { why: format!("{name}: {why}") })
+        }
+        Some(record) => Ok(record),
+        None if name.is_empty() => {
+            Err(SnapshotError::NoneUsable { why: "none was taken on this node".into() })
+        }
+        None => Err(SnapshotError::NoneUsable { why: format!("{name} is not on this node") }),
+    }
+}
+
+/// Whether a snapshot of version `snapshot` can be restored where `here` is installed: Kubernetes
+/// reads what older versions wrote, not what newer ones did (k3s documentation, "Restoring
+/// snapshots"). What is not known is no hindrance.
+fn fits(snapshot: &str, here: &str) -> Result<(), SnapshotError> {
+    let minor = |version: &str| -> Option<(u64, u64)> {
+        let mut parts = version.trim_start_matches('v').split('.');
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    };
+    match (minor(snapshot), minor(here)) {
+        (Some(of), Some(installed)) if of > installed => {
+            Err(SnapshotError::Newer { snapshot: snapshot.into(), here: here.into() })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+pub(super) fn fits_for_tests(snapshot: &str, here: &str) -> bool {
+    fits(snapshot, here).is_ok()
+}

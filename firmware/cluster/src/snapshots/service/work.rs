@@ -1,0 +1,442 @@
+//! The task's own work: observe, plan, apply, publish.
+
+use super::super::automatic::{Decision, decide, remember};
+use super::super::bundle;
+use super::super::distribution::Distribution;
+use super::super::drill::{Drill, drill};
+use super::super::error::SnapshotError;
+use super::super::files::blocking;
+use super::super::model::{Drilled, Failures, Have, Policy, Remote, Stamp, Why};
+use super::super::plan::{Plan, Step, plan};
+use super::super::records::{Record, Records, local};
+use super::super::restore::apply::{Restore, recover};
+use super::super::restore::{Restored, Source};
+use super::super::store::Store;
+use super::super::take::{Of, take};
+use super::keep::{Kept, KeptDrill};
+use super::{Automatic, LOOK_AGAIN, Request, Settings};
+use holdfast_api::Reason;
+use holdfast_api::kubernetes::{DrillResult, SnapshotInfo, SnapshotsState};
+use holdfast_api::local::Problem;
+use jiff::Timestamp;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+
+/// How long an interval's snapshot waits for the API server.
+const READY_PATIENCE: Duration = Duration::from_secs(5);
+/// Passes in a row: a snapshot is taken, then it is stored and others go.
+const ROUNDS: u32 = 3;
+
+pub(super) struct Worker {
+    settings: watch::Receiver<Settings>,
+    distribution: Arc<dyn Distribution>,
+    publish: watch::Sender<SnapshotsState>,
+    restoring: watch::Sender<bool>,
+    records: Vec<Record>,
+    remote: Option<Vec<Remote>>,
+    take_failures: Option<Failures>,
+    store_failures: Option<Failures>,
+    skipped_drill: Option<Drilled>,
+    kept: Kept,
+    problems: Problems,
+}
+
+/// The newest problem of each kind; it goes when the same thing succeeds.
+#[derive(Debug, Default)]
+struct Problems {
+    take: Option<Problem>,
+    store: Option<Problem>,
+    restore: Option<Problem>,
+}
+
+fn problem(error: &SnapshotError) -> Problem {
+    Problem::new(error.reason(), error.chain())
+}
+
+fn failed(before: Option<Failures>, now: Timestamp) -> Option<Failures> {
+    let count = before.map_or(0, |before| before.count).saturating_add(1);
+    Some(Failures { at: now, count })
+}
+
+impl Worker {
+    pub(super) fn new(
+        settings: watch::Receiver<Settings>,
+        distribution: Arc<dyn Distribution>,
+        publish: watch::Sender<SnapshotsState>,
+        restoring: watch::Sender<bool>,
+    ) -> Self {
+        let kept = Kept::load(&settings.borrow().paths);
+        Worker {
+            settings,
+            distribution,
+            publish,
+            restoring,
+            records: Vec::new(),
+            remote: None,
+            take_failures: None,
+            store_failures: None,
+            skipped_drill: None,
+            kept,
+            problems: Problems::default(),
+        }
+    }
+
+    pub(super) async fn run(mut self, mut asked: mpsc::Receiver<Request>) {
+        self.recover().await;
+        loop {
+            let wake = self.passes().await;
+            let pause = Duration::try_from(wake.duration_since(Timestamp::now()));
+            let pause = pause.unwrap_or_default().clamp(Duration::from_secs(1), LOOK_AGAIN);
+            tokio::select! {
+                // Nothing is lost when another arm wins: requests stay in their queue.
+                request = asked.recv() => match request {
+                    Some(request) => self.answer(request).await,
+                    None => return,
+                },
+                // A change that is seen late is seen by the next pass.
+                changed = self.settings.changed() => if changed.is_err() {
+                    return;
+                },
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings.borrow().clone()
+    }
+
+    async fn recover(&mut self) {
+        let settings = self.settings();
+        self.restoring.send_replace(true);
+        let restore = Restore::new(&*self.distribution, &settings.paths, Timestamp::now());
+        let result = recover(&restore).await;
+        self.restoring.send_replace(false);
+        match result {
+            Ok(None) => {}
+            Ok(Some(restored)) => {
+                tracing::info!(snapshot = restored.snapshot, "an interrupted restore is complete");
+            }
+            Err(error) => self.restore_failed(&error),
+        }
+    }
+
+    fn restore_failed(&mut self, error: &SnapshotError) {
+        tracing::error!(error = error.chain(), "a restore failed");
+        self.problems.restore = Some(problem(error));
+    }
+
+    /// Passes until nothing is left to do now; when to come again.
+    async fn passes(&mut self) -> Timestamp {
+        let mut wake = Timestamp::now();
+        for _ in 0..ROUNDS {
+            let now = Timestamp::now();
+            let settings = self.settings();
+            self.observe(&settings, now).await;
+            let plan = self.plan(&settings, now);
+            wake = plan.wake;
+            self.show(&settings, plan.next_take);
+            if plan.steps.is_empty() {
+                break;
+            }
+            for step in &plan.steps {
+                tracing::debug!(%step, "snapshots");
+                self.apply(&settings, step, now).await;
+            }
+        }
+        wake
+    }
+
+    fn plan(&self, settings: &Settings, now: Timestamp) -> Plan {
+        let have = Have {
+            local: local(&self.records),
+            remote: self.remote.clone(),
+            take_failures: self.take_failures,
+            store_failures: self.store_failures,
+            drilled: self.skipped_drill.or_else(|| self.kept.drilled()),
+        };
+        plan(&Policy::of(&settings.policy, &settings.node), &have, None, now)
+    }
+
+    async fn observe(&mut self, settings: &Settings, now: Timestamp) {
+        let records = Records::new(&settings.paths);
+        match blocking(move || records.observe()).await {
+            Ok(records) => self.records = records,
+            Err(error) => self.problems.take = Some(problem(&error)),
+        }
+        match self.store(settings) {
+            Ok(None) => {
+                self.remote = None;
+                self.problems.store = None;
+            }
+            Ok(Some(store)) => match store.list().await {
+                Ok(remote) => self.remote = Some(remote),
+                Err(error) => self.store_failed(&error, now),
+            },
+            Err(error) => self.store_failed(&error, now),
+        }
+    }
+
+    fn store_failed(&mut self, error: &SnapshotError, now: Timestamp) {
+        tracing::warn!(error = error.chain(), "snapshots stay on the node");
+        self.problems.store = Some(problem(error));
+        self.store_failures = failed(self.store_failures, now);
+    }
+
+    /// The storage, when there is one and what goes there can be encrypted.
+    fn store(&self, settings: &Settings) -> Result<Option<Store>, SnapshotError> {
+        let Some(target) = &settings.policy.s3 else { return Ok(None) };
+        if settings.policy.recovery_key.is_none() {
+            return Err(SnapshotError::NoKey);
+        }
+        Store::new(target, &settings.site, &settings.node).map(Some)
+    }
+
+    async fn apply(&mut self, settings: &Settings, step: &Step, now: Timestamp) {
+        match step {
+            Step::Take { stamp, why } => {
+                if self.distribution.wait_ready(READY_PATIENCE).await.is_err() {
+                    // Why it is not ready others tell; one is taken when it is.
+                    self.take_failures = failed(self.take_failures, now);
+                    return;
+                }
+                // Told in the state.
+                let _told = self.take(settings, *stamp, why).await;
+            }
+            Step::Upload(name) => match self.upload(settings, name).await {
+                Ok(()) => {
+                    tracing::info!(snapshot = name, "stored");
+                    (self.store_failures, self.problems.store) = (None, None);
+                }
+                Err(error) => self.store_failed(&error, now),
+            },
+            Step::DeleteLocal(name) => {
+                let (records, name) = (Records::new(&settings.paths), name.clone());
+                if let Err(error) = blocking(move || records.delete(&name)).await {
+                    self.problems.take = Some(problem(&error));
+                }
+            }
+            Step::DeleteRemote(name) => {
+                let deleted = match self.store(settings) {
+                    Ok(Some(store)) => store.delete(name).await,
+                    Ok(None) => Ok(()),
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = deleted {
+                    self.store_failed(&error, now);
+                }
+            }
+            // What came of it is in the state.
+            Step::Drill(name) => drop(self.drill(settings, name).await),
+        }
+    }
+
+    async fn take(
+        &mut self,
+        settings: &Settings,
+        stamp: Stamp,
+        why: &Why,
+    ) -> Result<SnapshotInfo, SnapshotError> {
+        let now = Timestamp::now();
+        let of = Of { site: &settings.site, node: &settings.node, stamp, why, now };
+        match take(&*self.distribution, &settings.paths, &of).await {
+            Ok(record) => {
+                tracing::info!(snapshot = record.name, bytes = record.bytes, %why, "taken");
+                (self.take_failures, self.problems.take) = (None, None);
+                let info = record.info();
+                self.records.insert(0, record);
+                Ok(info)
+            }
+            Err(error) => {
+                tracing::warn!(error = error.chain(), %why, "no snapshot");
+                self.problems.take = Some(problem(&error));
+                self.take_failures = failed(self.take_failures, now);
+                Err(error)
+            }
+        }
+    }
+
+    async fn upload(&mut self, settings: &Settings, name: &str) -> Result<(), SnapshotError> {
+        let Some(store) = self.store(settings)? else { return Ok(()) };
+        let key = settings.policy.recovery_key.as_deref().ok_or(SnapshotError::NoKey)?;
+        let Some(record) = self.records.iter().find(|record| record.name == name) else {
+            return Ok(());
+        };
+        let file = settings.paths.state_dir().join(format!("upload/{name}{}", bundle::ENDING));
+        bundle::pack(&settings.paths, record, key, &file).await?;
+        let stored = store.put(name, &file).await;
+        blocking(move || super::super::files::remove(&file)).await?;
+        stored
+    }
+
+    async fn drill(
+        &mut self,
+        settings: &Settings,
+        name: &str,
+    ) -> Result<DrillResult, SnapshotError> {
+        let Some(record) = self.records.iter().find(|record| record.name == name).cloned() else {
+            return Err(SnapshotError::NoneUsable { why: format!("{name} is gone") });
+        };
+        let began = Instant::now();
+        let made = drill(self.distribution.clone(), &settings.paths, &record).await;
+        let at = Timestamp::now();
+        let result = match made {
+            Drill::Skipped(why) => {
+                tracing::info!(why, "no drill now");
+                self.skipped_drill = Some(Drilled { at, stamp: record.stamp, skipped: true });
+                return Err(SnapshotError::NoneUsable { why });
+            }
+            Drill::Made(result) => result,
+        };
+        if let Err(SnapshotError::Damaged { source, .. }) = &result {
+            let damaged = Record { damaged: Some(source.to_string()), ..record.clone() };
+            Records::new(&settings.paths).keep(&damaged)?;
+        }
+        let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (ok, message) = match result {
+            Ok(found) => (true, found),
+            Err(error) => (false, error.chain()),
+        };
+        tracing::info!(snapshot = name, ok, message, "drill");
+        let result = DrillResult { snapshot: name.into(), at, took_ms, ok, message };
+        self.skipped_drill = None;
+        self.kept.drill = Some(KeptDrill { stamp: record.stamp, result: result.clone() });
+        self.kept.store(&settings.paths)?;
+        Ok(result)
+    }
+
+    async fn restore(
+        &mut self,
+        settings: &Settings,
+        source: Source,
+    ) -> Result<Restored, SnapshotError> {
+        let fetched = settings.paths.state_dir().join("fetched").join("snapshot");
+        let source = match source {
+            Source::Stored { object, identity } => {
+                let store = self.store(settings)?.ok_or_else(|| no_storage())?;
+                store.get(&object, &fetched).await?;
+                Source::Portable { file: fetched.clone(), identity }
+            }
+            here => here,
+        };
+        self.restoring.send_replace(true);
+        let restore = Restore::new(&*self.distribution, &settings.paths, Timestamp::now());
+        let result = restore.run(&source).await;
+        self.restoring.send_replace(false);
+        if let Some(dir) = fetched.parent().map(std::path::Path::to_path_buf) {
+            blocking(move || super::super::files::remove(&dir)).await?;
+        }
+        match &result {
+            Ok(restored) => {
+                tracing::info!(
+                    snapshot = restored.snapshot,
+                    took_ms = restored.took_ms,
+                    "restored"
+                );
+                self.problems.restore = None;
+            }
+            Err(error) => self.restore_failed(error),
+        }
+        result
+    }
+
+    async fn damaged(&mut self, settings: &Settings) -> Result<Automatic, SnapshotError> {
+        let now = Timestamp::now();
+        let records = Records::new(&settings.paths);
+        self.records = blocking(move || records.observe()).await?;
+        let have = local(&self.records);
+        match decide(settings.single_server, &have, &self.kept.tried, now) {
+            Decision::Leave(why) => {
+                tracing::error!(%why, "the datastore is damaged and was not restored");
+                Ok(Automatic::Left(why))
+            }
+            Decision::Restore { name, stamp } => {
+                tracing::warn!(snapshot = name, "the datastore is damaged and is restored");
+                // Before it is tried: a restore that takes the machine down is tried once, too.
+                self.kept.tried = remember(&self.kept.tried, stamp, now);
+                self.kept.store(&settings.paths)?;
+                self.restore(settings, Source::Local(name)).await.map(Automatic::Restored)
+            }
+        }
+    }
+
+    async fn stored(&self, settings: &Settings) -> Result<Vec<SnapshotInfo>, SnapshotError> {
+        let store = match &settings.policy.s3 {
+            // To look needs no key.
+            Some(target) => Store::new(target, &settings.site, &settings.node)?,
+            None => return Err(no_storage()),
+        };
+        let found = store.list_site().await?;
+        Ok(found.into_iter().map(|(object, one)| info(object, &one)).collect())
+    }
+
+    /// Who asked may have gone; what was done is in the state.
+    async fn answer(&mut self, request: Request) {
+        let settings = self.settings();
+        match request {
+            Request::Take(why, answer) => {
+                let have = Have {
+                    local: local(&self.records),
+                    remote: self.remote.clone(),
+                    ..Have::default()
+                };
+                let stamp = Stamp::next(have.newest_stamp(), Timestamp::now());
+                let _gone = answer.send(self.take(&settings, stamp, &why).await);
+            }
+            Request::Restore(source, answer) => {
+                let _gone = answer.send(self.restore(&settings, source).await);
+            }
+            Request::Drill(answer) => {
+                let newest = self.records.iter().find(|record| record.damaged.is_none());
+                let result = match newest.map(|record| record.name.clone()) {
+                    Some(name) => self.drill(&settings, &name).await,
+                    None => Err(SnapshotError::NoneUsable { why: "none was taken yet".into() }),
+                };
+                let _gone = answer.send(result);
+            }
+            Request::Damaged(answer) => {
+                let _gone = answer.send(self.damaged(&settings).await);
+            }
+            Request::Stored(answer) => {
+                let _gone = answer.send(self.stored(&settings).await);
+            }
+        }
+    }
+
+    fn show(&self, settings: &Settings, next: Timestamp) {
+        let here = self.records.iter().filter(|one| one.damaged.is_none()).map(Record::info);
+        let there = self.remote.iter().flatten().map(|one| info(one.name.clone(), one));
+        let mut snapshots: Vec<SnapshotInfo> = here.chain(there).collect();
+        snapshots.sort_by(|a, b| b.taken.cmp(&a.taken).then_with(|| a.place.cmp(&b.place)));
+        let problems = &self.problems;
+        let drill_failed =
+            self.kept.drill.as_ref().filter(|drill| !drill.result.ok).map(|drill| {
+                Problem::new(Reason::SnapshotDrillFailed, drill.result.message.clone())
+            });
+        let worst = [&problems.restore, &problems.take, &drill_failed, &problems.store];
+        self.publish.send_replace(SnapshotsState {
+            snapshots,
+            next: (settings.policy.interval_hours > 0).then_some(next),
+            drill: self.kept.drill.as_ref().map(|drill| drill.result.clone()),
+            problem: worst.into_iter().flatten().next().cloned(),
+        });
+    }
+}
+
+fn no_storage() -> SnapshotError {
+    SnapshotError::StorageSettings { why: "the site has none".into() }
+}
+
+/// One in the storage, for others to see. It was taken when its stamp says, as long as the clock
+/// ran forward.
+fn info(name: String, one: &Remote) -> SnapshotInfo {
+    let by_stamp = i64::try_from(one.stamp.0).ok().and_then(|at| Timestamp::from_second(at).ok());
+    SnapshotInfo {
+        name,
+        taken: by_stamp.unwrap_or(one.stored),
+        bytes: one.bytes,
+        place: "s3".into(),
+        portable: true,
+    }
+}

@@ -1,0 +1,181 @@
+use super::*;
+use crate::images::error::ImageError;
+use crate::images::model::{Descriptor, Progress};
+use holdfast_api::Reason;
+use holdfast_api::marks::{PRE_PULL_PROGRESS_ANNOTATION, PRE_PULLED_ANNOTATION};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use tokio::sync::mpsc;
+
+/// A node that remembers.
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<World>>);
+
+#[derive(Default)]
+struct World {
+    registry: BTreeSet<String>,
+    store: BTreeSet<String>,
+    leases: BTreeMap<String, BTreeSet<String>>,
+    annotations: BTreeMap<String, String>,
+    failures: u32,
+    put_back: u32,
+}
+
+impl Fake {
+    fn with<T>(&self, look: impl FnOnce(&mut World) -> T) -> T {
+        look(&mut self.0.lock().unwrap())
+    }
+
+    fn note(&self, name: &str) -> Option<String> {
+        self.with(|world| world.annotations.get(name).cloned())
+    }
+}
+
+fn target(image: &str) -> Descriptor {
+    Descriptor { media_type: "m".into(), digest: format!("sha256:{image}"), size: 1 }
+}
+
+impl ImageStore for Fake {
+    async fn present(&self, image: &str) -> Result<Option<Descriptor>, ImageError> {
+        Ok(self.with(|world| world.store.contains(image)).then(|| target(image)))
+    }
+
+    async fn pull(
+        &self,
+        image: &str,
+        tell: mpsc::Sender<Progress>,
+    ) -> Result<Descriptor, ImageError> {
+        let half = Progress { image: image.into(), done_bytes: 1, total_bytes: 2 };
+        let _told = tell.try_send(half);
+        tokio::task::yield_now().await;
+        self.with(|world| {
+            let (image, said) = (image.to_owned(), "m".to_owned());
+            if world.failures > 0 {
+                world.failures -= 1;
+                return Err(ImageError::Registry { image, said });
+            }
+            if !world.registry.contains(&image) {
+                return Err(ImageError::Missing { image, said });
+            }
+            world.store.insert(image.clone());
+            Ok(target(&image))
+        })
+    }
+
+    async fn pin(
+        &self,
+        release: &str,
+        images: &BTreeMap<String, Descriptor>,
+    ) -> Result<(), ImageError> {
+        self.with(|world| {
+            world.leases.insert(release.into(), images.keys().cloned().collect());
+        });
+        Ok(())
+    }
+
+    async fn ensure(&self, image: &str, _: &Descriptor) -> Result<bool, ImageError> {
+        Ok(self.with(|world| {
+            let is_new = world.store.insert(image.into());
+            world.put_back += u32::from(is_new);
+            is_new
+        }))
+    }
+
+    async fn retain(
+        &self,
+        keep: &BTreeSet<String>,
+        _: &BTreeSet<String>,
+    ) -> Result<Vec<String>, ImageError> {
+        self.with(|world| world.leases.retain(|release, _| keep.contains(release)));
+        Ok(Vec::new())
+    }
+}
+
+impl NodeNotes for Fake {
+    async fn annotate(&self, annotations: &BTreeMap<String, Option<String>>) -> Result<(), String> {
+        self.with(|world| {
+            for (name, value) in annotations {
+                match value {
+                    Some(value) => world.annotations.insert(name.clone(), value.clone()),
+                    None => world.annotations.remove(name),
+                };
+            }
+        });
+        Ok(())
+    }
+}
+
+/// A hundred times quicker than on a site.
+fn start(store: Fake, notes: Fake) -> PrePuller {
+    let milliseconds = std::time::Duration::from_millis;
+    let pace = Pace {
+        pause_first: milliseconds(10),
+        pause_most: milliseconds(100),
+        check_every: milliseconds(100),
+        progress_every: milliseconds(20),
+        note_again: milliseconds(50),
+    };
+    PrePuller::start_at(pace, store, notes)
+}
+
+fn want(release: &str, images: &[&str], keep: Option<&[&str]>) -> Want {
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    Want { release: release.into(), images: set(images), keep: keep.map(set) }
+}
+
+#[tokio::test]
+async fn a_release_is_held_through_failures_and_the_one_before_is_let_go() {
+    let fake = Fake::default();
+    fake.with(|world| {
+        world.registry = ["a", "b", "c"].map(str::to_owned).into();
+        world.failures = 5;
+    });
+    let service = start(fake.clone(), fake.clone());
+    service.want(want("one", &["a", "b", "c"], Some(&[])));
+    service.held("one", |_| ()).await.unwrap();
+    assert_eq!(fake.note(PRE_PULLED_ANNOTATION).as_deref(), Some("one"));
+    assert_eq!(fake.with(|world| world.leases["one"].len()), 3);
+
+    service.want(want("two", &["a"], None));
+    service.held("two", |_| ()).await.unwrap();
+    assert_eq!(fake.with(|world| world.leases.len()), 2, "what to keep was not known");
+    service.want(want("two", &["a"], Some(&["one"])));
+    service.want(want("two", &["a"], Some(&[])));
+    while fake.with(|world| world.leases.len()) > 1 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(fake.with(|world| world.leases.contains_key("two")));
+}
+
+#[tokio::test]
+async fn what_the_registry_has_not_is_told_and_tried_again_when_asked() {
+    let fake = Fake::default();
+    let service = start(fake.clone(), fake.clone());
+    service.want(want("one", &["a"], None));
+    let problem = service.held("one", |_| ()).await.unwrap_err();
+    assert_eq!(problem.reason, Reason::ReleaseImageMissing);
+    while fake.note(PRE_PULL_PROGRESS_ANNOTATION).is_none_or(|note| !note.contains("refused")) {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(fake.note(PRE_PULLED_ANNOTATION), None);
+    fake.with(|world| world.registry.insert("a".into()));
+    service.want(want("one", &["a"], None));
+    service.held("one", |_| ()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_taken_away_is_put_back() {
+    let fake = Fake::default();
+    fake.with(|world| world.registry.insert("a".into()));
+    let service = start(fake.clone(), fake.clone());
+    service.want(want("one", &["a"], None));
+    service.held("one", |_| ()).await.unwrap();
+    fake.with(|world| {
+        world.store.clear();
+        world.annotations.clear();
+    });
+    while fake.with(|world| world.put_back == 0 || world.annotations.is_empty()) {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(fake.note(PRE_PULLED_ANNOTATION).as_deref(), Some("one"));
+}

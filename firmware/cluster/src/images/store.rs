@@ -1,0 +1,165 @@
+//! What [`super::service`] needs from outside: a store of images, and a place to say how far it is.
+
+use super::error::ImageError;
+use super::model::{Descriptor, Progress};
+use super::runtime::Runtime;
+use crate::kubernetes::Api;
+use crate::object::ObjectId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::{Mutex, mpsc};
+
+/// A node's images. [`Runtime`] is the real one; what its methods promise counts here.
+pub trait ImageStore: Clone + Send + Sync + 'static {
+    /// What the image's name stands for, if it is there.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    fn present(
+        &self,
+        image: &str,
+    ) -> impl Future<Output = Result<Option<Descriptor>, ImageError>> + Send;
+
+    /// Fetches an image; a full channel loses progress and nothing else.
+    ///
+    /// # Errors
+    /// Why it could not be had.
+    fn pull(
+        &self,
+        image: &str,
+        tell: mpsc::Sender<Progress>,
+    ) -> impl Future<Output = Result<Descriptor, ImageError>> + Send;
+
+    /// Keeps images for a release.
+    ///
+    /// # Errors
+    /// The store does not answer, or an image is gone.
+    fn pin(
+        &self,
+        release: &str,
+        images: &BTreeMap<String, Descriptor>,
+    ) -> impl Future<Output = Result<(), ImageError>> + Send;
+
+    /// Sees to it that a pinned image can be started.
+    ///
+    /// # Errors
+    /// The store does not answer, or the image is gone for good.
+    fn ensure(
+        &self,
+        image: &str,
+        target: &Descriptor,
+    ) -> impl Future<Output = Result<bool, ImageError>> + Send;
+
+    /// Lets go of other releases, and of other images that were begun.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    fn retain(
+        &self,
+        keep: &BTreeSet<String>,
+        pulling: &BTreeSet<String>,
+    ) -> impl Future<Output = Result<Vec<String>, ImageError>> + Send;
+}
+
+impl ImageStore for Runtime {
+    async fn present(&self, image: &str) -> Result<Option<Descriptor>, ImageError> {
+        Runtime::present(self, image).await
+    }
+
+    async fn pull(
+        &self,
+        image: &str,
+        tell: mpsc::Sender<Progress>,
+    ) -> Result<Descriptor, ImageError> {
+        // Credentials are those of the distribution's registries.yaml.
+        Runtime::pull(self, image, None, |progress| {
+            let _full_or_nobody_listens = tell.try_send(progress);
+        })
+        .await
+    }
+
+    async fn pin(
+        &self,
+        release: &str,
+        images: &BTreeMap<String, Descriptor>,
+    ) -> Result<(), ImageError> {
+        Runtime::pin(self, release, images).await
+    }
+
+    async fn ensure(&self, image: &str, target: &Descriptor) -> Result<bool, ImageError> {
+        Runtime::ensure(self, image, target).await
+    }
+
+    async fn retain(
+        &self,
+        keep: &BTreeSet<String>,
+        pulling: &BTreeSet<String>,
+    ) -> Result<Vec<String>, ImageError> {
+        Runtime::retain(self, keep, pulling).await
+    }
+}
+
+/// Where a node says how far it is.
+pub trait NodeNotes: Clone + Send + Sync + 'static {
+    /// Sets annotations of the own Node; none removes one.
+    ///
+    /// # Errors
+    /// In words, with whom was asked; it is tried again.
+    fn annotate(
+        &self,
+        annotations: &BTreeMap<String, Option<String>>,
+    ) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// The own Node, by the kubelet's rights: it may change itself and no other
+/// (the NodeRestriction admission plugin).
+#[derive(Debug, Clone)]
+pub struct OwnNode {
+    kubeconfig: PathBuf,
+    id: ObjectId,
+    connected: Arc<Mutex<Option<Api>>>,
+}
+
+impl OwnNode {
+    /// The node `name` with the kubelet's kubeconfig, which need not be there yet.
+    pub fn new(kubeconfig: PathBuf, name: &str) -> Self {
+        let id = ObjectId {
+            api_version: "v1".into(),
+            kind: "Node".into(),
+            namespace: None,
+            name: name.into(),
+        };
+        Self { kubeconfig, id, connected: Arc::default() }
+    }
+
+    async fn api(&self) -> Result<Api, String> {
+        let mut connected = self.connected.lock().await;
+        match &*connected {
+            Some(api) => Ok(api.clone()),
+            None => {
+                let api = Api::connect(&self.kubeconfig).map_err(|error| chain(&error))?;
+                *connected = Some(api.clone());
+                Ok(api)
+            }
+        }
+    }
+}
+
+impl NodeNotes for OwnNode {
+    async fn annotate(&self, annotations: &BTreeMap<String, Option<String>>) -> Result<(), String> {
+        let outcome = self.api().await?.annotate(&self.id, annotations).await;
+        if outcome.is_err() {
+            // The distribution may have written other certificates.
+            *self.connected.lock().await = None;
+        }
+        outcome.map_err(|error| chain(&error))
+    }
+}
+
+/// An error with its causes, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
+}

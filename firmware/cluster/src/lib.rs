@@ -9,6 +9,7 @@
 //! | [`images`] | the container runtime: pull, pin, progress |
 //! | [`nodes`] | one node at a time: reboot lock, drain, replacement |
 //! | [`snapshots`] | of the datastore: taken, sent away encrypted, restored, drilled |
+//! | [`status`] | the cluster seen from outside: components, conditions, pods, metrics |
 //!
 //! The manager composes these; they are no daemons by themselves. All plans and machines are pure
 //! (`now` is an argument). This is the only crate on the box that speaks to Kubernetes, to
@@ -23,3 +24,4 @@ pub mod object;
 pub mod paths;
 pub mod release;
 pub mod snapshots;
+pub mod status;

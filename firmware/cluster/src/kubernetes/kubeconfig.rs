@@ -72,13 +72,10 @@ pub fn parse(text: &str, folder: &Path) -> Result<Access, String> {
     let cluster = find(&file.clusters, cluster)
         .and_then(|named| named.cluster.as_ref())
         .ok_or_else(|| format!("it has no cluster {cluster}"))?;
-    let nobody = User::default();
-    let user = match user.as_deref().filter(|name| !name.is_empty()) {
-        Some(name) => find(&file.users, name)
-            .and_then(|named| named.user.as_ref())
-            .ok_or_else(|| format!("it has no user {name}"))?,
-        None => &nobody,
-    };
+    let user = user.as_deref().unwrap_or_default();
+    let user = find(&file.users, user)
+        .and_then(|named| named.user.as_ref())
+        .ok_or_else(|| format!("it has no user {user}"))?;
     access(cluster, user, folder)
 }
 
@@ -141,6 +138,9 @@ fn access(cluster: &Cluster, user: &User, folder: &Path) -> Result<Access, Strin
         (None, None) => None,
         _ => return Err("it has only one of client certificate and key".into()),
     };
+    if identity.is_none() && token.is_none() {
+        return Err("it does not say who we are".into());
+    }
     Ok(Access {
         server: uri.authority().map(ToString::to_string).unwrap_or_default(),
         host,

@@ -1,0 +1,269 @@
+use super::*;
+use crate::nodes::cluster::fake::Fake;
+use crate::nodes::model::{BudgetView, PodRef, PodView, Selector};
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn node(name: &str) -> NodeView {
+    NodeView {
+        name: name.into(),
+        uid: format!("uid-{name}"),
+        other_ids: [format!("machine-{name}")].into(),
+        readiness: Readiness::Ready,
+        ..NodeView::default()
+    }
+}
+
+fn pod(name: &str) -> PodView {
+    PodView {
+        pod: PodRef { namespace: "a".into(), name: name.into(), uid: name.into() },
+        controller: Some("ReplicaSet".into()),
+        ..PodView::default()
+    }
+}
+
+fn site(nodes: &[&str]) -> Arc<Fake> {
+    let fake = Fake::default();
+    fake.world().nodes = nodes.iter().map(|name| node(name)).collect();
+    fake.world().looks_to_end = 2;
+    Arc::new(fake)
+}
+
+fn lock_with(fake: &Arc<Fake>, deadline: Duration) -> RebootLock<Fake> {
+    let drain = DrainSettings {
+        deadline,
+        retry: Duration::from_millis(5),
+        retry_most: Duration::from_millis(20),
+        look: Duration::from_millis(1),
+    };
+    let patience = Duration::from_millis(1);
+    RebootLock::new(Arc::clone(fake), LockSettings { drain, patience, ..LockSettings::default() })
+}
+
+fn lock(fake: &Arc<Fake>) -> RebootLock<Fake> {
+    lock_with(fake, SOON)
+}
+
+fn strict() -> BudgetView {
+    let (namespace, name) = ("a".into(), "strict".into());
+    BudgetView { namespace, name, selector: Some(Selector::default()), allowed: 0 }
+}
+
+fn kind(answer: Result<(), Refusal>) -> Option<Kind> {
+    answer.err().map(|refusal| refusal.kind)
+}
+
+const BUSY: &[Kind] = &[Kind::Draining, Kind::DrainBlocked];
+
+/// Asks once; the node gets the lock, and its drain begins.
+async fn begin(lock: &RebootLock<Fake>, id: &str) {
+    let answer = kind(lock.pre_reboot("default", id).await);
+    assert!(answer.is_some_and(|kind| BUSY.contains(&kind)), "{answer:?}");
+}
+
+/// Asks as clients do, until the answer is none of `passing`.
+async fn until_not(lock: &RebootLock<Fake>, id: &str, passing: &[Kind]) -> Result<(), Refusal> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        match lock.pre_reboot("default", id).await {
+            Err(refusal) if passing.contains(&refusal.kind) && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_node_at_a_time_drained_first_and_back_again() {
+    let fake = site(&["n1", "n2"]);
+    fake.world().pods = vec![("n1".into(), pod("web")), ("n2".into(), pod("other"))];
+    let lock = lock(&fake);
+    begin(&lock, "n1").await;
+    assert_eq!(kind(lock.pre_reboot("default", "n2").await), Some(Kind::Locked));
+    until_not(&lock, "n1", &[Kind::Draining]).await.unwrap();
+    assert_eq!(fake.world().pods.len(), 1);
+    assert!(fake.node("n1").cordoned_by_us);
+    // Recursive, also by another id of the same node, and not to be had by others.
+    lock.pre_reboot("default", "machine-n1").await.unwrap();
+    assert_eq!(kind(lock.pre_reboot("default", "n2").await), Some(Kind::Locked));
+    lock.steady_state("default", "n2").await.unwrap();
+    assert_eq!(lock.holders().await.unwrap(), [(Group::default(), "n1".to_owned())]);
+    lock.steady_state("default", "n1").await.unwrap();
+    lock.steady_state("default", "n1").await.unwrap();
+    assert!(!fake.node("n1").unschedulable);
+    assert_eq!(lock.holders().await.unwrap(), []);
+    assert_eq!(kind(lock.pre_reboot("default", "n2").await), Some(Kind::Draining));
+    assert_eq!(
+        fake.world().log[..5],
+        [
+            r#"holdfast-reboot: "n1""#,
+            "cordon n1",
+            "evict a/web",
+            "uncordon n1",
+            r#"holdfast-reboot: """#
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_strict_budget_is_named_and_then_the_node_takes_pods_and_the_lock_is_free() {
+    let fake = site(&["n1", "n2"]);
+    fake.world().pods = vec![("n1".into(), pod("web"))];
+    fake.world().budgets = vec![strict()];
+    let lock = lock_with(&fake, Duration::from_millis(100));
+    let blocked = until_not(&lock, "n1", &[Kind::Draining]).await.unwrap_err();
+    assert_eq!(blocked.kind, Kind::DrainBlocked);
+    assert_eq!(
+        blocked.message,
+        "budget a/strict does not let pod a/web go: it needs 1 healthy pod"
+    );
+    let late = until_not(&lock, "n1", BUSY).await.unwrap_err();
+    assert_eq!(late.kind, Kind::DrainTimeout);
+    assert!(late.message.contains("a/web"), "{}", late.message);
+    assert!(!fake.node("n1").unschedulable);
+    assert_eq!(lock.holders().await.unwrap(), []);
+    // The next request begins anew.
+    begin(&lock, "n1").await;
+}
+
+#[tokio::test]
+async fn a_failure_nobody_asked_about_gives_others_their_turn_and_is_told_once() {
+    let fake = site(&["n1", "n2"]);
+    fake.world().pods = vec![("n1".into(), pod("web"))];
+    fake.world().budgets = vec![strict()];
+    let lock = lock_with(&fake, Duration::from_millis(30));
+    begin(&lock, "n1").await;
+    until_not(&lock, "n2", &[Kind::Locked, Kind::Draining]).await.unwrap();
+    lock.steady_state("default", "n2").await.unwrap();
+    let answer = kind(lock.pre_reboot("default", "n1").await);
+    // Told while it is fresh; begun anew when it is not.
+    let told = [Kind::DrainTimeout, Kind::Draining, Kind::DrainBlocked];
+    assert!(answer.is_some_and(|kind| told.contains(&kind)), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_operators_cordon_is_not_ours_to_end() {
+    let fake = site(&["n1", "n2"]);
+    fake.world().nodes[0].unschedulable = true;
+    let lock = lock(&fake);
+    until_not(&lock, "n1", &[Kind::Draining]).await.unwrap();
+    lock.steady_state("default", "n1").await.unwrap();
+    assert!(fake.node("n1").unschedulable);
+    assert!(!fake.world().log.iter().any(|line| line.contains("cordon")));
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_ready_is_not_steady() {
+    let fake = site(&["n1", "n2"]);
+    let lock = lock(&fake);
+    until_not(&lock, "n1", &[Kind::Draining]).await.unwrap();
+    fake.world().nodes[0].readiness = Readiness::NotReady;
+    assert_eq!(kind(lock.steady_state("default", "n1").await), Some(Kind::NotReady));
+    assert_eq!(kind(lock.pre_reboot("default", "n2").await), Some(Kind::Locked));
+    fake.world().nodes[0].readiness = Readiness::Ready;
+    lock.steady_state("default", "n1").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_removed_holder_loses_the_lock_and_nobody_unknown_gets_it() {
+    let fake = site(&["n1", "n2"]);
+    let lock = lock(&fake);
+    until_not(&lock, "n1", &[Kind::Draining]).await.unwrap();
+    fake.world().nodes.remove(0);
+    until_not(&lock, "n2", &[Kind::Draining]).await.unwrap();
+    assert_eq!(lock.holders().await.unwrap()[0].1, "n2");
+    assert_eq!(kind(lock.pre_reboot("default", "n1").await), Some(Kind::UnknownNode));
+    lock.steady_state("default", "n1").await.unwrap();
+    assert_eq!(kind(lock.pre_reboot("other", "n2").await), Some(Kind::UnknownGroup));
+    assert_eq!(kind(lock.pre_reboot("Not A Group", "n2").await), Some(Kind::UnknownGroup));
+}
+
+#[tokio::test]
+async fn an_operator_breaks_the_lock_of_the_holder_that_was_meant() {
+    let fake = site(&["n1", "n2"]);
+    fake.world().pods = vec![("n1".into(), pod("web"))];
+    fake.world().budgets = vec![strict()];
+    let lock = lock(&fake);
+    begin(&lock, "n1").await;
+    assert!(!lock.break_lock(&Group::default(), "n2").await.unwrap());
+    assert!(lock.break_lock(&Group::default(), "n1").await.unwrap());
+    // The drain notices, and takes its cordon away.
+    let deadline = Instant::now() + SOON;
+    while lock.running("n1").is_some() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!fake.node("n1").unschedulable);
+    assert_eq!(fake.world().pods.len(), 1);
+}
+
+#[tokio::test]
+async fn races_and_an_absent_api_server_are_survived() {
+    let fake = site(&["n1", "n2"]);
+    let lock = lock(&fake);
+    fake.race_next_write("n2");
+    assert_eq!(kind(lock.pre_reboot("default", "n1").await), Some(Kind::Locked));
+    assert!(lock.break_lock(&Group::default(), "n2").await.unwrap());
+    for failures in 1..12 {
+        fake.fail_next(failures);
+        let answer = lock.pre_reboot("default", "n1").await;
+        assert!(answer.is_ok() || kind(answer.clone()) == Some(Kind::Unavailable), "{answer:?}");
+        fake.fail_next(0);
+        until_not(&lock, "n1", &[Kind::Draining, Kind::Unavailable]).await.unwrap();
+        fake.fail_next(failures);
+        let answer = lock.steady_state("default", "n1").await;
+        assert_eq!(kind(answer), Some(Kind::Unavailable));
+        fake.fail_next(0);
+        lock.steady_state("default", "n1").await.unwrap();
+        assert!(!fake.node("n1").unschedulable);
+    }
+}
+
+#[tokio::test]
+async fn another_server_carries_on_a_drain_and_ends_one() {
+    let fake = site(&["n1", "n2"]);
+    fake.world().pods = vec![("n1".into(), pod("web"))];
+    fake.world().budgets = vec![strict()];
+    let first = lock(&fake);
+    begin(&first, "n1").await;
+    let second = lock(&fake);
+    let answer = until_not(&second, "n1", &[Kind::Draining]).await.unwrap_err();
+    assert_eq!(answer.kind, Kind::DrainBlocked);
+    // The second one is told that the node is steady; the first one's drain has to notice.
+    second.steady_state("default", "n1").await.unwrap();
+    let deadline = Instant::now() + SOON;
+    while first.running("n1").is_some() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!fake.node("n1").unschedulable);
+    drop(first);
+}
+
+#[tokio::test]
+async fn a_reboot_that_would_stop_the_datastore_waits() {
+    let fake = site(&["s1", "s2", "s3", "w1"]);
+    for server in &mut fake.world().nodes[..3] {
+        server.server = true;
+    }
+    fake.world().nodes[2].readiness = Readiness::Unknown;
+    let lock = lock(&fake);
+    assert_eq!(kind(lock.pre_reboot("default", "s1").await), Some(Kind::Datastore));
+    // The silent one itself may: it costs nothing, and is how it comes back.
+    lock.pre_reboot("default", "s3").await.unwrap();
+    lock.break_lock(&Group::default(), "s3").await.unwrap();
+    until_not(&lock, "w1", &[Kind::Draining]).await.unwrap();
+}
+
+#[test]
+fn groups_and_leases_name_each_other() {
+    for name in ["default", "workers", "rack-1.row.2"] {
+        let group = Group::try_from(name).unwrap();
+        assert_eq!(Group::of_lease(&group.lease_name()), Some(group));
+    }
+    assert_eq!(Group::of_lease("holdfast-reboot"), Some(Group::default()));
+    assert_eq!(Group::of_lease("holdfast-release"), None);
+    assert_eq!(Group::of_lease("holdfast-rebooted"), None);
+    for name in ["", "A", "a_b", "-a", "a-", "a..b", "a/b", &"x".repeat(64)] {
+        assert_eq!(Group::try_from(name).unwrap_err().kind, Kind::UnknownGroup, "{name}");
+    }
+}

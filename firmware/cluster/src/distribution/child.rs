@@ -70,7 +70,8 @@ impl ChildLauncher {
             .stderr(errors)
             .spawn()
             .map_err(LaunchError::io("start", &launch.program))?;
-        let opened = Process::open(child.id()).map_err(LaunchError::io("watch", &launch.program));
+        let opened =
+            Process::of_child(child.id()).map_err(LaunchError::io("watch", &launch.program));
         let process = opened?.ok_or(LaunchError::Gone)?;
         record.process = Some(process.identity().clone());
         if let Err(error) = self.places.keep(&record) {

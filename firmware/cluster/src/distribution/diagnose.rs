@@ -182,7 +182,7 @@ pub fn diagnose(evidence: &Evidence<'_>) -> Option<Diagnosis> {
     found(Reason::KubernetesExited, last_words(ending, evidence.log))
 }
 
-fn last<'a>(log: &'a [String], texts: Texts) -> Option<&'a str> {
+fn last(log: &[String], texts: Texts) -> Option<&str> {
     let means = |line: &&String| texts.iter().any(|row| row.iter().all(|text| line.contains(text)));
     log.iter().rev().find(means).map(String::as_str)
 }

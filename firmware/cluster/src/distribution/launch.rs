@@ -100,7 +100,9 @@ pub enum How {
     /// A unit where systemd is PID 1, else a child.
     #[default]
     Auto,
-    /// A child in any case.
+    /// Always as a unit.
+    Systemd,
+    /// Always as a process of its own session.
     Child,
 }
 
@@ -117,10 +119,12 @@ impl Launcher {
     /// The one that fits the machine (sd_booted(3)).
     pub fn new(how: How, paths: &ClusterPaths) -> Self {
         let places = Places::new(paths);
-        if how == How::Auto && Path::new("/run/systemd/system").is_dir() {
-            return Launcher::Unit(UnitLauncher::new(places));
+        let booted = || Path::new("/run/systemd/system").is_dir();
+        match how {
+            How::Systemd => Launcher::Unit(UnitLauncher::new(places)),
+            How::Auto if booted() => Launcher::Unit(UnitLauncher::new(places)),
+            How::Auto | How::Child => Launcher::Child(ChildLauncher::new(places)),
         }
-        Launcher::Child(ChildLauncher::new(places))
     }
 
     /// Where logs and record are.

@@ -5,6 +5,7 @@
 //! and nothing else does. Files come before the process that reads them.
 
 use super::render::Rendered;
+use super::want::Wanted;
 use crate::distribution::model::WantsError;
 use holdfast_api::Reason;
 use serde::{Deserialize, Serialize};
@@ -52,17 +53,6 @@ pub enum FileState {
     Ours(Rendered),
     /// Somebody else wrote it.
     Foreign,
-}
-
-/// What is wanted, rendered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// Our fragment of the configuration.
-    pub config: Rendered,
-    /// The registries, when there are mirrors.
-    pub registries: Option<Rendered>,
-    /// What a process that fits was started with.
-    pub aspects: Aspects,
 }
 
 /// The process.

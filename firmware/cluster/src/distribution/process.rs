@@ -59,6 +59,18 @@ impl Process {
     /// # Errors
     /// The kernel gives no pidfd (before Linux 5.3), or no file descriptors are left.
     pub fn open(pid: u32) -> io::Result<Option<Self>> {
+        Process::hold(pid, start_of)
+    }
+
+    /// Our own child, which may have ended already. Its number is its own until it is buried.
+    ///
+    /// # Errors
+    /// As [`Process::open`].
+    pub fn of_child(pid: u32) -> io::Result<Option<Self>> {
+        Process::hold(pid, |stat| Some(state_and_start(stat)?.1))
+    }
+
+    fn hold(pid: u32, start: fn(&str) -> Option<u64>) -> io::Result<Option<Self>> {
         let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
             return Ok(None);
         };
@@ -66,7 +78,7 @@ impl Process {
             Err(rustix::io::Errno::SRCH) => return Ok(None),
             result => result?,
         };
-        let Some(identity) = identify(pid)? else { return Ok(None) };
+        let Some(identity) = identify(pid, start)? else { return Ok(None) };
         #[allow(
             deprecated,
             reason = "its successor is unsafe, for a promise that an OwnedFd keeps by its type"
@@ -136,8 +148,8 @@ impl Process {
     }
 }
 
-/// Reads who a process is; none when it is gone or dead.
-fn identify(pid: u32) -> io::Result<Option<Identity>> {
+/// Reads who a process is; none when it is gone.
+fn identify(pid: u32, start: fn(&str) -> Option<u64>) -> io::Result<Option<Identity>> {
     let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         // ESRCH: it ended between open and read.
         Err(error)
@@ -148,20 +160,24 @@ fn identify(pid: u32) -> io::Result<Option<Identity>> {
         }
         result => result?,
     };
-    let Some(start_ticks) = start_of(&stat) else { return Ok(None) };
+    let Some(start_ticks) = start(&stat) else { return Ok(None) };
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
     Ok(Some(Identity { pid, start_ticks, boot }))
 }
 
-/// The tick of the start out of `/proc/PID/stat`; none for one that is dead. The name in
-/// parentheses may hold anything, parentheses too.
+/// The tick of the start out of `/proc/PID/stat`; none for one that is dead.
 fn start_of(stat: &str) -> Option<u64> {
+    let (state, start) = state_and_start(stat)?;
+    (!matches!(state, "Z" | "X" | "x")).then_some(start)
+}
+
+/// The name in parentheses may hold anything, parentheses too.
+fn state_and_start(stat: &str) -> Option<(&str, u64)> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?;
     // Field 22 of the line; the state is field 3.
-    let start = fields.nth(18)?.parse().ok()?;
-    (!matches!(state, "Z" | "X" | "x")).then_some(start)
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -195,6 +211,8 @@ mod tests {
         process.ask_to_end().unwrap();
         process.ended().await.unwrap();
         assert!(Process::open(sleeper.id()).unwrap().is_none(), "dead, though not buried");
+        let child = Process::of_child(sleeper.id()).unwrap().unwrap();
+        assert_eq!(child.identity(), process.identity());
         assert_eq!(process.ending(), Ending::Signal(15));
         process.kill().unwrap();
         let _buried = sleeper.wait();

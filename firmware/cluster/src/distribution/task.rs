@@ -1,0 +1,475 @@
+//! The task: it carries out what `plan`, `machine` and `upgrade` decide, and tells them what
+//! happened. No policy of its own but paces.
+//!
+//! Events come from six sides: a wish, a command, the end of the process, an answer of something
+//! that was sent off (probe, download, drain), the machine's clock, and the paces below. After
+//! each, the upgrade is looked at and the state is told.
+
+mod report;
+mod version;
+mod watch;
+
+use super::binary::Store;
+use super::diagnose::Diagnosis;
+use super::launch::{Launch, LaunchError, Launcher, Record};
+use super::machine::{Action, Event, Machine, State};
+use super::plan::{Aspect, Have, Running, Step, plan};
+use super::process::{Ending, Process};
+use super::render::{self, MODE};
+use super::service::{Command, DistributionState, Helpers, Settings, Wish};
+use super::upgrade::Versions;
+use super::want::Wanted;
+use super::{last_good, observe};
+use holdfast_api::Reason;
+use jiff::Timestamp;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+use watch::LOOK_EVERY;
+
+/// Between two attempts to carry out what could not be.
+const RETRY: Duration = Duration::from_secs(10);
+/// Between two looks at the length of the log.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+
+/// What something that was sent off brought back.
+enum News {
+    Probe(Result<(), String>),
+    Fetched(Result<(), Diagnosis>),
+    Drained(Result<(), Diagnosis>),
+    Uncordoned(Result<(), Diagnosis>),
+    Version(Option<String>),
+    Released,
+}
+
+pub(super) struct Task {
+    settings: Settings,
+    helpers: Helpers,
+    wishes: tokio::sync::watch::Receiver<Wish>,
+    inbox: mpsc::Receiver<Command>,
+    tell: tokio::sync::watch::Sender<DistributionState>,
+
+    launcher: Launcher,
+    store: Store,
+    machine: Machine,
+    process: Option<Process>,
+    record: Record,
+    wish: Wish,
+    wanted: Option<Wanted>,
+    /// What the distribution refused; the last good files stand in for it.
+    refused: Option<Wanted>,
+    versions: Versions,
+    trial_since: Option<Instant>,
+
+    sent: JoinSet<News>,
+    probing: bool,
+    upgrading: bool,
+    pauses: usize,
+    waiting_for_end: Vec<oneshot::Sender<()>>,
+
+    /// Why it was not ready last; gone when it is.
+    problem: Option<Diagnosis>,
+    /// Why what is wanted cannot be carried out.
+    blocked: Option<Diagnosis>,
+    /// Why a new version is not had.
+    upgrade_problem: Option<Diagnosis>,
+    /// Looks in a row that found it doomed.
+    doomed: u32,
+
+    /// Of the process, when we started it.
+    started: Option<(Instant, Timestamp)>,
+    ready_after: Option<Duration>,
+    starts: u32,
+    version: String,
+    next_probe: Instant,
+    next_look: Instant,
+    next_housekeeping: Instant,
+    retry_at: Option<Instant>,
+    next_upgrade: Instant,
+    upgrade_failures: u32,
+}
+
+impl Task {
+    pub(super) fn new(
+        settings: Settings,
+        helpers: Helpers,
+        wishes: tokio::sync::watch::Receiver<Wish>,
+        inbox: mpsc::Receiver<Command>,
+        tell: tokio::sync::watch::Sender<DistributionState>,
+    ) -> Self {
+        let now = Instant::now();
+        let launcher = Launcher::new(settings.how, &settings.paths);
+        let store = Store::new(&settings.paths);
+        let versions = version::load(&settings.paths, &store);
+        Task {
+            launcher,
+            store,
+            versions,
+            settings,
+            helpers,
+            wishes,
+            inbox,
+            tell,
+            machine: Machine::default(),
+            process: None,
+            record: Record::default(),
+            wish: Wish::Unknown,
+            wanted: None,
+            refused: None,
+            trial_since: None,
+            sent: JoinSet::new(),
+            probing: false,
+            upgrading: false,
+            pauses: 0,
+            waiting_for_end: Vec::new(),
+            problem: None,
+            blocked: None,
+            upgrade_problem: None,
+            doomed: 0,
+            started: None,
+            ready_after: None,
+            starts: 0,
+            version: String::new(),
+            next_probe: now,
+            next_look: now,
+            next_housekeeping: now + HOUSEKEEPING,
+            retry_at: None,
+            next_upgrade: now,
+            upgrade_failures: 0,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        self.take_wish().await;
+        loop {
+            self.upgrade().await;
+            self.report();
+            let wake = self.wake_at().into();
+            // Each arm may be dropped and waited for again: nothing is taken before it is whole.
+            tokio::select! {
+                changed = self.wishes.changed() => match changed {
+                    Ok(()) => self.take_wish().await,
+                    Err(_) => return,
+                },
+                command = self.inbox.recv() => match command {
+                    Some(command) => self.obey(command).await,
+                    None => return,
+                },
+                () = ended(self.process.as_ref()) => self.has_ended().await,
+                Some(news) = self.sent.join_next() => match news {
+                    Ok(news) => self.hear(news).await,
+                    Err(fault) => {
+                        error!(error = %fault, "a helper of Kubernetes' supervision failed");
+                        (self.probing, self.upgrading) = (false, false);
+                    }
+                },
+                () = tokio::time::sleep_until(wake) => self.pass_time().await,
+            }
+        }
+    }
+
+    async fn take_wish(&mut self) {
+        self.wish = self.wishes.borrow_and_update().clone();
+        self.reconcile().await;
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Restart => self.event(Event::Restart).await,
+            Command::Pause { stopped, until } => {
+                self.pauses += 1;
+                self.sent.spawn(async move {
+                    // Its other end is dropped, never used.
+                    let _dropped = until.await;
+                    News::Released
+                });
+                self.waiting_for_end.push(stopped);
+                self.reconcile().await;
+            }
+        }
+    }
+
+    /// Brings the machine to what is wanted.
+    async fn reconcile(&mut self) {
+        (self.blocked, self.retry_at) = (None, None);
+        if let Err(problem) = self.try_reconcile().await {
+            warn!(reason = %problem.reason, message = %problem.message, "Kubernetes is not as it is wanted");
+            self.blocked = Some(problem);
+            self.retry_at = Some(Instant::now() + RETRY);
+        }
+        self.tell_whether_ended();
+    }
+
+    async fn try_reconcile(&mut self) -> Result<(), Diagnosis> {
+        if self.pauses == 0 && self.wish == Wish::Unknown {
+            return Ok(());
+        }
+        let mut found = None;
+        if !self.machine.runs() {
+            found = self.launcher.find().await.map_err(|error| told(&error, error.reason()))?;
+        }
+        if self.pauses > 0 {
+            self.adopt(found).await;
+            self.event(Event::Unwanted).await;
+            return Ok(());
+        }
+        let want = self.want();
+        if found.is_none() && !self.machine.runs() && want.is_some() && self.awaits_program() {
+            return Ok(());
+        }
+        let have = Have {
+            config: observed(render::config_path(&self.settings.paths)),
+            registries: observed(render::registries_path(&self.settings.paths)),
+            running: self.running(found.as_ref()),
+        };
+        let steps = match plan(want.as_ref(), &have) {
+            Ok(steps) => steps,
+            Err(error) => {
+                // What runs already is the last good.
+                self.adopt(found).await;
+                return Err(told(&error, error.reason()));
+            }
+        };
+        self.wanted = want;
+        for step in steps {
+            info!(step = %step, "Kubernetes");
+            match step {
+                Step::Write(file) => {
+                    holdfast_durable::write(&file.path, file.content.as_bytes(), MODE)
+                        .map_err(|error| told(&error, unwritable(&error)))?;
+                }
+                Step::Remove(path) => {
+                    holdfast_durable::remove(&path)
+                        .map_err(|error| told(&error, unwritable(&error)))?;
+                }
+                Step::Adopt(_) => self.adopt(found.take()).await,
+                Step::Start => self.event(Event::Wanted).await,
+                Step::Restart(_) => self.event(Event::Restart).await,
+                Step::Stop => self.event(Event::Unwanted).await,
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wanted, with the last good files for those that were refused.
+    fn want(&mut self) -> Option<Wanted> {
+        let Wish::Run(wants) = &self.wish else {
+            (self.refused, self.problem) = (None, None);
+            return None;
+        };
+        let mut arguments = vec![wants.command().to_owned()];
+        arguments.extend(self.settings.arguments.iter().cloned());
+        let want = Wanted::new(wants, &self.settings.paths, &self.program(), &arguments);
+        if self.refused.as_ref().is_some_and(|refused| *refused != want) {
+            self.refused = None;
+        }
+        match &self.refused {
+            Some(refused) => last_good::instead_of(&self.settings.paths, refused).or(Some(want)),
+            None => Some(want),
+        }
+    }
+
+    fn running(&self, found: Option<&(Process, Record)>) -> Running {
+        let aspects = self.record.aspects.clone();
+        match (found, &self.process, self.machine.state()) {
+            (Some((process, record)), _, _) => {
+                Running::Found { pid: process.pid(), aspects: record.aspects.clone() }
+            }
+            (None, Some(process), _) => Running::Supervised { pid: process.pid(), aspects },
+            // What was last wanted is what the next start takes.
+            (None, None, State::Backoff { .. }) => Running::Pausing(
+                self.wanted.as_ref().map(|wanted| wanted.aspects.clone()).unwrap_or_default(),
+            ),
+            (None, None, _) => Running::None,
+        }
+    }
+
+    async fn adopt(&mut self, found: Option<(Process, Record)>) {
+        let Some((process, record)) = found else { return };
+        info!(pid = process.pid(), "Kubernetes runs already and is adopted");
+        (self.process, self.record, self.started) = (Some(process), record, None);
+        self.ask_version();
+        self.event(Event::Adopted).await;
+    }
+
+    /// Tells the machine, and does what it says, to the end.
+    async fn event(&mut self, event: Event) {
+        let mut next = Some(event);
+        while let Some(event) = next.take() {
+            let before = self.machine.phase();
+            let action = self.machine.on(event, Instant::now());
+            match action {
+                Some(Action::Start) => {
+                    if let Err(problem) = self.launch().await {
+                        warn!(reason = %problem.reason, message = %problem.message, "Kubernetes cannot be started");
+                        self.problem = Some(problem);
+                        next = Some(Event::Exited { jitter: jitter() });
+                    }
+                }
+                Some(Action::Stop) => self.signal(Process::ask_to_end),
+                Some(Action::Kill) => {
+                    warn!("Kubernetes did not end by itself and is killed");
+                    self.signal(Process::kill);
+                }
+                None => {}
+            }
+            if self.machine.phase() != before {
+                let now = Instant::now();
+                (self.next_probe, self.next_look, self.doomed) = (now, now + LOOK_EVERY, 0);
+            }
+        }
+        self.tell_whether_ended();
+    }
+
+    /// Whoever paused it may go on.
+    fn tell_whether_ended(&mut self) {
+        if !self.machine.runs() {
+            for waiting in self.waiting_for_end.drain(..) {
+                let _gave_up = waiting.send(());
+            }
+        }
+    }
+
+    fn signal(&self, send: impl FnOnce(&Process) -> std::io::Result<()>) {
+        if let Some(Err(error)) = self.process.as_ref().map(send) {
+            warn!(error = %error, "Kubernetes cannot be signalled");
+        }
+    }
+
+    async fn launch(&mut self) -> Result<(), Diagnosis> {
+        let wanted = self.wanted.as_ref().ok_or_else(|| Diagnosis {
+            reason: Reason::Internal,
+            message: "nothing is wanted and something is started".into(),
+        })?;
+        let mut arguments = match &self.wish {
+            Wish::Run(wants) => vec![wants.command().to_owned()],
+            Wish::Unknown | Wish::Off => Vec::new(),
+        };
+        arguments.extend(self.settings.arguments.iter().cloned());
+        let launch = Launch {
+            program: self.program(),
+            arguments,
+            environment: self.settings.environment.clone(),
+            aspects: wanted.aspects.clone(),
+        };
+        let process = match self.launcher.start(&launch).await {
+            Ok(process) => process,
+            Err(error) => {
+                // One that ended at once has said why.
+                self.record = self.launcher.places().record();
+                let log = matches!(error, LaunchError::Gone).then_some(Ending::Unknown);
+                let said = if log.is_some() { self.diagnose(log).await } else { None };
+                return Err(said.unwrap_or_else(|| told(&error, error.reason())));
+            }
+        };
+        info!(pid = process.pid(), program = %launch.program.display(), "Kubernetes is started");
+        self.process = Some(process);
+        self.record = self.launcher.places().record();
+        self.started = Some((Instant::now(), Timestamp::now()));
+        self.starts = self.starts.saturating_add(1);
+        self.ask_version();
+        Ok(())
+    }
+
+    async fn has_ended(&mut self) {
+        let Some(process) = self.process.take() else { return };
+        let ending = self.launcher.ending(&process).await;
+        if matches!(self.machine.state(), State::Stopping { .. }) {
+            info!(%ending, "Kubernetes is stopped");
+        } else {
+            let found = self.diagnose(Some(ending)).await;
+            warn!(
+                reason = %found.as_ref().map_or(Reason::KubernetesExited, |found| found.reason),
+                message = %found.as_ref().map_or("", |found| found.message.as_str()),
+                "Kubernetes ended"
+            );
+            self.problem = found;
+            self.fall_back();
+        }
+        self.event(Event::Exited { jitter: jitter() }).await;
+        // What was refused, or wanted meanwhile, is looked at again.
+        self.reconcile().await;
+    }
+
+    async fn hear(&mut self, news: News) {
+        match news {
+            News::Probe(answer) => {
+                self.probing = false;
+                self.probed(answer).await;
+            }
+            News::Version(version) => self.version = version.unwrap_or_default(),
+            News::Released => {
+                self.pauses = self.pauses.saturating_sub(1);
+                self.reconcile().await;
+            }
+            News::Fetched(result) => self.fetched(result).await,
+            News::Drained(result) => self.drained(result),
+            News::Uncordoned(result) => self.uncordoned(result),
+        }
+    }
+
+    fn wake_at(&self) -> Instant {
+        let probe = self.is_probed().then_some(self.next_probe);
+        [self.machine.wake_at(), self.retry_at, probe, self.upgrade_at()]
+            .into_iter()
+            .flatten()
+            .fold(self.next_housekeeping, Instant::min)
+    }
+
+    async fn pass_time(&mut self) {
+        let now = Instant::now();
+        self.event(Event::Tick).await;
+        if self.retry_at.is_some_and(|at| now >= at) {
+            self.reconcile().await;
+        }
+        if self.is_probed() && now >= self.next_probe {
+            self.send_probe();
+        }
+        if now >= self.next_housekeeping {
+            self.next_housekeeping = now + HOUSEKEEPING;
+            // Without a log there is none to keep within bounds.
+            let _no_log = self.launcher.places().bound_log();
+        }
+    }
+
+    fn ask_version(&mut self) {
+        let program = self.record.aspects.get(&Aspect::Program).cloned().unwrap_or_default();
+        self.sent.spawn(async move { News::Version(version::of(&program).await) });
+    }
+}
+
+fn observed(path: std::path::PathBuf) -> (std::path::PathBuf, super::plan::FileState) {
+    let state = observe::file(&path);
+    (path, state)
+}
+
+async fn ended(process: Option<&Process>) {
+    match process {
+        Some(process) if process.ended().await.is_ok() => {}
+        _ => std::future::pending().await,
+    }
+}
+
+/// The whole chain of an error.
+fn told(error: &dyn std::error::Error, reason: Reason) -> Diagnosis {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    let message = chain.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    Diagnosis { reason, message }
+}
+
+fn unwritable(error: &holdfast_durable::WriteError) -> Reason {
+    if error.disk_full() { Reason::KubernetesDiskFull } else { Reason::StateUnwritable }
+}
+
+/// 0 to 1; one half where the kernel gives no random numbers.
+fn jitter() -> f64 {
+    let mut bytes = [0; 4];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 0.5,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,384 @@
+//! The task with a program that is no Kubernetes: it starts, ends and refuses at command.
+
+use super::*;
+use crate::distribution::binary::{Download, Fetch};
+use crate::distribution::launch::How;
+use crate::distribution::model::tests::server;
+use crate::distribution::service::{Distribution, Handle, Later, Workloads};
+use crate::distribution::{NodeWants, Probe};
+use crate::paths::ClusterPaths;
+use holdfast_api::kubernetes::{DistributionArtifact, KubernetesPhase};
+use holdfast_api::paths::Root;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+
+/// Ends for a poisoned configuration and a taken port; else it says its version and stays.
+const K3S: &str = r#"#!/bin/sh
+[ "$1" = --version ] && { echo "k3s version VERSION (abc)"; exit; }
+grep -q poison ROOT/etc/rancher/k3s/config.yaml.d/60-holdfast.yaml && { echo "Error: unknown flag: --poison"; exit 1; }
+[ -e ROOT/taken ] && { echo "listen tcp 0.0.0.0:1: bind: address already in use"; exit 1; }
+echo VERSION $$ > ROOT/running
+exec sleep 1000
+"#;
+
+struct Bed {
+    folder: tempfile::TempDir,
+    wishes: watch::Sender<Wish>,
+    moved: Arc<Mutex<Vec<&'static str>>>,
+}
+
+struct Answers {
+    root: PathBuf,
+    moved: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl Probe for Answers {
+    fn ready<'a>(
+        &'a self,
+        node: &'a str,
+        _since: Option<Timestamp>,
+    ) -> Later<'a, Result<(), String>> {
+        assert_eq!(node, "node-1");
+        let running = std::fs::read_to_string(self.root.join("running")).unwrap_or_default();
+        let answer = match running.trim().split_once(' ') {
+            Some((version, pid)) if version != "v-never-ready" && runs(pid.parse().unwrap()) => {
+                Ok(())
+            }
+            _ => Err("not yet".to_owned()),
+        };
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+impl Fetch for Answers {
+    fn fetch<'a>(&'a self, _url: &'a str, _start: u64) -> Later<'a, Result<Download, String>> {
+        Box::pin(std::future::ready(Err("there is no network in this test".into())))
+    }
+}
+
+impl Workloads for Answers {
+    fn drain(&self) -> Later<'_, Result<(), Diagnosis>> {
+        self.moved.lock().unwrap().push("drained");
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn uncordon(&self) -> Later<'_, Result<(), Diagnosis>> {
+        self.moved.lock().unwrap().push("uncordoned");
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+impl Bed {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let bed = Bed { folder, wishes: watch::Sender::default(), moved: Arc::default() };
+        bed.program("machine/k3s", "v-machine");
+        bed
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn paths(&self) -> ClusterPaths {
+        ClusterPaths::new(&Root::new(self.folder.path()))
+    }
+
+    fn program(&self, name: &str, version: &str) -> String {
+        let root = self.folder.path().display().to_string();
+        let text = K3S.replace("ROOT", &root).replace("VERSION", version);
+        holdfast_durable::write(&self.path(name), text.as_bytes(), 0o755).unwrap();
+        let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn manager(&self) -> Handle {
+        let answers = || Answers { root: self.folder.path().into(), moved: self.moved.clone() };
+        let helpers = Helpers {
+            probe: Arc::new(answers()),
+            fetch: Arc::new(answers()),
+            workloads: Arc::new(answers()),
+        };
+        let settings = Settings {
+            how: How::Child,
+            upgrade_window: Duration::from_secs(2),
+            ..Settings::new(self.paths(), self.path("machine/k3s"))
+        };
+        Distribution::start(settings, helpers, self.wishes.subscribe())
+    }
+
+    fn want(&self, change: impl FnOnce(&mut NodeWants)) {
+        let mut wants = server();
+        change(&mut wants);
+        self.wishes.send_replace(Wish::Run(Box::new(wants)));
+    }
+
+    fn artifact(&self, version: &str) -> DistributionArtifact {
+        let name = format!("artifacts/{version}");
+        let sha256 = self.program(&name, version);
+        let url = format!("file://{}", self.path(&name).display());
+        DistributionArtifact { version: version.into(), url, sha256 }
+    }
+
+    fn config(&self) -> PathBuf {
+        render::config_path(&self.paths())
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        let launcher = crate::distribution::child::ChildLauncher::new(
+            crate::distribution::launch::Places::new(&self.paths()),
+        );
+        if let Ok(Some((process, _))) = launcher.find() {
+            let _gone = process.kill();
+        }
+    }
+}
+
+async fn until(
+    handle: &Handle,
+    what: &str,
+    holds: impl FnMut(&DistributionState) -> bool,
+) -> DistributionState {
+    let mut state = handle.state();
+    let found = tokio::time::timeout(Duration::from_secs(20), state.wait_for(holds)).await;
+    match found {
+        Ok(found) => found.unwrap().clone(),
+        Err(_) => panic!("{what}: {:?}", handle.state().borrow().clone()),
+    }
+}
+
+async fn ready(handle: &Handle) -> DistributionState {
+    until(handle, "ready", |state| state.phase == KubernetesPhase::Ready && state.pid.is_some())
+        .await
+}
+
+fn runs(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !status.is_empty() && !status.contains(") Z ")
+}
+
+fn kill(pid: u32) {
+    let pid = nix::unistd::Pid::from_raw(pid.try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+#[tokio::test]
+async fn it_outlives_its_manager_and_is_restarted_only_for_a_change() {
+    let bed = Bed::new();
+    bed.want(|_| {});
+    let first = bed.manager();
+    let state = ready(&first).await;
+    let pid = state.pid.unwrap();
+    assert_eq!((state.starts, state.reason), (1, None));
+    assert!(state.ready_after.is_some());
+    until(&first, "its version", |state| state.version == "v-machine").await;
+    drop(first);
+
+    let second = bed.manager();
+    let state = ready(&second).await;
+    assert_eq!((state.pid, state.starts), (Some(pid), 0), "adopted, not started");
+
+    kill(pid);
+    let state = until(&second, "a pause", |state| state.phase == KubernetesPhase::Backoff).await;
+    assert_eq!(state.reason, Some(Reason::KubernetesExited));
+    assert!(state.message.contains("signal 9"), "{}", state.message);
+    let state = ready(&second).await;
+    assert_eq!(state.starts, 1);
+    let pid = state.pid.unwrap();
+
+    bed.want(|wants| drop(wants.labels.insert("more".into(), "yes".into())));
+    let state = until(&second, "another process", |state| {
+        state.pid.is_some_and(|now| now != pid) && state.phase == KubernetesPhase::Ready
+    })
+    .await;
+    assert!(!runs(pid));
+    assert!(std::fs::read_to_string(bed.config()).unwrap().contains("more=yes"));
+    let pid = state.pid.unwrap();
+    drop(second);
+
+    // What changed while nobody was there takes a restart, and one copy only.
+    bed.want(|wants| wants.hugepages = [(hw_profiles::PageSize::G1, 1)].into());
+    let third = bed.manager();
+    let state = until(&third, "another process", |state| {
+        state.starts == 1 && state.phase == KubernetesPhase::Ready
+    })
+    .await;
+    assert!(state.pid.is_some_and(|now| now != pid) && !runs(pid));
+
+    let pid = state.pid.unwrap();
+    bed.wishes.send_replace(Wish::Off);
+    until(&third, "off", |state| state.phase == KubernetesPhase::Off && state.pid.is_none()).await;
+    assert!(!runs(pid) && !bed.config().exists());
+}
+
+#[tokio::test]
+async fn nothing_is_touched_before_a_wish_is_known() {
+    let bed = Bed::new();
+    bed.want(|_| {});
+    let first = bed.manager();
+    let pid = ready(&first).await.pid.unwrap();
+    drop(first);
+    bed.wishes.send_replace(Wish::Unknown);
+    let second = bed.manager();
+    // The runtime has one thread: each turn of ours gives the task one.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(runs(pid) && bed.config().exists());
+    bed.want(|_| {});
+    assert_eq!(ready(&second).await.pid, Some(pid));
+}
+
+#[tokio::test]
+async fn a_pause_holds_until_it_is_dropped() {
+    let bed = Bed::new();
+    bed.want(|_| {});
+    let manager = bed.manager();
+    let pid = ready(&manager).await.pid.unwrap();
+    let pause = manager.pause().await.unwrap();
+    assert!(!runs(pid) && bed.config().exists());
+    until(&manager, "restoring", |state| state.phase == KubernetesPhase::Restoring).await;
+    // A wish meanwhile does not start it.
+    bed.want(|wants| drop(wants.labels.insert("more".into(), "yes".into())));
+    let second = manager.pause().await.unwrap();
+    drop(pause);
+    assert_eq!(manager.state().borrow().pid, None);
+    drop(second);
+    assert_ne!(ready(&manager).await.pid, Some(pid));
+    assert!(std::fs::read_to_string(bed.config()).unwrap().contains("more=yes"));
+}
+
+#[tokio::test]
+async fn a_refused_configuration_gives_way_to_the_last_good_one() {
+    let bed = Bed::new();
+    bed.want(|_| {});
+    let manager = bed.manager();
+    ready(&manager).await;
+    bed.want(|wants| drop(wants.labels.insert("poison".into(), "yes".into())));
+    let state = until(&manager, "the last good one", |state| {
+        state.phase == KubernetesPhase::Ready && state.starts == 3
+    })
+    .await;
+    assert_eq!(state.reason, Some(Reason::KubernetesConfigRefused));
+    assert!(!std::fs::read_to_string(bed.config()).unwrap().contains("poison"));
+    bed.want(|wants| drop(wants.labels.insert("cured".into(), "yes".into())));
+    let state = until(&manager, "the corrected one", |state| {
+        state.phase == KubernetesPhase::Ready && state.starts == 4
+    })
+    .await;
+    assert_eq!(state.reason, None);
+    assert!(std::fs::read_to_string(bed.config()).unwrap().contains("cured"));
+}
+
+#[tokio::test]
+async fn why_it_does_not_come_up_is_told_until_it_does() {
+    let bed = Bed::new();
+    std::fs::File::create(bed.path("taken")).unwrap();
+    bed.want(|_| {});
+    let manager = bed.manager();
+    let state = until(&manager, "a second start", |state| {
+        state.starts >= 2 && state.phase == KubernetesPhase::Backoff
+    })
+    .await;
+    assert_eq!(state.reason, Some(Reason::KubernetesPortTaken));
+    assert!(state.message.starts_with("port 1 was taken"), "{}", state.message);
+    std::fs::remove_file(bed.path("taken")).unwrap();
+    assert_eq!(ready(&manager).await.reason, None);
+}
+
+#[tokio::test]
+async fn a_machine_without_the_program_says_so() {
+    let bed = Bed::new();
+    std::fs::remove_file(bed.path("machine/k3s")).unwrap();
+    bed.want(|_| {});
+    let manager = bed.manager();
+    let state = until(&manager, "a pause", |state| state.phase == KubernetesPhase::Backoff).await;
+    assert_eq!(state.reason, Some(Reason::KubernetesAbsent));
+    assert_eq!(state.starts, 0);
+}
+
+#[tokio::test]
+async fn a_registries_file_of_somebody_else_is_in_the_way_and_what_runs_goes_on() {
+    let bed = Bed::new();
+    bed.want(|_| {});
+    let manager = bed.manager();
+    let pid = ready(&manager).await.pid;
+    let foreign = render::registries_path(&bed.paths());
+    holdfast_durable::write(&foreign, b"mirrors: {}\n", 0o644).unwrap();
+    let mirror = holdfast_api::kubernetes::RegistryMirror {
+        registry: "*".into(),
+        endpoints: vec!["http://10.0.0.1:5000".into()],
+    };
+    bed.want(|wants| wants.mirrors.push(mirror));
+    let state = until(&manager, "blocked", |state| state.reason.is_some()).await;
+    assert_eq!(state.reason, Some(Reason::KubernetesConfigRefused));
+    assert_eq!((state.phase, state.pid), (KubernetesPhase::Ready, pid));
+    assert_eq!(std::fs::read(&foreign).unwrap(), b"mirrors: {}\n");
+}
+
+#[tokio::test]
+async fn a_first_program_is_fetched_and_a_better_one_replaces_it() {
+    let bed = Bed::new();
+    std::fs::remove_file(bed.path("machine/k3s")).unwrap();
+    let (one, two) = (bed.artifact("v1"), bed.artifact("v2"));
+    bed.want(|wants| wants.artifact = Some(one.clone()));
+    let manager = bed.manager();
+    until(&manager, "v1", |state| state.version == "v1" && state.phase == KubernetesPhase::Ready)
+        .await;
+    assert_eq!(*bed.moved.lock().unwrap(), [] as [&str; 0]);
+    bed.want(|wants| wants.artifact = Some(two.clone()));
+    until(&manager, "v2", |state| {
+        state.version == "v2" && state.phase == KubernetesPhase::Ready && !state.drained
+    })
+    .await;
+    assert_eq!(bed.moved.lock().unwrap()[0], "drained");
+    let current = bed.path("var/lib/holdfast/cluster/distribution/current/k3s");
+    assert!(std::fs::read_to_string(current).unwrap().contains("version v2"));
+}
+
+#[tokio::test]
+async fn a_version_that_does_not_come_up_is_left_and_not_tried_again() {
+    let bed = Bed::new();
+    let bad = bed.artifact("v-never-ready");
+    bed.want(|_| {});
+    let manager = bed.manager();
+    ready(&manager).await;
+    bed.want(|wants| wants.artifact = Some(bad.clone()));
+    let state = until(&manager, "back", |state| {
+        state.reason == Some(Reason::KubernetesUpgradeFailed)
+            && state.phase == KubernetesPhase::Ready
+            && !state.drained
+    })
+    .await;
+    assert!(state.message.contains("v-never-ready"), "{}", state.message);
+    until(&manager, "its version", |state| state.version == "v-machine").await;
+    let starts = manager.state().borrow().starts;
+    drop(manager);
+
+    let manager = bed.manager();
+    let state = ready(&manager).await;
+    assert_eq!((state.starts, state.reason), (0, Some(Reason::KubernetesUpgradeFailed)));
+    assert_eq!(starts, 3);
+    assert_eq!(*bed.moved.lock().unwrap(), ["drained", "uncordoned"]);
+}
+
+#[tokio::test]
+async fn a_program_with_another_checksum_is_never_run() {
+    let bed = Bed::new();
+    let mut artifact = bed.artifact("v1");
+    artifact.sha256 = "0".repeat(64);
+    bed.want(|wants| wants.artifact = Some(artifact));
+    let manager = bed.manager();
+    let state = until(&manager, "refused", |state| {
+        state.reason == Some(Reason::KubernetesArtifactRejected)
+            && state.phase == KubernetesPhase::Ready
+            && !state.version.is_empty()
+    })
+    .await;
+    assert_eq!((state.version.as_str(), state.starts), ("v-machine", 1));
+    let folder = Path::new("var/lib/holdfast/cluster/distribution/v1-000000000000/k3s");
+    assert!(!bed.folder.path().join(folder).exists());
+}

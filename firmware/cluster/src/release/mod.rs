@@ -9,16 +9,27 @@
 //! | module | what |
 //! |---|---|
 //! | [`model`] | a release, its objects, what a site has of ours |
+//! | [`parse`] | YAML to objects; every complaint names file, document and field |
 //! | [`images`] | which images a release needs |
 //! | [`order`] | what comes before what |
 //! | [`plan`] | steps, in order; a dry run prints them |
+//! | [`journal`] | what survives `kill -9`, and the texts of releases |
+//! | [`machine`] | which step is next, given how the last one ended |
+//! | [`engine`] | drives the machine, stores, tells |
 //! | [`target`] | what an engine needs from outside |
 //!
 //! It deletes only what carries [`MANAGED_BY_LABEL`](holdfast_api::marks::MANAGED_BY_LABEL), and
 //! refuses to apply over an object that is there without it.
 
+pub mod engine;
+mod execute;
+#[cfg(test)]
+mod fake;
 pub mod images;
+pub mod journal;
+pub mod machine;
 pub mod model;
 pub mod order;
+pub mod parse;
 pub mod plan;
 pub mod target;

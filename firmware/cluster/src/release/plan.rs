@@ -118,7 +118,8 @@ pub fn forward(release: &Release, have: Have<'_>) -> Vec<Step> {
     }
     let in_force = have.good.is_some_and(|good| good.release.digest == release.reference.digest);
     let surplus = old.without(&release.inventory());
-    if in_force && !have.astray && surplus.is_empty() {
+    // What could not be removed when it came into force is tried with the next one.
+    if in_force && !have.astray {
         return Vec::new();
     }
     let ids = || release.items.iter().map(|item| item.object.id.clone());

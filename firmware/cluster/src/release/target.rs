@@ -100,6 +100,17 @@ pub enum Observed {
     Ready,
 }
 
+/// Why an object is not ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explained {
+    /// One word for it.
+    pub reason: Reason,
+    /// In detail: which pod, and what it says.
+    pub message: String,
+    /// It will hardly pass by itself.
+    pub hopeless: bool,
+}
+
 /// Takes the progress of something long, for people.
 pub type Progress<'a> = &'a (dyn Fn(String) + Send + Sync);
 
@@ -146,7 +157,7 @@ pub trait Target: Send + Sync + 'static {
     /// The API server refuses it, or is away.
     fn apply(&self, item: &Item, force: bool) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// How the object is.
+    /// How the object is; absent also when the cluster has no such kind (yet).
     ///
     /// # Errors
     /// The API server is away.
@@ -159,7 +170,7 @@ pub trait Target: Send + Sync + 'static {
     fn explain(
         &self,
         id: &ObjectId,
-    ) -> impl Future<Output = Result<Option<(Reason, String)>, Failure>> + Send;
+    ) -> impl Future<Output = Result<Option<Explained>, Failure>> + Send;
 
     /// Asks for the object's removal. One that is not there, or not ours, is left as it is.
     ///

@@ -1,0 +1,511 @@
+//! Drives the machine: stores its record, carries out its steps on a [`Target`], tells the world
+//! where it is.
+//!
+//! The record is stored before every step and, with what the step brought, before the next one. A
+//! step that was cut off (the process died, another release was wanted) is carried out once more;
+//! that does no harm ([`super::plan`]). When the record cannot be stored, nothing is done.
+//!
+//! Every node of a site runs one. The node that leads applies; the others have the images ready
+//! and follow what the leader announces.
+
+use super::execute::{Context, Pace};
+use super::journal::{Cause, Journal, JournalError, Kept, Record};
+use super::machine::{Machine, Moment, Wanted};
+use super::model::{Inventory, Release};
+use super::parse::{ParseError, parse};
+use super::plan::{self, Have, Step};
+use super::target::{Failure, Observed, Target};
+use crate::paths::ClusterPaths;
+use holdfast_api::Reason;
+use holdfast_api::kubernetes::{ReleasePhase, ReleaseRef, ReleaseState, release_digest};
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// How soon a place that was refused, or a record that could not be stored, is tried again.
+const SOON: Duration = Duration::from_secs(5);
+/// How often the release in force is looked at; what somebody removed is applied again.
+const LOOK_EVERY: Duration = Duration::from_secs(300);
+
+/// What an engine tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Where the release is.
+    pub state: ReleaseState,
+    /// Milliseconds that the last attempt spent in each phase, by the phase's name.
+    pub took_ms: BTreeMap<String, u64>,
+}
+
+/// The handle of an engine.
+#[derive(Debug, Clone)]
+pub struct Releases {
+    journal: Journal,
+    wanted: watch::Sender<Option<Kept>>,
+    report: watch::Receiver<Report>,
+}
+
+impl Releases {
+    /// Asks for a release, with its text; none leaves the site as it is.
+    pub fn want(&self, wanted: Option<Kept>) {
+        self.wanted.send_if_modified(|now| std::mem::replace(now, wanted.clone()) != wanted);
+    }
+
+    /// Where the release is now.
+    pub fn state(&self) -> ReleaseState {
+        self.report.borrow().state.clone()
+    }
+
+    /// Everything that the engine tells, as it changes.
+    pub fn report(&self) -> watch::Receiver<Report> {
+        self.report.clone()
+    }
+
+    /// Steps that this release would take from here. Nothing is changed or asked of the cluster.
+    ///
+    /// # Errors
+    /// The manifests cannot be used.
+    pub fn plan(&self, kept: &Kept) -> Result<Vec<Step>, ParseError> {
+        let release = read(kept)?;
+        let record = self.journal.load();
+        let have = Have {
+            good: record.good.as_ref(),
+            leftovers: Some(&record.leftovers),
+            astray: record.astray,
+        };
+        Ok(plan::forward(&release, have))
+    }
+}
+
+/// The engine; [`ReleaseEngine::run`] does the work.
+pub struct ReleaseEngine<T> {
+    target: Arc<T>,
+    journal: Journal,
+    machine: Machine,
+    /// What the journal has; none when that is not known.
+    stored: Option<Record>,
+    pace: Pace,
+    clock: Clock,
+    wanted: watch::Receiver<Option<Kept>>,
+    report: Arc<watch::Sender<Report>>,
+    /// Taken from the site since this node leads.
+    has_recalled: bool,
+    /// Digest of the release whose images this node has, while it follows.
+    followed: Option<String>,
+    looked: Instant,
+    phase_since: Instant,
+}
+
+impl<T: Target> ReleaseEngine<T> {
+    /// An engine that carries on where the journal of this node says, and its handle.
+    pub fn open(paths: &ClusterPaths, target: Arc<T>) -> (Self, Releases) {
+        let journal = Journal::new(paths);
+        let record = journal.load();
+        let text = |digest: &str| release_kept(&journal, digest);
+        let good = record.good.as_ref().and_then(|good| text(&good.release.digest));
+        let tried = record.attempt.as_ref().and_then(|attempt| text(&attempt.release.digest));
+        let machine = Machine::new(record, good, tried);
+        let (want, wanted) = watch::channel(None);
+        let (report, reports) = watch::channel(Report::default());
+        let mut engine = ReleaseEngine {
+            target,
+            journal: journal.clone(),
+            machine,
+            stored: None,
+            pace: Pace::default(),
+            clock: Clock::default(),
+            wanted,
+            report: Arc::new(report),
+            has_recalled: false,
+            followed: None,
+            looked: Instant::now(),
+            phase_since: Instant::now(),
+        };
+        engine.tell(None);
+        (engine, Releases { journal, wanted: want, report: reports })
+    }
+
+    /// Works until it is dropped, or its last handle is.
+    pub async fn run(mut self) {
+        loop {
+            self.take_wanted();
+            let pause = self.turn().await;
+            if let Some(pause) = pause {
+                tokio::select! {
+                    // Both only end a pause.
+                    changed = self.wanted.changed() => match changed {
+                        Ok(()) => self.wanted.mark_changed(),
+                        Err(_) => return,
+                    },
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+        }
+    }
+
+    /// One thing; how long to pause after it unless something else is wanted.
+    async fn turn(&mut self) -> Option<Duration> {
+        if self.machine.wanted().is_none() && !self.machine.is_busy() && !self.machine.is_torn() {
+            self.tell(None);
+            return Some(LOOK_EVERY);
+        }
+        match self.target.lead().await {
+            Ok(true) => self.followed = None,
+            Ok(false) => {
+                self.has_recalled = false;
+                return Some(self.follow().await);
+            }
+            Err(failure) => {
+                self.tell(Some(&failure));
+                return Some(SOON);
+            }
+        }
+        if let Err(failure) = self.recall().await {
+            self.tell(Some(&failure));
+            return Some(SOON);
+        }
+        let step = match self.prepare() {
+            Ok(Some(step)) => step,
+            Ok(None) => return Some(self.rest().await),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "the release waits");
+                self.tell(Some(&Failure::always(error.reason(), chain(&error))));
+                return Some(SOON);
+            }
+        };
+        if let Some(outcome) = self.execute_unless_another_is_wanted(&step).await {
+            self.conclude(&step, outcome);
+        }
+        None
+    }
+
+    /// The next step, once the record is stored.
+    fn prepare(&mut self) -> Result<Option<Step>, JournalError> {
+        let before = self.machine.is_busy();
+        let step = self.machine.next(&moment(self.clock));
+        if self.stored.as_ref() != Some(self.machine.record()) {
+            self.stored = None;
+            self.journal.store(self.machine.record())?;
+            self.stored = Some(self.machine.record().clone());
+        }
+        if !before && self.machine.is_busy() {
+            self.report.send_modify(|report| report.took_ms.clear());
+        }
+        self.tell(None);
+        Ok(step)
+    }
+
+    async fn execute(&self, step: &Step) -> Result<(), Failure> {
+        let report = Arc::clone(&self.report);
+        let say = move |words: String| {
+            report.send_if_modified(|report| {
+                let is_new = report.state.message != words;
+                report.state.message = words;
+                is_new
+            });
+        };
+        let back = self.machine.is_going_back();
+        let release = if back { self.machine.good() } else { self.machine.trying() };
+        let good = self.machine.record().good.as_ref();
+        let context = Context {
+            release: release.map(Arc::as_ref),
+            known: good.map_or_else(Inventory::default, |good| good.objects.clone()),
+            site: self.machine.site_record(step),
+            back,
+            pace: self.pace,
+            say: &say,
+        };
+        context.execute(self.target.as_ref(), step).await
+    }
+
+    /// None when the step was cut off.
+    async fn execute_unless_another_is_wanted(
+        &mut self,
+        step: &Step,
+    ) -> Option<Result<(), Failure>> {
+        let mut wanted = self.wanted.clone();
+        loop {
+            tokio::select! {
+                outcome = self.execute(step) => return Some(outcome),
+                // The step may be cut off anywhere, and begun anew when it still has a point.
+                changed = wanted.changed() => {
+                    if changed.is_err() || self.take_wanted() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn conclude(&mut self, step: &Step, outcome: Result<(), Failure>) {
+        match &outcome {
+            Ok(()) => tracing::debug!(%step, "done"),
+            Err(failure) => {
+                tracing::warn!(%step, reason = %failure.reason, message = failure.message, "failed");
+            }
+        }
+        let was_back = self.machine.is_going_back();
+        self.machine.on(outcome, &moment(self.clock));
+        let digest = |good: Option<&Arc<Release>>| {
+            good.map(|good| good.reference.digest.clone()).unwrap_or_default()
+        };
+        let good = digest(self.machine.good());
+        match step {
+            Step::Commit if !self.machine.is_busy() => {
+                tracing::info!(release = good, "the release is in force");
+                self.looked = Instant::now();
+            }
+            Step::Settle if !self.machine.is_busy() => {
+                tracing::warn!(release = good, "the last good release is in force again");
+                self.looked = Instant::now();
+            }
+            _ if !was_back && self.machine.is_going_back() => {
+                tracing::warn!("the release failed and is taken back");
+            }
+            _ => {}
+        }
+        self.tell(None);
+    }
+
+    /// Takes what is wanted, when it is new. True when the step under way has lost its point.
+    fn take_wanted(&mut self) -> bool {
+        if !self.wanted.has_changed().unwrap_or(false) {
+            return false;
+        }
+        let kept = self.wanted.borrow_and_update().clone();
+        let wanted = kept.map(|kept| match self.accept(&kept) {
+            Ok(release) => Wanted::Release(release),
+            Err(cause) => Wanted::Unusable(kept.release.clone(), cause),
+        });
+        if wanted.as_ref() == self.machine.wanted() {
+            return false;
+        }
+        let cut = self.machine.want(wanted);
+        self.tell(None);
+        cut
+    }
+
+    /// Reads a release and keeps its text.
+    fn accept(&self, kept: &Kept) -> Result<Arc<Release>, Cause> {
+        if release_digest(&kept.manifests) != kept.release.digest {
+            let message = "the manifests are not those that the digest stands for".into();
+            return Err(Cause { reason: Reason::ReleaseInvalid, message });
+        }
+        let release =
+            read(kept).map_err(|error| Cause { reason: error.reason(), message: chain(&error) })?;
+        self.journal
+            .keep(kept)
+            .map_err(|error| Cause { reason: error.reason(), message: chain(&error) })?;
+        Ok(Arc::new(release))
+    }
+
+    async fn recall(&mut self) -> Result<(), Failure> {
+        if !self.has_recalled {
+            let site = self.target.recall().await?;
+            let journal = self.journal.clone();
+            self.machine.adopt(site, |digest| release_kept(&journal, digest));
+            self.has_recalled = true;
+        }
+        Ok(())
+    }
+
+    /// Nothing is to be done now.
+    async fn rest(&mut self) -> Duration {
+        if let Some(until) = self.machine.wake_at() {
+            return until.saturating_duration_since(self.clock.now());
+        }
+        self.sweep();
+        if self.looked.elapsed() >= LOOK_EVERY {
+            self.looked = Instant::now();
+            // A restored datastore remembers something else.
+            self.has_recalled = false;
+            if self.has_lost_objects().await {
+                tracing::warn!("objects of the release are gone; it is applied again");
+                self.machine.stray();
+                return Duration::ZERO;
+            }
+        }
+        LOOK_EVERY.saturating_sub(self.looked.elapsed())
+    }
+
+    async fn has_lost_objects(&self) -> bool {
+        let Some(good) = self.machine.good() else { return false };
+        for item in &good.items {
+            if matches!(self.target.observe(&item.object.id).await, Ok(Observed::Absent)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Another node applies: have the images, and let go of older ones when it is done.
+    async fn follow(&mut self) -> Duration {
+        let Some(Wanted::Release(release)) = self.machine.wanted().cloned() else {
+            self.tell(None);
+            return LOOK_EVERY;
+        };
+        let digest = release.reference.digest.clone();
+        let followed = match self.target.in_force().await {
+            Err(failure) => Err(failure),
+            Ok(Some(in_force)) if in_force == digest => {
+                self.tell_following(ReleasePhase::Committed, Some(&release.reference));
+                self.target.unpin_others(&[digest]).await
+            }
+            Ok(_) if self.followed.as_deref() == Some(&*digest) => {
+                self.tell_following(ReleasePhase::Waiting, None);
+                Ok(())
+            }
+            Ok(_) => {
+                self.tell_following(ReleasePhase::PrePull, None);
+                let pulled = self.execute_pull(&release).await;
+                if pulled.is_ok() {
+                    self.followed = Some(digest);
+                }
+                pulled
+            }
+        };
+        if let Err(failure) = followed {
+            tracing::warn!(reason = %failure.reason, message = failure.message, "following waits");
+            self.tell(Some(&failure));
+        }
+        SOON
+    }
+
+    async fn execute_pull(&self, release: &Release) -> Result<(), Failure> {
+        let report = Arc::clone(&self.report);
+        let say = move |words: String| report.send_modify(|report| report.state.message = words);
+        self.target.pull_here(release, &say).await
+    }
+
+    fn tell_following(&mut self, phase: ReleasePhase, good: Option<&ReleaseRef>) {
+        let mut state = self.machine.state();
+        state.phase = phase;
+        state.reason = (phase != ReleasePhase::Committed).then_some(Reason::ReleaseOtherManager);
+        if let Some(good) = good {
+            state.good = Some(good.clone());
+        }
+        self.publish(state);
+    }
+
+    /// Publishes where the machine is; `trouble` is what keeps even the machine from going on.
+    fn tell(&mut self, trouble: Option<&Failure>) {
+        let mut state = self.machine.state();
+        if let Some(trouble) = trouble {
+            state.reason = Some(trouble.reason);
+            state.message.clone_from(&trouble.message);
+        }
+        self.publish(state);
+    }
+
+    fn publish(&mut self, mut state: ReleaseState) {
+        let spent = self.phase_since.elapsed();
+        let is_new_phase = self.report.borrow().state.phase != state.phase;
+        if is_new_phase {
+            self.phase_since = Instant::now();
+        }
+        self.report.send_if_modified(|report| {
+            state.since = if is_new_phase { Some(Timestamp::now()) } else { report.state.since };
+            if is_new_phase && is_work(report.state.phase) {
+                let phase = format!("{:?}", report.state.phase);
+                *report.took_ms.entry(phase).or_default() +=
+                    u64::try_from(spent.as_millis()).unwrap_or(u64::MAX);
+            }
+            let is_new = report.state != state;
+            report.state = state;
+            is_new
+        });
+    }
+
+    /// Texts that nobody needs any more.
+    fn sweep(&self) {
+        let record = self.machine.record();
+        let keep: Vec<&str> = [
+            record.good.as_ref().map(|good| good.release.digest.as_str()),
+            record.attempt.as_ref().map(|attempt| attempt.release.digest.as_str()),
+            self.machine.wanted().map(|wanted| wanted.reference().digest.as_str()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if let Err(error) = self.journal.sweep(&keep) {
+            tracing::warn!(error = chain(&error), "old releases stay on the disk");
+        }
+    }
+}
+
+/// Whether something is done in this phase, as opposed to waited for or over.
+fn is_work(phase: ReleasePhase) -> bool {
+    match phase {
+        ReleasePhase::None
+        | ReleasePhase::Waiting
+        | ReleasePhase::Committed
+        | ReleasePhase::RolledBack
+        | ReleasePhase::Refused => false,
+        ReleasePhase::Preflight
+        | ReleasePhase::PrePull
+        | ReleasePhase::Applying
+        | ReleasePhase::Verifying
+        | ReleasePhase::Pruning
+        | ReleasePhase::RollingBack => true,
+    }
+}
+
+fn release_kept(journal: &Journal, digest: &str) -> Option<Arc<Release>> {
+    let kept = journal.kept(digest)?;
+    match read(&kept) {
+        Ok(release) => Some(Arc::new(release)),
+        Err(error) => {
+            tracing::error!(
+                digest,
+                error = chain(&error),
+                "a release that was good is not any more"
+            );
+            None
+        }
+    }
+}
+
+fn read(kept: &Kept) -> Result<Release, ParseError> {
+    let timeout = Duration::from_secs(u64::from(kept.timeout_secs));
+    parse(&kept.release, &kept.manifests, timeout)
+}
+
+/// The time that the machine is told.
+#[derive(Debug, Clone, Copy, Default)]
+struct Clock {
+    #[cfg(test)]
+    ahead: Duration,
+}
+
+impl Clock {
+    fn now(self) -> Instant {
+        #[cfg(test)]
+        return Instant::now() + self.ahead;
+        #[cfg(not(test))]
+        Instant::now()
+    }
+}
+
+fn moment(clock: Clock) -> Moment {
+    let mut random = [0u8; 2];
+    // Without a source of randomness there is no jitter, which is no reason to stop.
+    let _no_source = getrandom::fill(&mut random);
+    Moment { now: clock.now(), wall: Timestamp::now(), jitter: u16::from_be_bytes(random) % 1001 }
+}
+
+/// An error with all that caused it.
+fn chain(error: &dyn Error) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        words.push_str(": ");
+        words.push_str(&error.to_string());
+        source = error.source();
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests;

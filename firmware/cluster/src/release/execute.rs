@@ -1,0 +1,226 @@
+//! One step, carried out on a target. No choices are made here; whether a failure is lived with,
+//! tried again or ends the attempt is the machine's to say.
+
+use super::model::{Inventory, Item, Release, SiteRecord, Strategy};
+use super::order::has_readiness;
+use super::plan::Step;
+use super::target::{Explained, Failure, Observed, Progress, Target};
+use crate::object::ObjectId;
+use holdfast_api::Reason;
+use std::time::{Duration, Instant};
+
+/// How long an object may take to go: pods end gracefully, namespaces are emptied.
+const REMOVED_WITHIN: Duration = Duration::from_secs(120);
+/// What looks hopeless for so long is not waited for any longer. A pod that needs another one
+/// may well crash a few times before that one is there.
+const HOPELESS_FOR: Duration = Duration::from_secs(60);
+/// How often the cluster is asked why something is not ready, which takes several questions.
+const EXPLAIN_EVERY: Duration = Duration::from_secs(3);
+
+/// How often the cluster is asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    pub(super) first: Duration,
+    pub(super) longest: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace { first: Duration::from_millis(100), longest: Duration::from_millis(500) }
+    }
+}
+
+/// What a step is about.
+pub(super) struct Context<'a> {
+    /// The release that is tried, or put back; none when there is nothing to put back.
+    pub(super) release: Option<&'a Release>,
+    /// Objects that are ours even when their label was taken off.
+    pub(super) known: Inventory,
+    /// What the site has to remember.
+    pub(super) site: SiteRecord,
+    /// The last good release is put back.
+    pub(super) back: bool,
+    pub(super) pace: Pace,
+    pub(super) say: Progress<'a>,
+}
+
+impl Context<'_> {
+    fn item(&self, id: &ObjectId) -> Result<&Item, Failure> {
+        let item = self.release.and_then(|release| release.item(id));
+        item.ok_or_else(|| Failure::never(Reason::Internal, format!("{id} is not in the release")))
+    }
+
+    /// Carries out one step.
+    pub(super) async fn execute(&self, target: &impl Target, step: &Step) -> Result<(), Failure> {
+        match step {
+            Step::Preflight(check) => target.check(*check).await,
+            Step::DryRun(id) => {
+                self.not_foreign(target, id).await?;
+                let release = self.release.ok_or_else(nothing_to_try)?;
+                target.dry_run(release, self.item(id)?).await
+            }
+            Step::PrePull(_) => {
+                let release = self.release.ok_or_else(nothing_to_try)?;
+                target.pull_here(release, self.say).await?;
+                target.pulled_everywhere(release, self.say).await
+            }
+            Step::Record => target.record(&self.site).await,
+            Step::Apply(id) => {
+                self.not_foreign(target, id).await?;
+                target.apply(self.item(id)?, self.back).await
+            }
+            Step::Wait(id, patience) => self.wait(target, id, *patience).await,
+            Step::Verify => self.verify(target).await,
+            Step::Prune(id) => self.remove(target, id).await,
+            Step::Commit => {
+                let digest = self.in_force();
+                target.announce(&digest).await?;
+                target.unpin_others(&[digest]).await?;
+                // Last: with it the site says that all of this is done.
+                target.record(&self.site).await
+            }
+            Step::Settle => {
+                let digest = self.in_force();
+                let keep: Vec<String> =
+                    (!digest.is_empty()).then_some(digest).into_iter().collect();
+                target.unpin_others(&keep).await?;
+                target.record(&self.site).await
+            }
+        }
+    }
+
+    fn in_force(&self) -> String {
+        self.site.good.as_ref().map(|good| good.release.digest.clone()).unwrap_or_default()
+    }
+
+    /// An object that was there before us, made by somebody else, is not taken over.
+    async fn not_foreign(&self, target: &impl Target, id: &ObjectId) -> Result<(), Failure> {
+        if self.known.has(id) || target.observe(id).await? != Observed::Foreign {
+            return Ok(());
+        }
+        Err(Failure::never(
+            Reason::ReleaseConflict,
+            format!(
+                "{id} is there and was not made by a release; remove it or give it another name"
+            ),
+        ))
+    }
+
+    async fn wait(
+        &self,
+        target: &impl Target,
+        id: &ObjectId,
+        patience: Duration,
+    ) -> Result<(), Failure> {
+        let began = Instant::now();
+        let mut asks = Asks::new(self.pace);
+        let mut asked_why = began;
+        let mut hopeless: Option<Instant> = None;
+        loop {
+            let waits_for = match target.observe(id).await? {
+                Observed::Ready | Observed::Foreign => return Ok(()),
+                Observed::Failed(reason, message) => {
+                    return Err(Failure::never(reason, format!("{id}: {message}")));
+                }
+                Observed::Absent => "it is not there".to_owned(),
+                Observed::Leaving => "it is being removed".to_owned(),
+                Observed::Waiting(what) => what,
+            };
+            let late = began.elapsed() >= patience;
+            if late || asked_why.elapsed() >= EXPLAIN_EVERY {
+                asked_why = Instant::now();
+                let why = target.explain(id).await?;
+                hopeless = match &why {
+                    Some(why) if why.hopeless => hopeless.or(Some(asked_why)),
+                    _ => None,
+                };
+                if late || hopeless.is_some_and(|since| since.elapsed() >= HOPELESS_FOR) {
+                    return Err(too_late(id, began.elapsed(), &waits_for, why));
+                }
+                (self.say)(format!("{id}: {}", why.map_or(waits_for, |why| why.message)));
+            } else {
+                (self.say)(format!("{id}: {waits_for}"));
+            }
+            asks.pause().await;
+        }
+    }
+
+    /// Everything is there, and what is waited for is still ready.
+    async fn verify(&self, target: &impl Target) -> Result<(), Failure> {
+        for item in self.release.iter().flat_map(|release| &release.items) {
+            let id = &item.object.id;
+            match target.observe(id).await? {
+                Observed::Absent | Observed::Leaving => {
+                    return Err(Failure::never(
+                        Reason::ReleaseTimeout,
+                        format!("{id} was applied and is gone"),
+                    ));
+                }
+                Observed::Failed(..) | Observed::Waiting(_)
+                    if item.strategy == Strategy::Pessimistic && has_readiness(id) =>
+                {
+                    self.wait(target, id, item.timeout).await?;
+                }
+                Observed::Foreign
+                | Observed::Failed(..)
+                | Observed::Waiting(_)
+                | Observed::Ready => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, target: &impl Target, id: &ObjectId) -> Result<(), Failure> {
+        let began = Instant::now();
+        let mut asks = Asks::new(self.pace);
+        loop {
+            match target.observe(id).await? {
+                Observed::Absent | Observed::Foreign => return Ok(()),
+                Observed::Leaving => (self.say)(format!("{id} is being removed")),
+                Observed::Ready | Observed::Waiting(_) | Observed::Failed(..) => {
+                    target.delete(id).await?;
+                }
+            }
+            if began.elapsed() >= REMOVED_WITHIN {
+                let message = format!("{id} is not gone after {} s", REMOVED_WITHIN.as_secs());
+                return Err(Failure::never(Reason::ReleaseTimeout, message));
+            }
+            asks.pause().await;
+        }
+    }
+}
+
+fn nothing_to_try() -> Failure {
+    Failure::never(Reason::Internal, "there is no release to try")
+}
+
+fn too_late(id: &ObjectId, after: Duration, waits_for: &str, why: Option<Explained>) -> Failure {
+    let secs = after.as_secs();
+    match why {
+        Some(why) => Failure::never(why.reason, format!("{id}, after {secs} s: {}", why.message)),
+        None => {
+            let reason = match id.kind.as_str() {
+                "CustomResourceDefinition" => Reason::ReleaseCrdNotEstablished,
+                _ => Reason::ReleaseTimeout,
+            };
+            Failure::never(reason, format!("{id} is not ready after {secs} s: {waits_for}"))
+        }
+    }
+}
+
+/// Pauses between questions, growing.
+struct Asks {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Asks {
+    fn new(pace: Pace) -> Self {
+        Asks { next: pace.first, longest: pace.longest }
+    }
+
+    async fn pause(&mut self) {
+        tokio::time::sleep(self.next).await;
+        self.next = (self.next * 3 / 2).min(self.longest);
+    }
+}

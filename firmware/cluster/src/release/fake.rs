@@ -1,0 +1,241 @@
+//! A site that remembers what was done to it, for tests: objects with their owners, what is
+//! pinned, what the site was told to remember. It can be told to refuse, and to be away.
+
+use super::journal::Kept;
+use super::model::{Item, Key, Release, SiteRecord};
+use super::target::{Check, Explained, Failure, Observed, Progress, Target};
+use crate::object::ObjectId;
+use holdfast_api::Reason;
+use holdfast_api::kubernetes::{ReleaseRef, release_digest};
+use holdfast_api::marks::MANAGED_BY_LABEL;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard};
+
+/// What is on the site.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct World {
+    pub(super) objects: BTreeMap<Key, Value>,
+    pub(super) record: Option<SiteRecord>,
+    /// Digests of releases whose images are pinned.
+    pub(super) pinned: BTreeSet<String>,
+    pub(super) announced: Option<String>,
+    pub(super) snapshots: usize,
+}
+
+/// How the site behaves.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Conduct {
+    /// Another node applies releases.
+    pub(super) is_led_by_another: bool,
+    /// So many questions in a row get no answer.
+    pub(super) away: usize,
+    /// Names of objects that a dry run refuses.
+    pub(super) refused_dry: BTreeSet<String>,
+    /// Objects, as `name=content`, that are refused for good when they are applied.
+    pub(super) refused: BTreeSet<String>,
+    /// Objects, as `name=content`, that never become ready.
+    pub(super) crashing: BTreeSet<String>,
+    /// Names of objects that are not let go.
+    pub(super) undeletable: BTreeSet<String>,
+    /// Checks that do not hold.
+    pub(super) unmet: BTreeSet<Check>,
+    /// No image can be pulled.
+    pub(super) no_image: bool,
+}
+
+/// The site.
+#[derive(Debug, Default)]
+pub(super) struct Fake {
+    world: Mutex<World>,
+    conduct: Mutex<Conduct>,
+}
+
+impl Fake {
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    pub(super) fn conduct(&self) -> MutexGuard<'_, Conduct> {
+        self.conduct.lock().unwrap()
+    }
+
+    /// An object that is not ours.
+    pub(super) fn put_foreign(&self, kind: &str, name: &str) {
+        let release = kept("x", &[(kind, name, "theirs")]);
+        let release = parsed(&release);
+        let mut value = release.items[0].object.value.clone();
+        value["metadata"]["labels"] = serde_json::json!({"owner": "theirs"});
+        self.world().objects.insert(Key::of(&release.items[0].object.id), value);
+    }
+
+    /// Names and contents of the objects with our label.
+    pub(super) fn ours(&self) -> BTreeMap<String, String> {
+        let world = self.world();
+        let ours = world.objects.iter().filter(|(_, value)| is_ours(value));
+        ours.map(|(key, value)| (key.name.clone(), content(value))).collect()
+    }
+
+    /// Objects without our label.
+    pub(super) fn theirs(&self) -> BTreeMap<Key, Value> {
+        let world = self.world();
+        let theirs = world.objects.iter().filter(|(_, value)| !is_ours(value));
+        theirs.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    fn ask(&self) -> Result<(), Failure> {
+        let mut conduct = self.conduct();
+        if conduct.away == 0 {
+            return Ok(());
+        }
+        conduct.away -= 1;
+        Err(Failure::always(Reason::KubernetesApiUnavailable, "nobody answers"))
+    }
+}
+
+fn is_ours(value: &Value) -> bool {
+    value["metadata"]["labels"].get(MANAGED_BY_LABEL).is_some()
+}
+
+fn content(value: &Value) -> String {
+    value["spec"]["content"].as_str().unwrap_or_default().to_owned()
+}
+
+fn mark(item: &Item) -> String {
+    format!("{}={}", item.object.id.name, content(&item.object.value))
+}
+
+impl Target for Fake {
+    async fn lead(&self) -> Result<bool, Failure> {
+        Ok(!self.conduct().is_led_by_another)
+    }
+
+    async fn recall(&self) -> Result<Option<SiteRecord>, Failure> {
+        self.ask()?;
+        Ok(self.world().record.clone())
+    }
+
+    async fn record(&self, record: &SiteRecord) -> Result<(), Failure> {
+        self.ask()?;
+        self.world().record = Some(record.clone());
+        Ok(())
+    }
+
+    async fn check(&self, check: Check) -> Result<(), Failure> {
+        self.ask()?;
+        if self.conduct().unmet.contains(&check) {
+            return Err(Failure::always(Reason::ReleasePreflight, format!("not: {check}")));
+        }
+        if check == Check::Snapshot {
+            self.world().snapshots += 1;
+        }
+        Ok(())
+    }
+
+    async fn dry_run(&self, _: &Release, item: &Item) -> Result<(), Failure> {
+        self.ask()?;
+        if self.conduct().refused_dry.contains(&item.object.id.name) {
+            let message = format!("{}: spec.typo: no such field", item.object.origin);
+            return Err(Failure::never(Reason::ReleaseInvalid, message));
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, item: &Item, _: bool) -> Result<(), Failure> {
+        self.ask()?;
+        if self.conduct().refused.contains(&mark(item)) {
+            return Err(Failure::never(Reason::ReleaseApplyRefused, item.object.id.to_string()));
+        }
+        let key = Key::of(&item.object.id);
+        self.world().objects.insert(key, item.object.value.clone());
+        Ok(())
+    }
+
+    async fn observe(&self, id: &ObjectId) -> Result<Observed, Failure> {
+        self.ask()?;
+        let world = self.world();
+        let Some(value) = world.objects.get(&Key::of(id)) else { return Ok(Observed::Absent) };
+        if !is_ours(value) {
+            return Ok(Observed::Foreign);
+        }
+        let mark = format!("{}={}", id.name, content(value));
+        if self.conduct().crashing.contains(&mark) {
+            return Ok(Observed::Failed(Reason::PodCrashing, "it ends again and again".into()));
+        }
+        Ok(Observed::Ready)
+    }
+
+    async fn explain(&self, _: &ObjectId) -> Result<Option<Explained>, Failure> {
+        self.ask()?;
+        Ok(None)
+    }
+
+    async fn delete(&self, id: &ObjectId) -> Result<(), Failure> {
+        self.ask()?;
+        if self.conduct().undeletable.contains(&id.name) {
+            return Err(Failure::never(Reason::ReleaseWebhookRefused, format!("{id} stays")));
+        }
+        let mut world = self.world();
+        if world.objects.get(&Key::of(id)).is_some_and(is_ours) {
+            world.objects.remove(&Key::of(id));
+        }
+        Ok(())
+    }
+
+    async fn pull_here(&self, release: &Release, say: Progress<'_>) -> Result<(), Failure> {
+        self.ask()?;
+        say("pulling".into());
+        if self.conduct().no_image {
+            return Err(Failure::never(Reason::ReleaseImageMissing, "no such image"));
+        }
+        self.world().pinned.insert(release.reference.digest.clone());
+        Ok(())
+    }
+
+    async fn pulled_everywhere(&self, _: &Release, _: Progress<'_>) -> Result<(), Failure> {
+        self.ask()
+    }
+
+    async fn announce(&self, digest: &str) -> Result<(), Failure> {
+        self.ask()?;
+        self.world().announced = Some(digest.to_owned());
+        Ok(())
+    }
+
+    async fn in_force(&self) -> Result<Option<String>, Failure> {
+        self.ask()?;
+        Ok(self.world().announced.clone())
+    }
+
+    async fn unpin_others(&self, keep: &[String]) -> Result<(), Failure> {
+        self.ask()?;
+        self.world().pinned.retain(|digest| keep.contains(digest));
+        Ok(())
+    }
+}
+
+/// A release of objects, given as kind, name and content.
+pub(super) fn kept(name: &str, objects: &[(&str, &str, &str)]) -> Kept {
+    let text = objects.iter().map(|(kind, name, content)| {
+        let version = match *kind {
+            "Deployment" | "DaemonSet" => "apps/v1",
+            "CustomResourceDefinition" => "apiextensions.k8s.io/v1",
+            "Gadget" => "x.example/v1",
+            _ => "v1",
+        };
+        format!(
+            "---\napiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: \
+             {{content: {content}, containers: [{{image: {content}}}]}}\n"
+        )
+    });
+    let manifests = BTreeMap::from([("all.yaml".to_owned(), text.collect())]);
+    let digest = release_digest(&manifests);
+    let version = name.to_owned();
+    let release = ReleaseRef { name: name.to_owned(), version, digest, force: 0 };
+    Kept { release, manifests, timeout_secs: 0 }
+}
+
+/// The same, read.
+pub(super) fn parsed(kept: &Kept) -> Release {
+    super::parse::parse(&kept.release, &kept.manifests, std::time::Duration::ZERO).unwrap()
+}

@@ -1,0 +1,521 @@
+//! What to do next with a release, given what was done and how it ended. No clock, no files, no
+//! cluster: `now` and the jitter are arguments, steps are results.
+//!
+//! ```text
+//!            another release is wanted, nothing was touched
+//!        ┌──────────────────────────────────────────────────┐
+//!        ▼                                                  │
+//!      Idle ──▶ Preflight ──▶ PrePull ──▶ Applying ──▶ Verifying ──▶ Pruning ──▶ Idle (committed)
+//!        ▲          │            │            │             │
+//!        │   refused, remembered │     failed, remembered   │      Pruning only goes on:
+//!        ├──────────┴────────────┘            │             │      what it removes is gone
+//!        │                                    ▼             │
+//!        └────────── Idle (rolled back) ◀── RollingBack ◀───┘
+//!                                             │   ▲
+//!                                             └───┘ a round that failed is made again
+//! ```
+//!
+//! * What can pass (API server, registry, a check) is tried again, with a pause that grows to
+//!   [`LONGEST_PAUSE`]. What cannot, or lasts longer than the object may take, ends the attempt.
+//! * An attempt that touched nothing is dropped. One that did is taken back: the last good
+//!   release is applied again, what only the attempt had is removed.
+//! * A version that failed is refused until its `force` grows. The one in force is never refused:
+//!   when the site has gone astray it is applied until it is in force again.
+//! * Another release that is wanted in the middle: before anything is touched, at once; while
+//!   applying, it takes over from where the site is (or the last good one is put back, when that
+//!   is what is wanted); while pruning or rolling back, afterwards. A rollback that cannot be
+//!   completed does not keep a newer release from being tried.
+//!
+//! Whoever drives it stores [`Machine::record`] before every step it carries out.
+
+mod run;
+mod standing;
+
+pub use run::{LONGEST_PAUSE, LONGEST_ROUND_PAUSE, Moment};
+
+use super::journal::{Attempt, Cause, Direction, MAX_FAILED, Record};
+use super::model::{DEFAULT_TIMEOUT, Good, Inventory, Release, SiteRecord};
+use super::plan::{self, Have, Step};
+use super::target::{Failure, Retry};
+use holdfast_api::Reason;
+use holdfast_api::kubernetes::{FailedRelease, ReleaseRef};
+use run::{FIRST_PAUSE, Run, pause};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long an answer that may pass is waited for where no object gives a time.
+const PASSES_WITHIN: Duration = Duration::from_secs(60);
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wanted {
+    /// A release that can be tried.
+    Release(Arc<Release>),
+    /// One that cannot be read.
+    Unusable(ReleaseRef, Cause),
+}
+
+impl Wanted {
+    /// Which release.
+    pub fn reference(&self) -> &ReleaseRef {
+        match self {
+            Wanted::Release(release) => &release.reference,
+            Wanted::Unusable(reference, _) => reference,
+        }
+    }
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Machine {
+    record: Record,
+    /// The text of `record.good`, when this node has it.
+    good: Option<Arc<Release>>,
+    wanted: Option<Wanted>,
+    run: Option<Run>,
+    /// The release whose rollback ended last, until another one is wanted.
+    rolled_back: Option<String>,
+}
+
+impl Machine {
+    /// Carries on from `record`; `good` and `attempted` are the texts of the releases that it
+    /// names, as far as they are there.
+    pub fn new(
+        record: Record,
+        good: Option<Arc<Release>>,
+        attempted: Option<Arc<Release>>,
+    ) -> Self {
+        let mut machine = Machine { record, good, wanted: None, run: None, rolled_back: None };
+        machine.resume(attempted);
+        machine
+    }
+
+    /// What has to be stored before a step is carried out.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// What is asked for.
+    pub fn wanted(&self) -> Option<&Wanted> {
+        self.wanted.as_ref()
+    }
+
+    /// The release that is tried, or waits for it.
+    pub fn trying(&self) -> Option<&Arc<Release>> {
+        self.run.as_ref()?.release.as_ref()
+    }
+
+    /// The last good release, when its text is here.
+    pub fn good(&self) -> Option<&Arc<Release>> {
+        self.good.as_ref()
+    }
+
+    /// Whether something is under way.
+    pub fn is_busy(&self) -> bool {
+        self.run.is_some()
+    }
+
+    /// Whether the site may be something between two releases.
+    pub fn is_torn(&self) -> bool {
+        self.record.touched
+    }
+
+    /// Whether steps lead back to the last good release.
+    pub fn is_going_back(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| run.direction == Direction::Back)
+    }
+
+    /// Steps that would be made for `wanted` from here, were nothing under way.
+    pub fn plan(&self, wanted: &Release) -> Vec<Step> {
+        plan::forward(wanted, self.have())
+    }
+
+    /// Takes what is wanted. True when the step under way has lost its point and is to be cut off.
+    pub fn want(&mut self, wanted: Option<Wanted>) -> bool {
+        let digest = |wanted: &Option<Wanted>| {
+            wanted.as_ref().map(|w| (w.reference().digest.clone(), w.reference().force))
+        };
+        if digest(&self.wanted) != digest(&wanted) {
+            self.rolled_back = None;
+        }
+        self.wanted = wanted;
+        let Some(run) = &self.run else { return false };
+        let trying = self.record.attempt.as_ref().map(|attempt| attempt.release.digest.as_str());
+        let same = self.wanted.as_ref().map(|w| w.reference().digest.as_str()) == trying;
+        match run.direction {
+            Direction::Forward if same || run.is_past_return() => false,
+            Direction::Forward if !self.record.touched => {
+                self.drop_attempt();
+                true
+            }
+            Direction::Forward if self.wants_good() => {
+                self.go_back(None);
+                true
+            }
+            Direction::Back if run.flaw.is_none() => false,
+            Direction::Forward | Direction::Back if self.candidate().is_some() => {
+                self.drop_attempt();
+                true
+            }
+            Direction::Forward | Direction::Back => false,
+        }
+    }
+
+    /// Takes what the site itself remembers, which goes before what this node does: another node
+    /// may have applied releases meanwhile, or the site was reset. `text` finds a release.
+    pub fn adopt(&mut self, site: Option<SiteRecord>, text: impl Fn(&str) -> Option<Arc<Release>>) {
+        let digest = |good: &Option<Good>| good.as_ref().map(|good| good.release.digest.clone());
+        let trying = self.record.attempt.as_ref().map(|attempt| attempt.release.digest.clone());
+        let Some(site) = site else {
+            if self.record.good.is_some() {
+                self.record.astray = true;
+            }
+            self.restart();
+            return;
+        };
+        if digest(&site.good) != digest(&self.record.good) {
+            self.good = digest(&site.good).and_then(|digest| text(&digest));
+            self.record.good = site.good;
+            self.record.leftovers = site.leftovers;
+            self.record.touched = !site.attempt.is_empty();
+            self.record.astray = false;
+            self.drop_attempt();
+        } else if trying.as_deref().unwrap_or_default() != site.attempt {
+            self.record.leftovers = self.record.leftovers.with(&site.leftovers);
+            self.record.touched |= !site.attempt.is_empty();
+            self.restart();
+        }
+    }
+
+    /// Objects of the release in force are gone: it is applied once more.
+    pub fn stray(&mut self) {
+        if self.run.is_none() && self.record.good.is_some() {
+            self.record.astray = true;
+        }
+    }
+
+    /// The step to carry out now, once the record is stored; none when there is nothing to do, or
+    /// not yet ([`Machine::wake_at`]).
+    pub fn next(&mut self, moment: &Moment) -> Option<Step> {
+        if self.run.is_none() {
+            self.begin();
+        }
+        let run = self.run.as_mut()?;
+        if run.pause.is_some_and(|until| moment.now < until) {
+            return None;
+        }
+        run.pause = None;
+        if *run.step() == Step::Settle && run.flaw.is_some() {
+            if self.candidate().is_some() {
+                self.drop_attempt();
+                return self.next(moment);
+            }
+            self.run.as_mut()?.again(moment);
+            self.note_done();
+            return None;
+        }
+        if run.at == 0 {
+            run.flaw = None;
+        }
+        let step = run.step().clone();
+        if step == Step::Record
+            && let Some(release) = &run.release
+        {
+            let kept = self.record.good.as_ref().map(|good| good.objects.clone());
+            let new = release.inventory().without(&kept.unwrap_or_default());
+            self.record.leftovers = self.record.leftovers.with(&new);
+            self.record.touched = true;
+        }
+        Some(step)
+    }
+
+    /// Takes the outcome of the step that [`Machine::next`] gave last.
+    pub fn on(&mut self, outcome: Result<(), Failure>, moment: &Moment) {
+        let Some(run) = &mut self.run else { return };
+        let failure = match outcome {
+            Ok(()) => return self.done(),
+            Err(failure) => failure,
+        };
+        let (since, times) = run.failing.unwrap_or((moment.now, 0));
+        run.failing = Some((since, times + 1));
+        run.trouble = Some(failure.clone());
+        let limit = match (run.step(), &run.release) {
+            (Step::Apply(id), Some(release)) => {
+                release.item(id).map_or(DEFAULT_TIMEOUT, |item| item.timeout)
+            }
+            _ => PASSES_WITHIN,
+        };
+        let must_succeed = matches!(run.step(), Step::Commit | Step::Settle);
+        let again = match failure.retry {
+            Retry::Always => true,
+            Retry::Soon => must_succeed || moment.now.duration_since(since) < limit,
+            Retry::Never => must_succeed,
+        };
+        if again {
+            let wait = pause(FIRST_PAUSE, LONGEST_PAUSE, times + 1, moment);
+            run.pause = Some(moment.now + wait);
+        } else {
+            self.give_up(failure, moment);
+        }
+    }
+
+    /// When [`Machine::next`] has something new to say, unless something is wanted before.
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.run.as_ref()?.pause
+    }
+
+    /// What the site has to remember while `step` is carried out, or after it.
+    pub fn site_record(&self, step: &Step) -> SiteRecord {
+        let attempt = self.record.attempt.as_ref();
+        match (step, self.trying()) {
+            (Step::Commit, Some(release)) => SiteRecord {
+                good: Some(good_of(release)),
+                leftovers: attempt.map(|attempt| attempt.unpruned.clone()).unwrap_or_default(),
+                attempt: String::new(),
+            },
+            (Step::Settle, _) => SiteRecord {
+                good: self.record.good.clone(),
+                leftovers: Inventory::default(),
+                attempt: String::new(),
+            },
+            _ => SiteRecord {
+                good: self.record.good.clone(),
+                leftovers: self.record.leftovers.clone(),
+                attempt: attempt.map(|a| a.release.digest.clone()).unwrap_or_default(),
+            },
+        }
+    }
+
+    fn have(&self) -> Have<'_> {
+        Have {
+            good: self.record.good.as_ref(),
+            leftovers: Some(&self.record.leftovers),
+            astray: self.record.astray,
+        }
+    }
+
+    fn is_good(&self, reference: &ReleaseRef) -> bool {
+        self.record.good.as_ref().is_some_and(|good| good.release.digest == reference.digest)
+    }
+
+    fn wants_good(&self) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| self.is_good(wanted.reference()))
+    }
+
+    /// The failure for which this version is not tried.
+    fn refusal(&self, reference: &ReleaseRef) -> Option<&FailedRelease> {
+        if self.is_good(reference) {
+            return None;
+        }
+        self.record.failed.iter().rev().find(|failed| {
+            failed.release.digest == reference.digest && reference.force <= failed.release.force
+        })
+    }
+
+    /// The wanted release when it is to be tried: not in force, not refused.
+    fn candidate(&self) -> Option<&Arc<Release>> {
+        match &self.wanted {
+            Some(Wanted::Release(release))
+                if self.refusal(&release.reference).is_none()
+                    && !self.is_good(&release.reference) =>
+            {
+                Some(release)
+            }
+            _ => None,
+        }
+    }
+
+    fn begin(&mut self) {
+        let release = match (self.candidate(), &self.wanted) {
+            (Some(release), _) => Arc::clone(release),
+            // Of an attempt that was dropped for another one, which in turn cannot be tried.
+            (None, _) if self.record.touched => return self.go_back(None),
+            (None, Some(Wanted::Release(release))) if self.is_good(&release.reference) => {
+                Arc::clone(release)
+            }
+            (None, _) => return,
+        };
+        let plan = plan::forward(&release, self.have());
+        if plan.is_empty() {
+            return;
+        }
+        self.record.attempt = Some(Attempt {
+            release: release.reference.clone(),
+            plan: sum(&plan),
+            ..Attempt::default()
+        });
+        self.run = Some(Run::new(Direction::Forward, Some(release), plan));
+    }
+
+    fn go_back(&mut self, cause: Option<Cause>) {
+        let plan = self.plan_back();
+        let release = self.record.attempt.take().map(|attempt| attempt.release);
+        self.record.attempt = Some(Attempt {
+            release: release.unwrap_or_default(),
+            direction: Direction::Back,
+            plan: sum(&plan),
+            cause,
+            ..Attempt::default()
+        });
+        self.run = Some(Run::new(Direction::Back, None, plan));
+    }
+
+    fn plan_back(&self) -> Vec<Step> {
+        let kept = self.record.good.as_ref().map(|good| good.objects.clone()).unwrap_or_default();
+        plan::back(self.good.as_deref(), &kept, &self.record.leftovers)
+    }
+
+    /// Takes up the journal's attempt.
+    fn resume(&mut self, attempted: Option<Arc<Release>>) {
+        let Some(attempt) = &self.record.attempt else { return };
+        let (plan, release) = match (attempt.direction, attempted) {
+            (Direction::Back, _) => (self.plan_back(), None),
+            (Direction::Forward, Some(release)) => {
+                (plan::forward(&release, self.have()), Some(release))
+            }
+            (Direction::Forward, None) if self.record.touched => {
+                let message = format!("the text of {} is lost", attempt.release.name);
+                return self.go_back(Some(Cause { reason: Reason::ReleaseUnavailable, message }));
+            }
+            (Direction::Forward, None) => return self.drop_attempt(),
+        };
+        if plan.is_empty() {
+            return self.drop_attempt();
+        }
+        let mut run = Run::new(attempt.direction, release, plan);
+        if attempt.plan == sum(&run.plan) {
+            run.at = attempt.done.min(run.plan.len() - 1);
+        }
+        self.run = Some(run);
+        self.note_plan();
+    }
+
+    /// Makes the attempt's plan anew and begins it again: the site is not as it was thought.
+    fn restart(&mut self) {
+        if let Some(attempt) = &mut self.record.attempt {
+            attempt.done = 0;
+            attempt.unpruned = Inventory::default();
+            let release = self.run.take().and_then(|run| run.release);
+            self.resume(release);
+        }
+    }
+
+    fn drop_attempt(&mut self) {
+        self.record.attempt = None;
+        self.run = None;
+    }
+
+    fn note_done(&mut self) {
+        if let (Some(attempt), Some(run)) = (&mut self.record.attempt, &self.run) {
+            attempt.done = run.at;
+        }
+    }
+
+    fn note_plan(&mut self) {
+        self.note_done();
+        if let (Some(attempt), Some(run)) = (&mut self.record.attempt, &self.run) {
+            attempt.plan = sum(&run.plan);
+        }
+    }
+
+    fn done(&mut self) {
+        let Some(run) = &mut self.run else { return };
+        run.failing = None;
+        run.trouble = None;
+        match run.step() {
+            Step::Commit => self.committed(),
+            Step::Settle => self.settled(),
+            Step::Preflight(_)
+            | Step::DryRun(_)
+            | Step::PrePull(_)
+            | Step::Record
+            | Step::Apply(_)
+            | Step::Wait(..)
+            | Step::Verify
+            | Step::Prune(_) => {
+                run.at += 1;
+                self.note_done();
+            }
+        }
+    }
+
+    fn committed(&mut self) {
+        let Some(release) = self.run.take().and_then(|run| run.release) else { return };
+        let attempt = self.record.attempt.take().unwrap_or_default();
+        self.record.failed.retain(|failed| failed.release.digest != release.reference.digest);
+        self.record.good = Some(good_of(&release));
+        self.record.leftovers = attempt.unpruned;
+        self.record.touched = false;
+        self.record.astray = false;
+        self.good = Some(release);
+    }
+
+    fn settled(&mut self) {
+        self.run = None;
+        let attempt = self.record.attempt.take().unwrap_or_default();
+        self.rolled_back = Some(attempt.release.digest);
+        self.record.leftovers = Inventory::default();
+        self.record.touched = false;
+        // Without its text nothing was put back.
+        self.record.astray = self.record.good.is_some() && self.good.is_none();
+    }
+
+    fn give_up(&mut self, failure: Failure, moment: &Moment) {
+        let repairs = self.trying().is_some_and(|release| self.is_good(&release.reference));
+        let Some(run) = &mut self.run else { return };
+        let step = run.step().clone();
+        match (run.direction, &step) {
+            (Direction::Back, _) => {
+                run.flaw = Some(failure);
+                self.done();
+            }
+            (Direction::Forward, Step::Prune(id)) => {
+                if let Some(attempt) = &mut self.record.attempt {
+                    let more = [id.clone()].into_iter().collect();
+                    attempt.unpruned = attempt.unpruned.with(&more);
+                }
+                self.done();
+            }
+            (Direction::Forward, _) if repairs => {
+                run.again(moment);
+                self.note_done();
+            }
+            (Direction::Forward, _) => {
+                let cause = Cause { reason: failure.reason, message: failure.message };
+                self.remember(&cause, moment);
+                if self.record.touched {
+                    self.go_back(Some(cause));
+                } else {
+                    self.drop_attempt();
+                }
+            }
+        }
+    }
+
+    fn remember(&mut self, cause: &Cause, moment: &Moment) {
+        let Some(attempt) = &self.record.attempt else { return };
+        let release = attempt.release.clone();
+        self.record.failed.retain(|failed| failed.release.digest != release.digest);
+        self.record.failed.push(FailedRelease {
+            release,
+            reason: cause.reason,
+            message: cause.message.clone(),
+            at: moment.wall,
+        });
+        let surplus = self.record.failed.len().saturating_sub(MAX_FAILED);
+        self.record.failed.drain(..surplus);
+    }
+}
+
+fn good_of(release: &Release) -> Good {
+    Good { release: release.reference.clone(), objects: release.inventory() }
+}
+
+fn sum(plan: &[Step]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for step in plan {
+        step.to_string().hash(&mut hasher);
+    }
+    hasher.finish()
+}

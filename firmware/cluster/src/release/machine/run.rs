@@ -1,0 +1,90 @@
+//! A walk through a plan: where it is, how often the present step failed, when it is tried again.
+
+use super::super::journal::Direction;
+use super::super::model::Release;
+use super::super::plan::Step;
+use super::super::target::Failure;
+use jiff::Timestamp;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The first pause before a step is tried again.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest one: a registry that comes back is noticed within it.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The first pause between two rounds of a rollback, or of putting a site right.
+const FIRST_ROUND_PAUSE: Duration = Duration::from_secs(5);
+/// The longest one; every round writes to the API server.
+pub const LONGEST_ROUND_PAUSE: Duration = Duration::from_secs(300);
+/// When something happened.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// For pauses.
+    pub now: Instant,
+    /// For people.
+    pub wall: Timestamp,
+    /// Shortens a pause, in thousandths of its half: 0 not at all, 1000 by half.
+    pub jitter: u16,
+}
+
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) direction: Direction,
+    /// The release that is tried; none when going back.
+    pub(super) release: Option<Arc<Release>>,
+    pub(super) plan: Vec<Step>,
+    pub(super) at: usize,
+    pub(super) pause: Option<Instant>,
+    /// Since when the step fails, and how often it did.
+    pub(super) failing: Option<(Instant, u32)>,
+    /// What it waits for.
+    pub(super) trouble: Option<Failure>,
+    /// A step of this round failed for good (only when going back).
+    pub(super) flaw: Option<Failure>,
+    /// Rounds that had a flaw.
+    pub(super) rounds: u32,
+}
+
+impl Run {
+    pub(super) fn new(
+        direction: Direction,
+        release: Option<Arc<Release>>,
+        plan: Vec<Step>,
+    ) -> Self {
+        Run {
+            direction,
+            release,
+            plan,
+            at: 0,
+            pause: None,
+            failing: None,
+            trouble: None,
+            flaw: None,
+            rounds: 0,
+        }
+    }
+
+    pub(super) fn step(&self) -> &Step {
+        &self.plan[self.at]
+    }
+
+    /// What is removed does not come back, so from the first removal on there is one way only.
+    pub(super) fn is_past_return(&self) -> bool {
+        matches!(self.step(), Step::Prune(_) | Step::Commit)
+    }
+
+    /// Begins the plan again after a pause.
+    pub(super) fn again(&mut self, moment: &Moment) {
+        self.rounds += 1;
+        self.at = 0;
+        self.failing = None;
+        let longest = LONGEST_ROUND_PAUSE;
+        self.pause = Some(moment.now + pause(FIRST_ROUND_PAUSE, longest, self.rounds, moment));
+    }
+}
+
+pub(super) fn pause(first: Duration, longest: Duration, times: u32, moment: &Moment) -> Duration {
+    let doublings = times.saturating_sub(1).min(16);
+    let full = first.saturating_mul(1 << doublings).min(longest);
+    full - full / 2 * u32::from(moment.jitter.min(1000)) / 1000
+}

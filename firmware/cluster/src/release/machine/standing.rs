@@ -1,0 +1,71 @@
+//! What people are told of the machine.
+
+use super::{Machine, Wanted};
+use crate::release::journal::Direction;
+use holdfast_api::Reason;
+use holdfast_api::kubernetes::{ReleasePhase, ReleaseState};
+
+impl Machine {
+    /// Where it is, for people; without `since`, which is the driver's.
+    pub fn state(&self) -> ReleaseState {
+        let (phase, reason, message) = self.standing();
+        let (done, steps) = match &self.run {
+            Some(run) => (run.at, run.plan.len()),
+            None => (0, 0),
+        };
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        ReleaseState {
+            wanted: self.wanted.as_ref().map(|w| w.reference().clone()).unwrap_or_default(),
+            good: self.record.good.as_ref().map(|good| good.release.clone()),
+            phase,
+            done: count(done),
+            steps: count(steps),
+            message,
+            reason,
+            failed: self.record.failed.clone(),
+            since: None,
+        }
+    }
+
+    fn standing(&self) -> (ReleasePhase, Option<Reason>, String) {
+        if let Some(run) = &self.run {
+            let cause = self.record.attempt.as_ref().and_then(|attempt| attempt.cause.as_ref());
+            let trouble = run.flaw.as_ref().or(run.trouble.as_ref());
+            let step = || run.step().to_string();
+            return match run.direction {
+                Direction::Forward => {
+                    let message = trouble.map_or_else(step, |trouble| trouble.message.clone());
+                    (run.step().phase(), trouble.map(|trouble| trouble.reason), message)
+                }
+                Direction::Back if run.flaw.is_some() => {
+                    let message = trouble.map(|t| t.message.clone()).unwrap_or_default();
+                    (ReleasePhase::RollingBack, Some(Reason::ReleaseRollbackFailed), message)
+                }
+                Direction::Back => {
+                    let message = cause.map_or_else(step, |cause| cause.message.clone());
+                    (ReleasePhase::RollingBack, cause.map(|cause| cause.reason), message)
+                }
+            };
+        }
+        match &self.wanted {
+            Some(Wanted::Unusable(_, cause)) => {
+                (ReleasePhase::Refused, Some(cause.reason), cause.message.clone())
+            }
+            Some(Wanted::Release(release)) => match self.refusal(&release.reference) {
+                Some(failed) if self.rolled_back.as_deref() == Some(&*release.reference.digest) => {
+                    (ReleasePhase::RolledBack, Some(failed.reason), failed.message.clone())
+                }
+                Some(failed) => {
+                    let message = format!("{}: {}", failed.reason, failed.message);
+                    (ReleasePhase::Refused, Some(Reason::ReleaseRefused), message)
+                }
+                None if self.record.good.is_some() => {
+                    (ReleasePhase::Committed, None, String::new())
+                }
+                None => (ReleasePhase::Waiting, None, String::new()),
+            },
+            None if self.record.good.is_some() => (ReleasePhase::Committed, None, String::new()),
+            None => (ReleasePhase::None, None, String::new()),
+        }
+    }
+}

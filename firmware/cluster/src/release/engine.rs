@@ -16,11 +16,10 @@ use super::parse::{ParseError, parse};
 use super::plan::{self, Have, Step};
 use super::target::{Failure, Observed, Target};
 use crate::paths::ClusterPaths;
-use holdfast_api::Reason;
 use holdfast_api::kubernetes::{ReleasePhase, ReleaseRef, ReleaseState, release_digest};
+use holdfast_api::{Reason, chain};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -211,6 +210,7 @@ impl<T: Target> ReleaseEngine<T> {
         let good = self.machine.record().good.as_ref();
         let context = Context {
             release: release.map(Arc::as_ref),
+            good: self.machine.good().map(Arc::as_ref),
             known: good.map_or_else(Inventory::default, |good| good.objects.clone()),
             site: self.machine.site_record(step),
             back,
@@ -351,7 +351,7 @@ impl<T: Target> ReleaseEngine<T> {
             Err(failure) => Err(failure),
             Ok(Some(in_force)) if in_force == digest => {
                 self.tell_following(ReleasePhase::Committed, Some(&release.reference));
-                self.target.unpin_others(&[digest]).await
+                self.target.keep_only(Some(&release)).await
             }
             Ok(_) if self.followed.as_deref() == Some(&*digest) => {
                 self.tell_following(ReleasePhase::Waiting, None);
@@ -493,18 +493,6 @@ fn moment(clock: Clock) -> Moment {
     // Without a source of randomness there is no jitter, which is no reason to stop.
     let _no_source = getrandom::fill(&mut random);
     Moment { now: clock.now(), wall: Timestamp::now(), jitter: u16::from_be_bytes(random) % 1001 }
-}
-
-/// An error with all that caused it.
-fn chain(error: &dyn Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        words.push_str(": ");
-        words.push_str(&error.to_string());
-        source = error.source();
-    }
-    words
 }
 
 #[cfg(test)]

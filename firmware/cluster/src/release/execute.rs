@@ -34,6 +34,8 @@ impl Default for Pace {
 pub(super) struct Context<'a> {
     /// The release that is tried, or put back; none when there is nothing to put back.
     pub(super) release: Option<&'a Release>,
+    /// The last good release.
+    pub(super) good: Option<&'a Release>,
     /// Objects that are ours even when their label was taken off.
     pub(super) known: Inventory,
     /// What the site has to remember.
@@ -73,24 +75,20 @@ impl Context<'_> {
             Step::Verify => self.verify(target).await,
             Step::Prune(id) => self.remove(target, id).await,
             Step::Commit => {
-                let digest = self.in_force();
-                target.announce(&digest).await?;
-                target.unpin_others(&[digest]).await?;
+                let release = self.release.ok_or_else(nothing_to_try)?;
+                target.announce(&release.reference.digest).await?;
+                target.keep_only(Some(release)).await?;
                 // Last: with it the site says that all of this is done.
                 target.record(&self.site).await
             }
             Step::Settle => {
-                let digest = self.in_force();
-                let keep: Vec<String> =
-                    (!digest.is_empty()).then_some(digest).into_iter().collect();
-                target.unpin_others(&keep).await?;
+                // Images of a release whose text is not here cannot be named; all stay.
+                if self.good.is_some() || self.site.good.is_none() {
+                    target.keep_only(self.good).await?;
+                }
                 target.record(&self.site).await
             }
         }
-    }
-
-    fn in_force(&self) -> String {
-        self.site.good.as_ref().map(|good| good.release.digest.clone()).unwrap_or_default()
     }
 
     /// An object that was there before us, made by somebody else, is not taken over.

@@ -207,9 +207,10 @@ impl Target for Fake {
         Ok(self.world().announced.clone())
     }
 
-    async fn unpin_others(&self, keep: &[String]) -> Result<(), Failure> {
+    async fn keep_only(&self, release: Option<&Release>) -> Result<(), Failure> {
         self.ask()?;
-        self.world().pinned.retain(|digest| keep.contains(digest));
+        let keep = release.map(|release| &release.reference.digest);
+        self.world().pinned.retain(|digest| Some(digest) == keep);
         Ok(())
     }
 }

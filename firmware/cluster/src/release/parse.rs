@@ -86,7 +86,7 @@ pub enum ParseError {
     #[error("{second}: metadata.name: {id} is also in {first}")]
     Twice {
         /// The object.
-        id: ObjectId,
+        id: Box<ObjectId>,
         /// Where it is first.
         first: Origin,
         /// Where it is again.
@@ -136,7 +136,11 @@ pub fn parse(
         let item = item(raw, name, timeout, &scopes)?;
         let Object { id, origin, .. } = &item.object;
         if let Some(first) = seen.insert(Key::of(id), origin.clone()) {
-            return Err(ParseError::Twice { id: id.clone(), first, second: origin.clone() });
+            return Err(ParseError::Twice {
+                id: Box::new(id.clone()),
+                first,
+                second: origin.clone(),
+            });
         }
         items.push(item);
     }

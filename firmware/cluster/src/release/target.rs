@@ -210,9 +210,12 @@ pub trait Target: Send + Sync + 'static {
     /// The API server is away.
     fn in_force(&self) -> impl Future<Output = Result<Option<String>, Failure>> + Send;
 
-    /// Lets go of images on this node that are pinned for other releases than these.
+    /// Lets go of all pinned images on this node but those of this release.
     ///
     /// # Errors
     /// The container runtime is away.
-    fn unpin_others(&self, keep: &[String]) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn keep_only(
+        &self,
+        release: Option<&Release>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 }

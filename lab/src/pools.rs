@@ -2,7 +2,12 @@
 //!
 //! A node's manager changes the real pools, since they belong to the kernel and not to a
 //! namespace. The laboratory only remembers the counts of each size and NUMA node
-//! (`/sys/devices/system/node/node*/hugepages`, kernel: admin-guide/mm/hugetlbpage.rst) and writes them back.
+//! (`/sys/devices/system/node/node*/hugepages`, kernel: admin-guide/mm/hugetlbpage.rst) and writes them back. All
+//! worlds of the machine share one note of them: [`Record`].
+
+mod record;
+
+pub use record::{Record, RecordError};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

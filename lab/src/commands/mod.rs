@@ -18,6 +18,7 @@ mod build;
 mod doctor;
 mod down;
 mod inside;
+mod kubernetes;
 mod machine;
 mod show;
 mod skips;
@@ -132,6 +133,9 @@ enum Command {
     /// Forward a port to a host; started by `up`.
     #[command(hide = true)]
     Forward(workers::Forward),
+    /// Build Kubernetes; started by `test` and `up`.
+    #[command(hide = true)]
+    BuildKubernetes,
     /// Be process 1 of a test machine; started by its kernel.
     #[command(hide = true)]
     MachineInit,
@@ -181,6 +185,7 @@ fn carry_out(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Emulate(command) => command.run().map(done),
         Command::Forward(command) => command.run().map(done),
+        Command::BuildKubernetes => kubernetes::build(),
         Command::MachineInit => match lab::machine::init()? {},
     }
 }

@@ -1,5 +1,6 @@
 //! `lab test`: everything that CI runs, with a summary at the end.
 
+use super::kubernetes::{self, Background};
 use super::skips::{self, Keeper, Skip};
 use super::up;
 use super::{Global, Output, print_json, table};
@@ -14,7 +15,7 @@ use std::time::Instant;
 
 #[derive(Debug, Args)]
 pub(super) struct Test {
-    /// Only these steps: fmt, deny, clippy, doc, unit, machine, build, worlds.
+    /// Only these steps: fmt, deny, clippy, doc, unit, machine, build, worlds, kubernetes.
     #[arg(value_name = "STEP")]
     steps: Vec<String>,
     /// Go on after a step that failed.
@@ -36,7 +37,20 @@ enum How {
     Nextest { arguments: Vec<&'static str>, env: Vec<(&'static str, &'static str)> },
     /// [`machine::run_tests`].
     Machine,
+    /// Tests on real Kubernetes, which is built when it is not there.
+    Kubernetes { arguments: Vec<&'static str>, nextest: bool },
 }
+
+/// Tests on real Kubernetes, as nextest's filters say it: integration tests of the crates that are
+/// about nothing else, and programs of tests that have it in their name.
+macro_rules! on_kubernetes {
+    () => {
+        "(kind(test) and (package(holdfast-lab-kubernetes) or package(holdfast-cluster) or binary(/kubernetes/)))"
+    };
+}
+
+/// Set for tests on real Kubernetes.
+const ASKS_FOR_KUBERNETES: (&str, &str) = ("HOLDFAST_TEST_KUBERNETES", "1");
 
 /// What came of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -72,6 +86,8 @@ struct Outcome {
     what: &'static str,
     result: Verdict,
     seconds: f64,
+    /// Seconds of processor time of what it started, all cores together.
+    cpu_seconds: f64,
     /// Tests that could not run here; none where the step cannot tell.
     skipped: Option<Vec<Skip>>,
 }
@@ -89,6 +105,12 @@ impl Test {
             |step: &Step| self.steps.is_empty() || self.steps.iter().any(|name| name == step.name);
         let wanted: Vec<Step> = steps.into_iter().filter(chosen).collect();
         prepare(&wanted)?;
+        // Beside the steps that leave a core idle, and at the lowest priority.
+        let mut background =
+            match wanted.iter().any(|step| matches!(step.how, How::Kubernetes { .. })) {
+                true => Background::start()?,
+                false => None,
+            };
         let mut outcomes: Vec<Outcome> = Vec::new();
         let mut failed = false;
         for (index, step) in wanted.iter().enumerate() {
@@ -98,16 +120,20 @@ impl Test {
                     what: step.what,
                     result: Verdict::NotRun,
                     seconds: 0.0,
+                    cpu_seconds: 0.0,
                     skipped: None,
                 });
                 continue;
             }
             eprintln!("\n[{}/{}] {}: {}", index + 1, wanted.len(), step.name, step.what);
-            let began = Instant::now();
+            let (began, cpu_before) = (Instant::now(), cpu_of_children());
             let (result, skipped) = match &step.how {
                 How::Cargo { arguments, env } => (Verdict::of(cargo(arguments, env)?), None),
                 How::Nextest { arguments, env } => nextest(arguments, env)?,
                 How::Machine => test_machine()?,
+                How::Kubernetes { arguments, nextest } => {
+                    test_kubernetes(background.take(), arguments, *nextest)?
+                }
             };
             failed |= result == Verdict::Failed;
             outcomes.push(Outcome {
@@ -115,6 +141,7 @@ impl Test {
                 what: step.what,
                 result,
                 seconds: began.elapsed().as_secs_f64(),
+                cpu_seconds: cpu_of_children() - cpu_before,
                 skipped,
             });
         }
@@ -127,10 +154,11 @@ impl Test {
                         outcome.what.into(),
                         outcome.result.text().into(),
                         format!("{:.1} s", outcome.seconds),
+                        format!("{:.0} s", outcome.cpu_seconds),
                     ]
                 };
                 let rows: Vec<Vec<String>> = outcomes.iter().map(row).collect();
-                say!("\n{}", table::render(&["STEP", "WHAT", "RESULT", "TOOK"], &rows));
+                say!("\n{}", table::render(&["STEP", "WHAT", "RESULT", "TOOK", "CPU"], &rows));
                 let known: Vec<&Vec<Skip>> =
                     outcomes.iter().filter_map(|outcome| outcome.skipped.as_ref()).collect();
                 if !known.is_empty() {
@@ -154,40 +182,32 @@ fn steps(nextest: bool) -> Vec<Step> {
         what,
         how: How::Cargo { arguments: arguments.to_vec(), env: vec![] },
     };
-    // The worlds want the machine for themselves, one after the other.
-    let (unit, worlds): (&[&str], &[&str]) = match nextest {
-        true => (
-            &["nextest", "run", "--workspace", "--no-fail-fast"],
-            &[
-                "nextest",
-                "run",
-                // The whole workspace again, so that nothing is built anew with other features.
-                "--workspace",
-                "-E",
-                "package(lab) and binary(whole_worlds)",
-                "--test-threads",
-                "1",
-                "--no-fail-fast",
-            ],
-        ),
-        false => (
-            &["test", "--workspace", "--no-fail-fast"],
-            &[
-                "test",
-                "-p",
-                "lab",
-                "--test",
-                "whole_worlds",
-                "--no-fail-fast",
-                "--",
-                "--test-threads",
-                "1",
-                "--nocapture",
-            ],
-        ),
+    // Worlds and clusters want the machine for themselves, one after the other. The whole workspace
+    // is named again, so that nothing is built anew with other features.
+    let one = |filter| {
+        vec!["nextest", "run", "--workspace", "-E", filter, "--test-threads", "1", "--no-fail-fast"]
     };
-    let tests = |name, what, arguments: &[&'static str], env: &[(&'static str, &'static str)]| {
-        let (arguments, env) = (arguments.to_vec(), env.to_vec());
+    let all_of = |program| {
+        let one_by_one = ["--no-fail-fast", "--", "--test-threads", "1", "--nocapture"];
+        ["test", "--workspace", "--test", program].into_iter().chain(one_by_one).collect()
+    };
+    let unit = match nextest {
+        true => vec![
+            "nextest",
+            "run",
+            "--workspace",
+            "-E",
+            concat!("not (package(lab) and binary(whole_worlds)) and not ", on_kubernetes!()),
+            "--no-fail-fast",
+        ],
+        false => vec!["test", "--workspace", "--no-fail-fast"],
+    };
+    let (worlds, kubernetes): (Vec<&str>, Vec<&str>) = match nextest {
+        true => (one("package(lab) and binary(whole_worlds)"), one(on_kubernetes!())),
+        false => (all_of("whole_worlds"), all_of("*")),
+    };
+    let tests = |name, what, arguments, env: &[(&'static str, &'static str)]| {
+        let env = env.to_vec();
         let how = match nextest {
             true => How::Nextest { arguments, env },
             false => How::Cargo { arguments, env },
@@ -219,15 +239,25 @@ fn steps(nextest: bool) -> Vec<Step> {
         doc,
         tests("unit", "tests of every crate", unit, &[]),
         machine,
-        step("build", "programs for the worlds", &["build", "--workspace", "--bins", "--quiet"]),
+        // With the tests, whose features the steps before have built with.
+        step(
+            "build",
+            "programs for the worlds",
+            &["build", "--workspace", "--bins", "--tests", "--quiet"],
+        ),
         tests("worlds", "whole worlds, end to end", worlds, &[("HOLDFAST_TEST_WORLDS", "1")]),
+        Step {
+            name: "kubernetes",
+            what: "tests on real Kubernetes",
+            how: How::Kubernetes { arguments: kubernetes, nextest },
+        },
     ]
 }
 
 /// Installs what the steps need.
 fn prepare(steps: &[Step]) -> anyhow::Result<()> {
     let any = |names: &[&str]| steps.iter().any(|step| names.contains(&step.name));
-    if any(&["unit", "worlds"]) {
+    if any(&["unit", "worlds", "kubernetes"]) {
         up::install(Purpose::Tests)?;
         if !nix::unistd::geteuid().is_root() {
             eprintln!("not root: tests that need the kernel are skipped, and say so");
@@ -274,6 +304,36 @@ fn test_machine() -> anyhow::Result<(Verdict, Option<Vec<Skip>>)> {
     }
 }
 
+/// Without a Kubernetes its tests run all the same: they are skipped with that word.
+fn test_kubernetes(
+    background: Option<Background>,
+    arguments: &[&str],
+    has_nextest: bool,
+) -> anyhow::Result<(Verdict, Option<Vec<Skip>>)> {
+    let cannot = kubernetes::have(background)?;
+    let env = match &cannot {
+        None => vec![ASKS_FOR_KUBERNETES],
+        Some(why) => {
+            eprintln!("skipped: {why}");
+            vec![]
+        }
+    };
+    let (result, skips) = match has_nextest {
+        true => nextest(arguments, &env)?,
+        false => (Verdict::of(cargo(arguments, &env)?), None),
+    };
+    Ok(match (result, cannot) {
+        (Verdict::Passed, Some(_)) => (Verdict::Skipped, skips),
+        (result, _) => (result, skips),
+    })
+}
+
+/// Processor time of everything that this process started and waited for, in seconds.
+fn cpu_of_children() -> f64 {
+    let stat = procfs::process::Process::myself().and_then(|process| process.stat());
+    stat.map_or(0.0, |stat| (stat.cutime + stat.cstime) as f64 / procfs::ticks_per_second() as f64)
+}
+
 fn cargo(arguments: &[&str], env: &[(&str, &str)]) -> anyhow::Result<bool> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
@@ -288,16 +348,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn worlds_are_run_one_at_a_time_either_way() {
+    fn worlds_and_clusters_are_run_one_at_a_time_either_way() {
         for nextest in [true, false] {
-            let steps = steps(nextest);
-            let worlds = steps.iter().find(|step| step.name == "worlds").unwrap();
-            let (How::Cargo { arguments, env } | How::Nextest { arguments, env }) = &worlds.how
-            else {
-                panic!("worlds are a cargo test")
-            };
-            let threads = arguments.windows(2).any(|pair| pair == ["--test-threads", "1"]);
-            assert!(threads && env.contains(&("HOLDFAST_TEST_WORLDS", "1")));
+            for name in ["worlds", "kubernetes"] {
+                let steps = steps(nextest);
+                let step = steps.iter().find(|step| step.name == name).unwrap();
+                let arguments = match &step.how {
+                    How::Cargo { arguments, env } | How::Nextest { arguments, env } => {
+                        assert!(env.contains(&("HOLDFAST_TEST_WORLDS", "1")));
+                        arguments
+                    }
+                    How::Kubernetes { arguments, .. } => arguments,
+                    How::Machine => panic!("{name} runs tests of cargo"),
+                };
+                assert!(arguments.windows(2).any(|pair| pair == ["--test-threads", "1"]));
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_a_step_of_its_own_is_not_run_with_the_rest() {
+        let steps = steps(true);
+        let filter = |name: &str| {
+            let step = steps.iter().find(|step| step.name == name).unwrap();
+            match &step.how {
+                How::Nextest { arguments, .. } | How::Kubernetes { arguments, .. } => arguments[4],
+                How::Cargo { .. } | How::Machine => panic!("{name} is run by nextest"),
+            }
+        };
+        for own in ["worlds", "kubernetes"] {
+            assert!(filter("unit").contains(filter(own)), "{own}");
         }
     }
 }

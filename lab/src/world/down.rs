@@ -2,13 +2,13 @@
 //!
 //! Nothing of the world's description is needed. Processes are found by their records (and by
 //! the world's namespaces, which nobody else uses), namespaces by their names, mounts by their place,
-//! the pools by the note taken before the first world. Doing it twice is ordinary; what cannot be
+//! the pools by the machine's note, taken before the first world. Doing it twice is ordinary; what cannot be
 //! removed is reported at the end, after everything else was.
 
 use super::error::WorldError;
-use super::home::{self, Home};
+use super::home::Home;
 use super::topology::netns_prefix;
-use crate::pools::{self, PoolError, Pools};
+use crate::pools::{PoolError, Record, RecordError};
 use crate::process::{self, ProcessId};
 use crate::{exec, netns};
 use netd::netns::{NetNs, NetNsError};
@@ -65,6 +65,9 @@ pub enum DownError {
     /// A huge page pool.
     #[error("cannot put a huge page pool back")]
     Pool(#[source] PoolError),
+    /// The note of the pools.
+    #[error("cannot put the huge page pools back")]
+    Pools(#[source] RecordError),
 }
 
 /// Takes the world down. Where a thread of this process emulates the links, the [`World`](super::World)
@@ -81,9 +84,8 @@ pub fn down(home: &Home) -> Result<DownReport, WorldError> {
     if unmount(&home.dir(), &mut report) {
         remove_dir(&home.dir(), &mut report);
     }
+    put_pools_back(home, &mut report);
     if home.siblings().is_empty() {
-        restore_pools(home, &mut report);
-        remove_torn_notes(home);
         // Not empty when somebody else keeps something there.
         let _ = std::fs::remove_dir(home.base());
     }
@@ -160,26 +162,10 @@ fn remove_dir(dir: &Path, report: &mut DownReport) {
     }
 }
 
-fn restore_pools(home: &Home, report: &mut DownReport) {
-    let file = home.pools_file();
-    // A note that cannot be read restores nothing and is of no more use.
-    if let Ok(Some(pools)) = home::read_json::<Pools>(&file) {
-        report.problems.extend(pools::restore(&pools).into_iter().map(DownError::Pool));
-    }
-    match std::fs::remove_file(&file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(source) => report.problems.push(DownError::File { path: file, source }),
-        Ok(()) => {}
-    }
-}
-
-/// A note whose writing was cut off lies beside it under a name of its own.
-fn remove_torn_notes(home: &Home) {
-    let entries = std::fs::read_dir(home.base()).into_iter().flatten().flatten();
-    for entry in
-        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(".pools.json."))
-    {
-        let _ = std::fs::remove_file(entry.path());
+fn put_pools_back(home: &Home, report: &mut DownReport) {
+    match Record::of_machine().forget(&home.dir()) {
+        Ok(problems) => report.problems.extend(problems.into_iter().map(DownError::Pool)),
+        Err(error) => report.problems.push(DownError::Pools(error)),
     }
 }
 

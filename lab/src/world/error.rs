@@ -5,6 +5,7 @@ use crate::emulator::{ControlError, EmulatorError};
 use crate::exec::ExecError;
 use crate::netns::IpError;
 use crate::node_root::RootError;
+use crate::pools::RecordError;
 use crate::process::ProcessId;
 use holdfast_durable::WriteError;
 use netd::netns::NetNsError;
@@ -18,6 +19,9 @@ pub enum WorldError {
     /// It was asked for wrongly.
     #[error("such a world cannot be")]
     Spec(#[source] SpecError),
+    /// The machine's huge page pools cannot be noted.
+    #[error("cannot note the machine's huge page pools")]
+    Pools(#[source] RecordError),
     /// It is there already.
     #[error(
         "world {0} is there already; look at it with `cargo lab{option} status`, end it with `cargo lab{option} down`",

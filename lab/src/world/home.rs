@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! /run/holdfast-lab/             the base; HOLDFAST_LAB_DIR moves it
-//!   pools.json                   huge page pools as they were before the first node
 //!   <world>/
 //!     world.json                 the world's spec and stages, written before anything is made
 //!     services/<name>.json       how to start a daemon, written before it is started
@@ -123,10 +122,6 @@ impl Home {
 
     pub(super) fn records_dir(&self) -> PathBuf {
         self.dir().join("records")
-    }
-
-    pub(super) fn pools_file(&self) -> PathBuf {
-        self.base.join("pools.json")
     }
 
     fn services_dir(&self) -> PathBuf {

@@ -24,9 +24,10 @@ pub use topology::{Host, Topology};
 
 use crate::emulator::{Control, Emulator, Link};
 use crate::exec::{self, Daemon};
+use crate::netns;
 use crate::node_root;
+use crate::pools::Record;
 use crate::process::ProcessId;
-use crate::{netns, pools};
 use netd::netns::NetNs;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -159,16 +160,13 @@ impl World {
         Control::connect(&self.home.emulator_socket()).map_err(WorldError::Control)
     }
 
-    /// Notes the machine's huge page pools before something changes them, unless a world has
-    /// done so already; they are put back when the last world goes.
+    /// Notes the machine's huge page pools before something changes them, unless a world of this
+    /// machine has done so already; they are put back when the last one goes.
     ///
     /// # Errors
     /// The note cannot be written.
     pub fn remember_pools(&self) -> Result<(), WorldError> {
-        match self.home.pools_file().exists() {
-            true => Ok(()),
-            false => home::write_json(&self.home.pools_file(), &pools::observe(Path::new("/sys"))),
-        }
+        Record::of_machine().remember(&self.home.dir()).map_err(WorldError::Pools)
     }
 
     /// Starts a daemon, on a host or on the machine itself, and remembers how. Its log and record

@@ -111,6 +111,11 @@ impl BuildError {
         move |source| Self::File { attempt, path, source }
     }
 
+    /// Nothing is wrong but this machine or its mirror; tests are skipped for it.
+    pub fn skips(&self) -> bool {
+        matches!(self, Self::NoApt | Self::NoSuite | Self::Download { .. } | Self::Disk { .. })
+    }
+
     /// Trying again later can help, with nothing changed on this machine.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Download { .. })

@@ -31,7 +31,8 @@ pub enum ImageError {
         #[source]
         source: Box<Status>,
     },
-    /// The registry does not have it.
+    /// The registry does not have it, and neither has any of its mirrors. When one of these does
+    /// not answer, that is a [`ImageError::Registry`], for it may have it.
     #[error("the registry does not have {image}: {said}")]
     Missing {
         /// The image.

@@ -7,6 +7,9 @@
     reason = "each test uses a part; helpers fail by panics"
 )]
 
+pub mod faraway;
+pub mod probe;
+
 use holdfast_lab_kubernetes::find::Kubernetes;
 use holdfast_lab_kubernetes::image::Image;
 use holdfast_lab_kubernetes::node::{Node, web_image};

@@ -1,0 +1,186 @@
+//! The data-plane rule, with a pod that is itself the way to the registry.
+//!
+//! The registry is in a network of its own; images are named by an address at which only the pod
+//! of a DaemonSet listens, which carries the bytes on. Replacing that pod ends the old one first
+//! (two cannot have the address), so whatever image the new one needs cannot come any more.
+//! Without pre-pull such a release never completes. With it, the interruption is the pod's restart.
+#![allow(clippy::unwrap_used, reason = "tests fail by panics")]
+
+mod images_lab;
+
+use holdfast_api::kubernetes::release_digest;
+use holdfast_api::marks::PRE_PULLED_ANNOTATION;
+use holdfast_cluster::images::{OwnNode, PrePuller, Runtime, Want, site_ready};
+use holdfast_lab_kubernetes::image::archive;
+use holdfast_lab_kubernetes::node::{Node, NodeSpec};
+use images_lab::faraway::{FarRegistry, REGISTRY_ADDRESS};
+use images_lab::probe::Probe;
+use images_lab::{enter_network, image, kubernetes, socket};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Where the pod listens. containerd asks loopback addresses by plain HTTP, and nobody else instead.
+const WAY: &str = "127.0.0.1:5000";
+
+/// How long a release without pre-pull is watched. The pod's own restart takes half of it at most.
+const HOPELESS: Duration = Duration::from_secs(10);
+
+fn data_plane(image: &str) -> String {
+    format!(
+        r#"apiVersion: apps/v1
+kind: DaemonSet
+metadata: {{name: way, annotations: {{holdfast.dev/data-plane: "true"}}}}
+spec:
+  selector: {{matchLabels: {{app: way}}}}
+  updateStrategy: {{type: RollingUpdate, rollingUpdate: {{maxUnavailable: 1}}}}
+  template:
+    metadata: {{labels: {{app: way}}}}
+    spec:
+      hostNetwork: true
+      terminationGracePeriodSeconds: 1
+      tolerations: [{{operator: Exists}}]
+      containers:
+      - name: way
+        image: "{image}"
+        command: ["sh", "-c", "trap 'exit 0' TERM; nc -ll -p 5000 -e nc {REGISTRY_ADDRESS} 5000 & wait"]
+        readinessProbe: {{httpGet: {{path: /v2/, port: 5000, host: 127.0.0.1}}, periodSeconds: 1}}
+"#
+    )
+}
+
+/// Whether every pod of the DaemonSet runs this image and is ready; else how it stands.
+fn released(node: &Node, image: &str) -> Result<(), String> {
+    let pods = "jsonpath={range .items[*]}{.spec.containers[0].image} {.status.conditions[?(@.type=='Ready')].status} {.status.containerStatuses[0].state.waiting.reason}{'\\n'}{end}";
+    let pods = node
+        .kubectl(&["get", "pods", "-l", "app=way", "-o", pods])
+        .map_err(|error| error.to_string())?;
+    let is_done = pods.lines().count() == 1
+        && pods.lines().all(|pod| pod.starts_with(&format!("{image} True")));
+    if is_done { Ok(()) } else { Err(pods) }
+}
+
+/// What tells one pod from the next.
+fn uid(node: &Node) -> String {
+    node.kubectl(&["get", "pods", "-l", "app=way", "-o", "jsonpath={.items[*].metadata.uid}"])
+        .unwrap()
+}
+
+/// The manager's part on this node: in its network, with its kubelet's rights.
+fn pre_pull(node: &Node, release: &str, image: &str) -> Result<(), String> {
+    // The files name each other by the paths of the node.
+    let kubeconfig = std::fs::read_to_string(node.data("agent/kubelet.kubeconfig")).unwrap();
+    let kubeconfig =
+        kubeconfig.replace("/var/lib/rancher/k3s", &node.data("").display().to_string());
+    let path = node.state().join("kubelet.kubeconfig");
+    holdfast_durable::write(&path, kubeconfig.as_bytes(), 0o600).unwrap();
+    let (pid, socket, release) = (node.pid().unwrap(), socket(node), release.to_owned());
+    let images = BTreeSet::from([image.to_owned()]);
+    std::thread::spawn(move || {
+        enter_network(pid);
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio.block_on(async move {
+            let notes = OwnNode::new(path, "node1");
+            let service = PrePuller::start(Runtime::connect(&socket), notes);
+            service.want(Want { release: release.clone(), images, keep: None });
+            let held = service.held(&release, |state| eprintln!("          {}", state.totals));
+            match tokio::time::timeout(Duration::from_secs(60), held).await {
+                Ok(held) => held.map_err(|problem| problem.message),
+                Err(_) => Err("not within a minute".into()),
+            }
+        })
+    })
+    .join()
+    .unwrap()
+}
+
+fn nodes(node: &Node) -> Vec<serde_json::Value> {
+    let list = node.kubectl(&["get", "nodes", "-o", "json"]).unwrap();
+    let mut list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    list["items"].as_array_mut().map(std::mem::take).unwrap_or_default()
+}
+
+#[test]
+fn a_data_plane_is_replaced_only_by_what_is_on_the_node() {
+    let Some(kubernetes) = kubernetes("data_plane") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let started = Instant::now();
+    let passed = |what: &str| eprintln!("{:6.2} s  {what}", started.elapsed().as_secs_f64());
+    let version = |number: u32| {
+        image(&kubernetes, &format!("{WAY}/way:v{number}"), 8)
+            .link("bin/nc", "busybox")
+            .variable("VERSION", &number.to_string())
+    };
+    let name = |number: u32| format!("{WAY}/way:v{number}");
+
+    // The first version comes with the node, as k3s' folder of images has it.
+    let first: PathBuf = folder.path().join("own/var/lib/rancher/k3s/agent/images/way.tar");
+    std::fs::create_dir_all(first.parent().unwrap()).unwrap();
+    holdfast_durable::write(&first, &archive(&[version(1)]), 0o644).unwrap();
+    let mut node = Node::start(&kubernetes, folder.path(), NodeSpec::server("node1")).unwrap();
+    let registry = FarRegistry::start(&kubernetes, &node, &[version(2), version(3)]);
+    node.wait_up(Duration::from_secs(120)).unwrap();
+    node.wait_ready("node1", Duration::from_secs(120)).unwrap();
+    node.apply(&data_plane(&name(1))).unwrap();
+    node.until("the way is there", Duration::from_secs(60), |node| released(node, &name(1)))
+        .unwrap();
+    passed("the node has a way to its registry: a pod");
+    let probe = Probe::start(&node, WAY);
+
+    let before = Instant::now();
+    node.apply(&data_plane(&name(2))).unwrap();
+    let hopeless = node
+        .until("it is released", HOPELESS, |node| released(node, &name(2)))
+        .expect_err("an image came without a way");
+    assert!(
+        hopeless.to_string().contains("ErrImagePull")
+            || hopeless.to_string().contains("ImagePullBackOff"),
+        "{hopeless}"
+    );
+    let answered = probe.last_answer().saturating_duration_since(before);
+    assert!(answered < HOPELESS * 3 / 4, "the way was there until {answered:?}");
+    passed(&format!(
+        "without pre-pull: not released in {HOPELESS:?}, no way for the last {:.1} s",
+        (HOPELESS - answered).as_secs_f64()
+    ));
+
+    node.apply(&data_plane(&name(1))).unwrap();
+    // The kubelet takes half a minute to let go of a pod that never began.
+    node.kubectl(&["delete", "pod", "-l", "app=way", "--force", "--grace-period=0"]).unwrap();
+    node.until("the way is back", Duration::from_secs(60), |node| released(node, &name(1)))
+        .unwrap();
+    passed("the last good version is back");
+
+    let manifests = BTreeMap::from([("way.yaml".to_owned(), data_plane(&name(3)))]);
+    let release = release_digest(&manifests);
+    let behind = site_ready(&nodes(&node), &release).unwrap_err();
+    assert_eq!(behind[0].node, "node1");
+    pre_pull(&node, &release, &name(3)).unwrap();
+    assert_eq!(site_ready(&nodes(&node), &release), Ok(()));
+    let noted =
+        node.kubectl(&["get", "node", "node1", "-o", "jsonpath={.metadata.annotations}"]).unwrap();
+    assert!(noted.contains(PRE_PULLED_ANNOTATION) && noted.contains("1/1 images"), "{noted}");
+    passed("pre-pulled, over the pod itself, and the Node says so");
+
+    let before = Instant::now();
+    let old = uid(&node);
+    node.kubectl(&["delete", "pod", "-l", "app=way", "--wait=false"]).unwrap();
+    node.until("it is there again", Duration::from_secs(60), |node| {
+        if uid(node) == old { Err("the old one is there".into()) } else { released(node, &name(1)) }
+    })
+    .unwrap();
+    let restart = probe.longest_gap_since(before);
+    passed(&format!("the pod's own restart: no way for {:.2} s", restart.as_secs_f64()));
+
+    let before = Instant::now();
+    node.apply(&data_plane(&name(3))).unwrap();
+    node.until("it is released", Duration::from_secs(60), |node| released(node, &name(3))).unwrap();
+    let interruption = probe.longest_gap_since(before);
+    passed(&format!(
+        "with pre-pull: released in {:.2} s, no way for {:.2} s",
+        before.elapsed().as_secs_f64(),
+        interruption.as_secs_f64()
+    ));
+    drop((probe, registry));
+    assert_eq!(node.stop().unwrap(), [""; 0]);
+}

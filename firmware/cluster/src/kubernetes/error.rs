@@ -157,6 +157,9 @@ impl ApiError {
     /// The reason code.
     pub fn reason(&self) -> Reason {
         match self {
+            ApiError::Unavailable { source, .. } if is_out_of_date(source.as_ref()) => {
+                Reason::KubernetesCertificateExpired
+            }
             ApiError::Kubeconfig { .. }
             | ApiError::Unavailable { .. }
             | ApiError::Busy { .. }
@@ -261,9 +264,7 @@ impl ApiError {
             }
             409 if reason == "AlreadyExists" => ApiError::Exists { attempt },
             409 | 410 => ApiError::Stale { attempt, message },
-            429 if has("DisruptionBudget")
-                || reason != "TooManyRequests" && !message.is_empty() =>
-            {
+            429 if has("DisruptionBudget") => {
                 let budget = details
                     .causes
                     .iter()
@@ -271,8 +272,8 @@ impl ApiError {
                     .map_or(message.as_str(), |cause| &cause.message);
                 ApiError::Budget { attempt, message: budget.to_owned(), retry_after }
             }
-            // Timeouts, and 5xx, save where the schema is what went wrong.
             408 | 429 => ApiError::Busy { attempt, status: code.as_u16(), message, retry_after },
+            // Errors of the schema carry no code of their own, so the server gives this one.
             500 if of_schema(&message) => {
                 ApiError::Refused { attempt, fields: fields_named(&message), message }
             }
@@ -292,6 +293,28 @@ impl ApiError {
             }
         }
     }
+}
+
+/// Whether a connection failed because the server's certificate is past its time or before it.
+fn is_out_of_date(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustls::{CertificateError as Certificate, Error as Tls};
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // An io::Error does not give the error that it wraps as its source.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = wrapped.and_then(|error| error.downcast_ref()).or(error.downcast_ref());
+        if let Some(Tls::InvalidCertificate(why)) = tls {
+            return matches!(
+                why,
+                Certificate::Expired
+                    | Certificate::ExpiredContext { .. }
+                    | Certificate::NotValidYet
+                    | Certificate::NotValidYetContext { .. }
+            );
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// A `Status`, as far as it is read.

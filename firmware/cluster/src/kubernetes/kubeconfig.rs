@@ -154,16 +154,15 @@ fn access(cluster: &Cluster, user: &User, folder: &Path) -> Result<Access, Strin
 }
 
 /// A path of the kubeconfig, which is relative to its folder (client-go, `ResolveLocalPaths`). A
-/// distribution below a root of its own writes paths as it sees them itself; what it names lies
-/// beside the kubeconfig then.
+/// distribution below a root of its own writes paths as it sees them itself; the kubeconfig's own
+/// place tells that root then.
 fn place(folder: &Path, path: &Path) -> PathBuf {
     let named = folder.join(path);
-    match path.file_name() {
-        Some(name) if path.is_absolute() && !named.exists() && folder.join(name).exists() => {
-            folder.join(name)
-        }
-        _ => named,
+    let Ok(inner) = path.strip_prefix("/") else { return named };
+    if named.exists() {
+        return named;
     }
+    folder.ancestors().map(|root| root.join(inner)).find(|place| place.exists()).unwrap_or(named)
 }
 
 fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {

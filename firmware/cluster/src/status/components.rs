@@ -13,6 +13,8 @@ use serde_json::Value;
 const TRUE: [&str; 1] = ["Ready"];
 /// Node conditions that must not be `True`.
 const FALSE: [&str; 4] = ["MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable"];
+/// Where scheduler and controller manager listened without TLS.
+const OLD_PORTS: [&str; 2] = ["http://127.0.0.1:10251/", "http://127.0.0.1:10252/"];
 
 /// A check of the API server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +68,12 @@ pub fn of_statuses(statuses: &[Value]) -> Vec<ComponentState> {
         let ok = healthy["status"] == "True";
         let words = [&healthy["message"], &healthy["error"]];
         let words: Vec<_> = words.iter().filter_map(|word| word.as_str()).collect();
-        Some(state(name, ok, if ok { String::new() } else { words.join(" ") }))
+        let words = words.join(" ");
+        // Servers before 1.22 ask at the old ports without TLS, which are switched off.
+        if !ok && OLD_PORTS.iter().any(|port| words.contains(port)) && words.contains("refused") {
+            return None;
+        }
+        Some(state(name, ok, if ok { String::new() } else { words }))
     });
     known.collect()
 }
@@ -146,6 +153,15 @@ mod tests {
         let states = of_statuses(&statuses);
         assert_eq!(names(&states), [("scheduler", true), ("controller-manager", false)]);
         assert!(states[1].message.contains("refused"));
+    }
+
+    #[test]
+    fn a_port_that_is_switched_off_tells_nothing() {
+        let refused = "Get \"http://127.0.0.1:10251/healthz\": dial tcp 127.0.0.1:10251: connect: connection refused";
+        let status = |message: &str| json!({"metadata": {"name": "scheduler"}, "conditions": [{"type": "Healthy", "status": "False", "message": message}]});
+        assert_eq!(of_statuses(&[status(refused)]), []);
+        let asked_with_tls = refused.replace("http://127.0.0.1:10251", "https://127.0.0.1:10259");
+        assert_eq!(names(&of_statuses(&[status(&asked_with_tls)])), [("scheduler", false)]);
     }
 
     fn node(conditions: &[(&str, &str, &str, &str)]) -> Value {

@@ -154,6 +154,33 @@ fn a_budget_is_told_from_an_overloaded_server() {
     assert_eq!(overloaded.retry_after(), Some(Duration::from_secs(3)));
 }
 
+/// The filter before all others answers in plain text.
+#[test]
+fn an_overloaded_server_says_so_in_plain_text() {
+    let error = refusal(429, "Too many requests, please try again later.");
+    assert!(matches!(error, ApiError::Busy { status: 429, .. }), "{error:?}");
+}
+
+#[test]
+fn a_certificate_past_its_time_is_told_from_a_server_that_is_away() {
+    let unavailable = |source: std::io::Error| ApiError::Unavailable {
+        attempt: "say that it is ready".into(),
+        server: "127.0.0.1:6443".into(),
+        source: Box::new(kube::Error::Service(source.into())),
+    };
+    let wrong = |why| {
+        let tls = rustls::Error::InvalidCertificate(why);
+        unavailable(std::io::Error::new(std::io::ErrorKind::InvalidData, tls))
+    };
+    let expired = wrong(rustls::CertificateError::Expired);
+    assert_eq!(expired.reason(), Reason::KubernetesCertificateExpired);
+    assert!(expired.retryable(), "the distribution renews it when it starts");
+    let foreign = wrong(rustls::CertificateError::UnknownIssuer);
+    assert_eq!(foreign.reason(), Reason::KubernetesApiUnavailable);
+    let away = unavailable(std::io::ErrorKind::ConnectionRefused.into());
+    assert_eq!(away.reason(), Reason::KubernetesApiUnavailable);
+}
+
 proptest! {
     /// Whatever a proxy or a broken server answers is an error with a reason.
     #[test]

@@ -36,14 +36,16 @@ fn the_administrators_file_is_read() {
 
 /// As k3s writes it for the kubelet: paths as they are below its own root.
 #[test]
-fn the_kubelets_file_names_others_beside_it() {
-    let folder = tempfile::tempdir().unwrap();
+fn the_kubelets_file_names_others_as_seen_below_its_root() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("var/lib/rancher/nowhere/agent");
+    std::fs::create_dir_all(&folder).unwrap();
     for (name, label) in [
         ("server-ca.crt", "CERTIFICATE"),
         ("client-kubelet.crt", "CERTIFICATE"),
         ("client-kubelet.key", "PRIVATE KEY"),
     ] {
-        let mut file = Disk::create(folder.path().join(name)).unwrap();
+        let mut file = Disk::create(folder.join(name)).unwrap();
         file.write_all(pem(label).as_bytes()).unwrap();
     }
     let text = "clusters:\n- cluster:\n    server: https://[::1]:6444\n    \
@@ -52,10 +54,10 @@ fn the_kubelets_file_names_others_beside_it() {
                 current-context: Default\nusers:\n- name: user\n  user:\n    \
                 client-certificate: client-kubelet.crt\n    \
                 client-key: /var/lib/rancher/nowhere/agent/client-kubelet.key\n";
-    let access = parse(text, folder.path()).unwrap();
+    let access = parse(text, &folder).unwrap();
     assert_eq!((access.host.as_str(), access.server.as_str()), ("::1", "[::1]:6444"));
     assert_eq!(access.files.len(), 3);
-    assert!(access.files.iter().all(|file| file.starts_with(folder.path())));
+    assert!(access.files.iter().all(|file| file.starts_with(&folder)));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 /// A daemon on this machine answers within this time or is in trouble; a dry run of everything
 /// is the slowest question.
@@ -115,12 +116,36 @@ pub async fn get_json_within<T: DeserializeOwned>(
 /// # Errors
 /// Any [`UnixError`].
 pub async fn put_json<B: Serialize>(socket: &Path, path: &str, body: &B) -> Result<(), UnixError> {
-    let body = serde_json::to_vec(body).map_err(|error| UnixError::Protocol {
-        socket: socket.into(),
-        request: format!("PUT {path}"),
-        why: error.to_string(),
-    })?;
+    let body = encode(socket, &Method::PUT, path, body)?;
     exchange(socket, Method::PUT, path, Some(body), TIMEOUT).await.map(drop)
+}
+
+/// `POST path` with `body` as JSON; what is answered beyond success is ignored.
+///
+/// # Errors
+/// Any [`UnixError`].
+pub async fn post_json<B: Serialize>(socket: &Path, path: &str, body: &B) -> Result<(), UnixError> {
+    let body = encode(socket, &Method::POST, path, body)?;
+    exchange(socket, Method::POST, path, Some(body), TIMEOUT).await.map(drop)
+}
+
+/// `POST path` with `body` as JSON, the answer as `T`, which may take until `limit`.
+///
+/// # Errors
+/// Any [`UnixError`].
+pub async fn ask_json<B: Serialize, T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    body: &B,
+    limit: Duration,
+) -> Result<T, UnixError> {
+    let body = encode(socket, &Method::POST, path, body)?;
+    let answer = exchange(socket, Method::POST, path, Some(body), limit).await?;
+    serde_json::from_slice(&answer).map_err(|error| UnixError::Protocol {
+        socket: socket.into(),
+        request: format!("POST {path}"),
+        why: error.to_string(),
+    })
 }
 
 /// `POST path` without a body; what is answered beyond success is ignored.
@@ -140,11 +165,28 @@ pub async fn get_text(socket: &Path, path: &str) -> Result<String, UnixError> {
     Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
+/// `body` as JSON, in memory that is wiped: requests carry tokens and keys.
+fn encode<B: Serialize>(
+    socket: &Path,
+    method: &Method,
+    path: &str,
+    body: &B,
+) -> Result<Bytes, UnixError> {
+    // Large enough that a secret is not left behind by growing.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
+    serde_json::to_writer(&mut *bytes, body).map_err(|error| UnixError::Protocol {
+        socket: socket.into(),
+        request: format!("{method} {path}"),
+        why: error.to_string(),
+    })?;
+    Ok(Bytes::from_owner(bytes))
+}
+
 async fn exchange(
     socket: &Path,
     method: Method,
     path: &str,
-    body: Option<Vec<u8>>,
+    body: Option<Bytes>,
     limit: Duration,
 ) -> Result<Bytes, UnixError> {
     timeout(limit, converse(socket, method, path, body))
@@ -156,7 +198,7 @@ async fn converse(
     socket: &Path,
     method: Method,
     path: &str,
-    body: Option<Vec<u8>>,
+    body: Option<Bytes>,
 ) -> Result<Bytes, UnixError> {
     let unreachable = |source| UnixError::Unreachable { socket: socket.into(), source };
     let protocol = |why| UnixError::Protocol {
@@ -173,7 +215,7 @@ async fn converse(
         request = request.header(header::CONTENT_TYPE, "application/json");
     }
     let request = request
-        .body(Full::new(Bytes::from(body.unwrap_or_default())))
+        .body(Full::new(body.unwrap_or_default()))
         .map_err(|error| protocol(error.to_string()))?;
 
     let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(error.into()))?;

@@ -4,7 +4,9 @@
 
 use holdfast_api::Reason;
 use holdfast_api::local::{Problem, TokenInput};
-use holdfast_client::unix::{UnixError, get_json, get_text, post, put_json};
+use holdfast_client::unix::{
+    TIMEOUT, UnixError, ask_json, get_json, get_text, post, post_json, put_json,
+};
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
@@ -49,6 +51,16 @@ async fn questions_and_answers() {
     let (socket, asked) = daemon(dir.path(), http(202, ""));
     post(&socket, "/v1/reconcile").await.unwrap();
     assert!(asked.await.unwrap().starts_with("POST /v1/reconcile "));
+
+    let (socket, asked) = daemon(dir.path(), http(202, ""));
+    post_json(&socket, "/v1/x", &[7]).await.unwrap();
+    let asked = asked.await.unwrap();
+    assert!(asked.starts_with("POST /v1/x ") && asked.ends_with("[7]"), "{asked}");
+
+    let (socket, asked) = daemon(dir.path(), http(200, "[1,2]"));
+    let answer: Vec<u8> = ask_json(&socket, "/v1/x", &[7], TIMEOUT).await.unwrap();
+    assert_eq!(answer, [1, 2]);
+    assert!(asked.await.unwrap().starts_with("POST /v1/x "));
 
     let (socket, _) = daemon(dir.path(), http(200, "a 1\n"));
     assert_eq!(get_text(&socket, "/v1/metrics").await.unwrap(), "a 1\n");

@@ -46,6 +46,9 @@ pub(crate) enum Command {
     Health,
     /// Show the tunnels, the edges to choose from and the last failover.
     Tunnels,
+    /// Look after the site's Kubernetes: state, releases, snapshots.
+    #[command(subcommand)]
+    Kube(commands::kube::Command),
     /// Give the node a registration token, or check one.
     #[command(subcommand)]
     Token(commands::token::Command),

@@ -1,6 +1,8 @@
 //! Why a command could not do what was asked.
 
 use crate::EXIT_USAGE;
+use crate::commands::kube::IdentityError;
+use crate::commands::plan::ManifestsError;
 use holdfast_api::local::{Problem, Stage};
 use holdfast_api::token::TokenError;
 use holdfast_api::{Reason, Severity};
@@ -55,6 +57,24 @@ pub(crate) enum Failure {
     /// The stage that was waited for did not come.
     #[error("the node is {} after {} s, not {}", stage_name(*is), after.as_secs(), stage_name(*wanted))]
     Waited { wanted: Stage, is: Stage, after: Duration, reason: Option<Reason> },
+    /// Something that was asked for, or waited for, is not there yet; `what` says how it is instead.
+    #[error("{what} after {} s", after.as_secs())]
+    NotYet { what: String, after: Duration, reason: Option<Reason> },
+    /// What was asked for was tried and failed, as the manager reports it.
+    #[error("{}", problem.message)]
+    Failed { problem: Box<Problem> },
+    /// The manifests cannot be sent.
+    #[error("{source}")]
+    Manifests {
+        #[source]
+        source: ManifestsError,
+    },
+    /// The identity cannot be used.
+    #[error("{source}")]
+    Identity {
+        #[source]
+        source: IdentityError,
+    },
 }
 
 impl Failure {
@@ -65,7 +85,10 @@ impl Failure {
             Failure::Manager { source } => Some(source.reason()),
             Failure::Token { source } => Some(source.reason()),
             Failure::TokenGroups { .. } => Some(Reason::TokenMistypedGroup),
-            Failure::Waited { reason, .. } => *reason,
+            Failure::Waited { reason, .. } | Failure::NotYet { reason, .. } => *reason,
+            Failure::Failed { problem } => Some(problem.reason),
+            Failure::Manifests { source } => Some(source.reason()),
+            Failure::Identity { source } => Some(source.reason()),
             Failure::Start { .. } | Failure::Answer { .. } | Failure::Terminal { .. } => {
                 Some(Reason::Internal)
             }
@@ -75,7 +98,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match (self, self.reason()) {
             (_, Some(reason)) => reason.exit_code(),
-            (Failure::Waited { .. }, None) => EXIT_TIMEOUT,
+            (Failure::Waited { .. } | Failure::NotYet { .. }, None) => EXIT_TIMEOUT,
             (_, None) => EXIT_USAGE,
         }
     }
@@ -83,6 +106,9 @@ impl Failure {
     /// The failure in the form in which the manager reports its own.
     pub(crate) fn problem(&self) -> Problem {
         if let Failure::Manager { source: UnixError::Refused { problem } } = self {
+            return (**problem).clone();
+        }
+        if let Failure::Failed { problem } = self {
             return (**problem).clone();
         }
         let reason = self.reason().unwrap_or(Reason::ConfigInvalid);
@@ -93,6 +119,12 @@ impl Failure {
                 problem.severity = Severity::Warning;
                 problem.next_step = "Look at `holdfast status`.".into();
             }
+            Failure::NotYet { reason: None, .. } => {
+                problem.severity = Severity::Warning;
+                problem.next_step = "Look at `holdfast kube status`.".into();
+            }
+            Failure::Manifests { source } => problem.next_step = source.next_step().into(),
+            Failure::Identity { source } => problem.next_step = source.next_step().into(),
             Failure::Manager { source: UnixError::Unreachable { source, .. } } => {
                 let denied = source.downcast_ref::<io::Error>().map(io::Error::kind);
                 if denied == Some(io::ErrorKind::PermissionDenied) {
@@ -105,7 +137,9 @@ impl Failure {
             | Failure::Token { .. }
             | Failure::TokenGroups { .. }
             | Failure::Terminal { .. }
-            | Failure::Waited { .. } => {}
+            | Failure::Waited { .. }
+            | Failure::NotYet { .. }
+            | Failure::Failed { .. } => {}
         }
         problem
     }

@@ -1,11 +1,15 @@
 //! The manager's side of a command: its socket, and answers kept as they came.
 
 use crate::failure::Failure;
-use holdfast_api::local::TokenInput;
+use holdfast_api::local::{PlanReport, ReleaseInput, RestoreInput, TokenInput};
 use holdfast_client::unix::{self, UnixError};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// To plan a release the manager asks the site's API server about every object in it.
+const PLAN_WITHIN: Duration = Duration::from_secs(60);
 
 /// The manager of this node.
 #[derive(Debug, Clone)]
@@ -20,6 +24,13 @@ pub(crate) struct Answer<T> {
     pub(crate) known: T,
 }
 
+impl<T: DeserializeOwned> Answer<T> {
+    fn read(path: &'static str, raw: Value) -> Result<Self, Failure> {
+        let known = T::deserialize(&raw).map_err(|source| Failure::Answer { path, source })?;
+        Ok(Answer { raw, known })
+    }
+}
+
 impl Manager {
     pub(crate) fn at(socket: &Path) -> Self {
         Manager { socket: socket.into() }
@@ -32,8 +43,29 @@ impl Manager {
         let raw: Value = unix::get_json(&self.socket, path)
             .await
             .map_err(|source| Failure::Manager { source })?;
-        let known = T::deserialize(&raw).map_err(|source| Failure::Answer { path, source })?;
-        Ok(Answer { raw, known })
+        Answer::read(path, raw)
+    }
+
+    pub(crate) async fn plan_release(
+        &self,
+        input: &ReleaseInput,
+    ) -> Result<Answer<PlanReport>, Failure> {
+        let path = "/v1/kubernetes/plan";
+        let raw: Value = unix::ask_json(&self.socket, path, input, PLAN_WITHIN)
+            .await
+            .map_err(|source| Failure::Manager { source })?;
+        Answer::read(path, raw)
+    }
+
+    /// Asks for something that takes a while; it has only begun when this returns.
+    pub(crate) async fn begin(&self, path: &'static str) -> Result<(), Failure> {
+        unix::post(&self.socket, path).await.map_err(|source| Failure::Manager { source })
+    }
+
+    pub(crate) async fn restore(&self, input: &RestoreInput) -> Result<(), Failure> {
+        unix::post_json(&self.socket, "/v1/kubernetes/restore", input)
+            .await
+            .map_err(|source| Failure::Manager { source })
     }
 
     pub(crate) async fn put_token(&self, input: &TokenInput) -> Result<(), UnixError> {

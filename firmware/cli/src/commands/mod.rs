@@ -2,11 +2,13 @@
 
 pub(crate) mod completion;
 pub(crate) mod health;
+pub(crate) mod kube;
 pub(crate) mod plan;
 pub(crate) mod reason;
 pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod tunnels;
+mod wait;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<u8, Failu
         Command::Plan(args) => plan::run(context, &args).await,
         Command::Health => health::run(context).await,
         Command::Tunnels => tunnels::run(context).await,
+        Command::Kube(command) => kube::run(context, command).await,
         Command::Token(command) => token::run(context, command).await,
         Command::Reason(args) => reason::run(context, &args),
         Command::Console => console::run(context).await,

@@ -1,18 +1,16 @@
 //! `holdfast status`: the node at a glance, and waiting for a stage.
 
-use super::tunnels;
+use super::wait::{Verdict, Wait, parse_span};
+use super::{kube, tunnels};
 use crate::failure::{Failure, stage_name};
 use crate::manager::Answer;
 use crate::output::{Context, Paint, Table};
 use crate::units::{clean, since_start, span};
+use holdfast_api::Severity;
 use holdfast_api::local::{ItemReport, ItemState, NodeReport, Stage};
-use holdfast_api::{Reason, Severity};
+use jiff::Timestamp;
 use std::fmt::Write;
-use std::time::{Duration, Instant};
-
-/// Between two looks while waiting: short beside what a person notices, long beside what a look
-/// costs the manager.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -34,7 +32,7 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
         Some(wanted) => wait(context, wanted, args.timeout).await?,
     };
     context.show(&answer.raw, |paint| {
-        let mut text = render(&answer.known, paint);
+        let mut text = render(&answer.known, Timestamp::now(), paint);
         if args.why {
             text += &explanation(&answer.known, paint);
         }
@@ -50,37 +48,18 @@ async fn wait(
     timeout: Duration,
 ) -> Result<Answer<NodeReport>, Failure> {
     let manager = context.manager();
-    let begun = Instant::now();
-    let mut told = String::new();
-    loop {
-        let look = manager.get::<NodeReport>("/v1/status").await;
-        let news = match &look {
-            Ok(answer) => progress(&answer.known),
-            Err(failure) => clean(&failure.problem().message),
-        };
-        let elapsed = begun.elapsed();
-        if news != told {
-            eprintln!(
-                "{:>8}  {news}",
-                since_start(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
-            );
-            told = news;
+    let wait = Wait { manager: &manager, path: "/v1/status", timeout, patient: &[] };
+    wait.until(progress, |report: &NodeReport, after| {
+        let NodeReport { stage: is, reason, .. } = *report;
+        let failure = Failure::Waited { wanted, is, after, reason };
+        match is {
+            is if reached(is, wanted) => Verdict::Reached,
+            // Only a person can change this.
+            Stage::Refused => Verdict::Hopeless(failure),
+            _ => Verdict::NotYet(failure),
         }
-        let over = elapsed >= timeout;
-        match look {
-            Ok(answer) if reached(answer.known.stage, wanted) => return Ok(answer),
-            // Only a person can change this, so waiting cannot help.
-            Ok(answer) if over || answer.known.stage == Stage::Refused => {
-                let NodeReport { stage: is, reason, .. } = answer.known;
-                return Err(Failure::Waited { wanted, is, after: elapsed, reason });
-            }
-            Err(failure) if over || failure.reason() != Some(Reason::ManagerUnreachable) => {
-                return Err(failure);
-            }
-            Ok(_) | Err(_) => {}
-        }
-        tokio::time::sleep(LOOK_EVERY.min(timeout.saturating_sub(elapsed))).await;
-    }
+    })
+    .await
 }
 
 fn progress(report: &NodeReport) -> String {
@@ -103,7 +82,7 @@ fn reached(is: Stage, wanted: Stage) -> bool {
     }
 }
 
-pub(super) fn render(report: &NodeReport, paint: Paint) -> String {
+pub(super) fn render(report: &NodeReport, now: Timestamp, paint: Paint) -> String {
     // Writing to a String cannot fail.
     let mut text = headline(report, paint);
     let mut table = Table::bare();
@@ -116,6 +95,10 @@ pub(super) fn render(report: &NodeReport, paint: Paint) -> String {
     match &report.tunnels {
         Some(state) => text += &tunnels::table(state, paint),
         None => text += "No word from tunneld.\n",
+    }
+    if let Some(state) = &report.kubernetes {
+        text.push('\n');
+        text += &kube::section(state, now, paint);
     }
     if !report.items.is_empty() {
         let _ = writeln!(text, "\n{}", paint.bold("Items"));
@@ -244,39 +227,16 @@ fn parse_stage(typed: &str) -> Result<Stage, String> {
         .ok_or_else(|| "one of no-token, registering, awaiting-approval, bootstrapping, online, degraded, refused".into())
 }
 
-/// Seconds, or a number with `s`, `m` or `h`; at most 30 days.
-fn parse_span(typed: &str) -> Result<Duration, String> {
-    let digits = typed.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &typed[digits.len()..] {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err("a number of seconds, or one with s, m or h behind it".into()),
-    };
-    let number: u32 = digits.parse().map_err(|_| "it does not begin with a whole number")?;
-    let seconds = u64::from(number) * unit;
-    if seconds > 30 * 86400 {
-        return Err("at most 30 days".into());
-    }
-    Ok(Duration::from_secs(seconds))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn stages_and_times_read_in_every_spelling() {
+    fn stages_read_in_every_spelling() {
         for typed in ["AwaitingApproval", "awaiting-approval", "awaitingapproval"] {
             assert_eq!(parse_stage(typed), Ok(Stage::AwaitingApproval));
         }
         assert!(parse_stage("up").is_err());
-        for (typed, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("1h", 3600), ("0", 0)] {
-            assert_eq!(parse_span(typed), Ok(Duration::from_secs(seconds)));
-        }
-        for typed in ["", "s", "-1s", "1.5s", "1d", "99999999h", "4294967296", "5\u{fc}"] {
-            assert!(parse_span(typed).is_err(), "{typed}");
-        }
     }
 
     #[test]

@@ -4,22 +4,28 @@
 use super::{health, plan, status, tunnels};
 use crate::output::Paint;
 use holdfast_api::local::{HealthReport, NodeReport, PlanReport};
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use std::io::Write;
 use std::path::PathBuf;
 
-const PLAIN: Paint = Paint(false);
+pub(super) const PLAIN: Paint = Paint(false);
+
+/// The moment at which the data of these tests is looked at.
+pub(super) fn now() -> Timestamp {
+    "2026-11-22T04:00:00Z".parse().unwrap()
+}
 
 fn data(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
-fn read<T: DeserializeOwned>(name: &str) -> T {
+pub(super) fn read<T: DeserializeOwned>(name: &str) -> T {
     let text = std::fs::read_to_string(data(name)).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
-fn golden(name: &str, have: &str) {
+pub(super) fn golden(name: &str, have: &str) {
     let path = data(name);
     if std::env::var_os("HOLDFAST_BLESS").is_some() {
         let mut file = std::fs::File::create(&path).unwrap();
@@ -33,8 +39,15 @@ fn golden(name: &str, have: &str) {
 fn status_reads_well() {
     for name in ["status-online", "status-degraded", "status-no-token"] {
         let report: NodeReport = read(&format!("{name}.json"));
-        golden(&format!("{name}.txt"), &status::render(&report, PLAIN));
+        golden(&format!("{name}.txt"), &status::render(&report, now(), PLAIN));
     }
+}
+
+#[test]
+fn status_has_a_section_on_kubernetes_where_it_is_asked_for() {
+    let mut report: NodeReport = read("status-online.json");
+    report.kubernetes = Some(read("kube-applying.json"));
+    golden("status-kubernetes.txt", &status::render(&report, now(), PLAIN));
 }
 
 #[test]
@@ -42,7 +55,7 @@ fn the_choice_of_the_profile_is_explained_on_demand() {
     let report: NodeReport = read("status-online.json");
     let text = status::explanation(&report, PLAIN);
     assert_eq!(text.lines().count(), 2 + report.profile_explanation.len(), "{text}");
-    let brief = status::render(&report, PLAIN);
+    let brief = status::render(&report, now(), PLAIN);
     let [candidate, conclusion] = &report.profile_explanation[..] else { panic!() };
     assert!(brief.contains(conclusion) && !brief.contains(candidate), "{brief}");
 }
@@ -75,12 +88,17 @@ fn health_reads_well() {
 fn output_has_no_control_characters_but_our_colours() {
     let report: NodeReport = read("status-degraded.json");
     assert!(report.hardware.contains('\x1b'));
-    let plain = status::render(&report, PLAIN);
+    let plain = status::render(&report, now(), PLAIN);
     assert!(plain.chars().all(|c| c == '\n' || !c.is_control()));
-    let coloured = status::render(&report, Paint(true));
+    let coloured = status::render(&report, now(), Paint(true));
+    assert_eq!(without_colours(&coloured), plain, "colours change nothing but colours");
+}
+
+/// `text` without our own colour sequences.
+pub(super) fn without_colours(text: &str) -> String {
     let mut stripped = String::new();
     let mut inside = false;
-    for c in coloured.chars() {
+    for c in text.chars() {
         match c {
             '\x1b' => inside = true,
             'm' if inside => inside = false,
@@ -88,5 +106,5 @@ fn output_has_no_control_characters_but_our_colours() {
             _ => {}
         }
     }
-    assert_eq!(stripped, plain, "colours change nothing but colours");
+    stripped
 }

@@ -92,6 +92,22 @@ fn screens_look_right_on_a_serial_line() {
 }
 
 #[test]
+fn kubernetes_has_a_line_where_there_is_room_for_it() {
+    let with = |kube: &str| {
+        let mut report = report("online");
+        let text = std::fs::read_to_string(data(&format!("kube-{kube}.json"))).unwrap();
+        report.kubernetes = Some(serde_json::from_str(&text).unwrap());
+        let mut model = Model::new(SERIAL);
+        model.on(Input::Report(Ok(report)));
+        model
+    };
+    golden("console-kubernetes.txt", &drawn(&with("ready"), 80, 24));
+    let screen = drawn(&with("rolled-back"), 80, 24);
+    assert!(screen.contains("Kubernetes    Ready  release.rolled-back  2 pods failed"), "{screen}");
+    assert!(!drawn(&with("ready"), 80, 18).contains("Kubernetes"), "tunnels and items go first");
+}
+
+#[test]
 fn a_modern_terminal_gets_lines_and_a_serial_one_plain_characters() {
     let mut modern = Model::new(MODERN);
     modern.on(Input::Report(Ok(report("degraded"))));

@@ -2,10 +2,12 @@
 
 use super::look::Look;
 use super::model::{Entry, Model, Step};
+use crate::commands::kube::words;
 use crate::commands::tunnels::failover;
 use crate::failure::stage_name;
 use crate::token_entry::Group;
 use crate::units::{bytes, clean, rtt, span};
+use holdfast_api::kubernetes::{KubernetesPhase, KubernetesState};
 use holdfast_api::local::{ItemState, NodeReport, Stage};
 use holdfast_api::tunnel::{BfdState, TunnelsState};
 use holdfast_api::{Reason, Severity};
@@ -107,24 +109,25 @@ fn draw_node(model: &Model, report: &NodeReport, frame: &mut Frame<'_>, area: Re
     let state_height = u16::try_from(wrapped).unwrap_or(u16::MAX).clamp(1, 5) + 2;
     let held = report.tunnels.as_ref().map_or(0, |state| state.tunnels.len()).min(3);
     let tunnels_height = u16::try_from(held).unwrap_or(3) + 4;
-    let rows = match &model.entry {
-        Some(_) => vec![
-            Constraint::Length(state_height),
-            Constraint::Max(6),
-            Constraint::Length(9),
-            Constraint::Fill(1),
-        ],
-        None => vec![
-            Constraint::Length(state_height),
-            Constraint::Max(6),
-            Constraint::Length(tunnels_height),
-            Constraint::Fill(1),
-        ],
-    };
+    let third = if model.entry.is_some() { 9 } else { tunnels_height };
+    let mut facts = facts(look, report);
+    // A line more is shown when an item still fits below it.
+    if let Some(state) = &report.kubernetes
+        && area.height >= state_height + 7 + third + 3
+    {
+        facts.push(kubernetes(look, state));
+    }
+    let facts_height = u16::try_from(facts.len()).unwrap_or(u16::MAX).saturating_add(2);
+    let rows = [
+        Constraint::Length(state_height),
+        Constraint::Max(facts_height),
+        Constraint::Length(third),
+        Constraint::Fill(1),
+    ];
     let parts = Layout::vertical(rows).split(area);
     let widget = Paragraph::new(state).wrap(Wrap { trim: true }).block(block(look, "State"));
     frame.render_widget(widget, parts[0]);
-    let widget = Paragraph::new(facts(look, report)).block(block(look, "Node"));
+    let widget = Paragraph::new(facts).block(block(look, "Node"));
     frame.render_widget(widget, parts[1]);
     match &model.entry {
         Some(entry) => draw_entry(look, entry, frame, parts[2]),
@@ -178,15 +181,41 @@ fn facts(look: Look, report: &NodeReport) -> Vec<Line<'static>> {
         0 => "none yet".into(),
         number => format!("generation {number}"),
     };
-    let line = |name: &str, value: String, style| {
-        Line::from(vec![Span::raw(format!("{name:14}")), Span::styled(value, style)])
-    };
     vec![
-        line("Hardware", clean(&report.hardware), Style::new()),
-        line("Profile", clean(&report.profile) + &why.unwrap_or_default(), Style::new()),
-        line("Controller", controller, style),
-        line("Configuration", generation, Style::new()),
+        fact("Hardware", clean(&report.hardware), Style::new()),
+        fact("Profile", clean(&report.profile) + &why.unwrap_or_default(), Style::new()),
+        fact("Controller", controller, style),
+        fact("Configuration", generation, Style::new()),
     ]
+}
+
+fn fact(name: &str, value: String, style: Style) -> Line<'static> {
+    Line::from(vec![Span::raw(format!("{name:14}")), Span::styled(value, style)])
+}
+
+/// Kubernetes in one line: what is wrong comes first, since the line is cut at the screen's edge.
+fn kubernetes(look: Look, state: &KubernetesState) -> Line<'static> {
+    let mut text = words::phase_name(state.phase).to_owned();
+    let reason = state.reason.or(state.release.reason);
+    if let Some(reason) = reason {
+        text += &format!("  {reason}");
+    }
+    if state.pods.failed > 0 {
+        text += &format!("  {} pods failed", state.pods.failed);
+    }
+    if let Some(name) = words::release_name(&state.release.wanted) {
+        text += &format!("  {name} {}", words::release_phase_name(state.release.phase));
+    }
+    if state.pods.failed == 0 {
+        text += &format!("  {} pods", state.pods.deployed.saturating_add(state.pods.in_progress));
+    }
+    let style = match (state.phase, reason) {
+        (_, Some(reason)) => severity_style(look, reason.severity()),
+        (KubernetesPhase::Ready, None) if state.pods.failed == 0 => good(look),
+        (KubernetesPhase::Off, None) => Style::new(),
+        (_, None) => warn(look),
+    };
+    fact("Kubernetes", text, style)
 }
 
 fn draw_tunnels(look: Look, state: Option<&TunnelsState>, frame: &mut Frame<'_>, area: Rect) {

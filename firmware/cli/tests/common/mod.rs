@@ -4,14 +4,17 @@
 
 pub(crate) mod pty;
 
+use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
+use holdfast_api::Reason;
 use holdfast_api::local::Problem;
 use holdfast_api::token::{CaFingerprint, Envelope, TokenId, TokenSecret};
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -28,6 +31,13 @@ pub(crate) struct Answers {
     pub(crate) refuse_token: Option<Problem>,
     /// What was put to `/v1/token`.
     pub(crate) tokens: Vec<Value>,
+    /// Kubernetes as it is; a problem is answered where there is none.
+    pub(crate) kubernetes: Value,
+    /// What it becomes after something was begun: one state per look, the last one stays.
+    pub(crate) then: VecDeque<Value>,
+    /// What was posted below `/v1/kubernetes`: path and body.
+    pub(crate) posted: Vec<(String, Value)>,
+    pub(crate) refuse_post: Option<Problem>,
 }
 
 /// A root directory with a manager's socket in it.
@@ -82,6 +92,8 @@ impl FakeManager {
                     }),
                 )
                 .route("/v1/token", put(put_token))
+                .route("/v1/kubernetes", get(kubernetes))
+                .route("/v1/kubernetes/{what}", post(post_kubernetes))
                 .with_state(self.answers.clone());
         runtime.spawn(async move { axum::serve(listener, router).await });
         self.runtime = Some(runtime);
@@ -93,6 +105,10 @@ impl FakeManager {
 
     pub(crate) fn tokens(&self) -> Vec<Value> {
         self.answers.lock().unwrap().tokens.clone()
+    }
+
+    pub(crate) fn posted(&self) -> Vec<(String, Value)> {
+        self.answers.lock().unwrap().posted.clone()
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
@@ -170,4 +186,34 @@ async fn put_token(State(answers): Shared, Json(input): Json<Value>) -> Response
     answers.status["stage"] = json!("Registering");
     answers.status["reason"] = Value::Null;
     StatusCode::NO_CONTENT.into_response()
+}
+
+/// After something was begun, each look finds Kubernetes one state further.
+async fn kubernetes(State(answers): Shared) -> Response {
+    let mut answers = answers.lock().unwrap();
+    if !answers.posted.is_empty()
+        && let Some(next) = answers.then.pop_front()
+    {
+        answers.kubernetes = next;
+    }
+    match &answers.kubernetes {
+        Value::Null => {
+            let problem = Problem::new(Reason::KubernetesAbsent, "nobody asks for it");
+            (StatusCode::NOT_FOUND, Json(problem)).into_response()
+        }
+        state => Json(state.clone()).into_response(),
+    }
+}
+
+async fn post_kubernetes(State(answers): Shared, uri: Uri, body: Bytes) -> Response {
+    let mut answers = answers.lock().unwrap();
+    let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    answers.posted.push((uri.path().to_owned(), body));
+    if let Some(problem) = &answers.refuse_post {
+        return (StatusCode::CONFLICT, Json(problem.clone())).into_response();
+    }
+    match uri.path() {
+        "/v1/kubernetes/plan" => Json(answers.plan.clone()).into_response(),
+        _ => StatusCode::ACCEPTED.into_response(),
+    }
 }

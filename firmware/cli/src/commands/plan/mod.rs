@@ -1,10 +1,15 @@
-//! `holdfast plan`: the manager's dry run of everything. Changes nothing.
+//! `holdfast plan`: the manager's dry run of everything, or of one release. Changes nothing.
+
+mod manifests;
+
+pub(crate) use manifests::ManifestsError;
 
 use crate::failure::Failure;
 use crate::output::{Context, Paint};
 use crate::units::clean;
-use holdfast_api::local::{Effect, PlanReport, PlannedStep, Problem, TrafficImpact};
+use holdfast_api::local::{Effect, PlanReport, PlannedStep, Problem, ReleaseInput, TrafficImpact};
 use std::fmt::Write;
+use std::path::PathBuf;
 
 /// Changes are pending, with `--exit-code`.
 const EXIT_PENDING: u8 = 2;
@@ -15,10 +20,23 @@ pub(crate) struct Args {
     /// cannot be planned.
     #[arg(long)]
     exit_code: bool,
+    /// Plan a release instead: a YAML file, a folder of them, or what the controller wants when no
+    /// path is given.
+    #[arg(long, value_name = "PATH", num_args = 0..=1, value_hint = clap::ValueHint::AnyPath)]
+    #[allow(clippy::option_option, reason = "absent, without a path, with one")]
+    release: Option<Option<PathBuf>>,
 }
 
 pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
-    let answer = context.manager().get::<PlanReport>("/v1/plan").await?;
+    let manager = context.manager();
+    let answer = match &args.release {
+        None => manager.get::<PlanReport>("/v1/plan").await?,
+        Some(None) => manager.plan_release(&ReleaseInput::default()).await?,
+        Some(Some(path)) => {
+            let input = manifests::read(path).map_err(|source| Failure::Manifests { source })?;
+            manager.plan_release(&input).await?
+        }
+    };
     context.show(&answer.raw, |paint| render(&answer.known, paint))?;
     Ok(if args.exit_code { exit_code(&answer.known) } else { 0 })
 }

@@ -1,0 +1,265 @@
+//! `holdfast kube restore`: puts the datastore back to a snapshot. Says what will happen and asks,
+//! since what was changed after the snapshot is lost.
+
+use super::super::wait::Verdict;
+use super::snapshots::{News, begun};
+use super::{STATE, Waiting, identity, status, words};
+use crate::failure::Failure;
+use crate::output::Context;
+use crate::units::{bytes, clean};
+use holdfast_api::kubernetes::{KubernetesPhase, KubernetesState, SnapshotInfo};
+use holdfast_api::local::RestoreInput;
+use jiff::Timestamp;
+use std::fmt::Write as _;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Name of a snapshot of this node (`holdfast kube snapshots`), or path of a portable one.
+    #[arg(value_name = "NAME|FILE", value_hint = clap::ValueHint::FilePath)]
+    snapshot: String,
+    /// File with the age identity that opens a portable snapshot, or `-` for standard input.
+    #[arg(long, value_name = "FILE|-", value_hint = clap::ValueHint::FilePath)]
+    identity: Option<PathBuf>,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+pub(super) async fn run(context: &Context, args: Args) -> Result<u8, Failure> {
+    let may_ask = io::stdin().is_terminal() && io::stderr().is_terminal();
+    let on_input = args.identity.as_deref() == Some(Path::new("-"));
+    if !args.yes && (!may_ask || on_input) {
+        let why = match on_input {
+            true => "the identity comes on standard input, so nothing can be asked there",
+            false => "there is no terminal to ask on",
+        };
+        return Err(Failure::Usage(format!("{why}: say --yes")));
+    }
+    let manager = context.manager();
+    let before = manager.get::<KubernetesState>(STATE).await?.known;
+    let source = find(&args.snapshot, &before)?;
+    let identity = match &args.identity {
+        None => None,
+        Some(from) => {
+            let read = identity::read(from).map_err(|source| Failure::Identity { source })?;
+            if read.exposed {
+                eprintln!(
+                    "{} can be read by others: chmod 600 it.",
+                    clean(&from.to_string_lossy())
+                );
+            }
+            Some(read.secret)
+        }
+    };
+    eprint!("{}", explain(&source, &before, Timestamp::now()));
+    if !args.yes && !agreed()? {
+        return Err(Failure::Usage("nothing was restored".into()));
+    }
+    let input = RestoreInput { snapshot: source.sent()?, identity };
+    manager.restore(&input).await?;
+    // The identity is not needed while waiting.
+    drop(input);
+    if !args.waiting.wait {
+        return begun(context, "The snapshot is put back.", "status --wait");
+    }
+    let mut watch = Watch::after(&before);
+    let answer = args
+        .waiting
+        .on(&manager)
+        .until(status::progress, |state, after| watch.judge(state, after))
+        .await?;
+    context.show(&answer.raw, |paint| status::render(&answer.known, Timestamp::now(), paint))?;
+    Ok(0)
+}
+
+/// Where the snapshot is.
+#[derive(Debug, PartialEq)]
+enum Source {
+    /// One that the manager knows.
+    Known(SnapshotInfo),
+    /// A file.
+    File(PathBuf),
+}
+
+impl Source {
+    /// What the manager is told; it has another working directory, so a file gets its full path.
+    fn sent(&self) -> Result<String, Failure> {
+        match self {
+            Source::Known(one) => Ok(one.name.clone()),
+            Source::File(path) => path.to_str().map(Into::into).ok_or_else(|| {
+                Failure::Usage(format!("the path {} is no text (UTF-8)", path.display()))
+            }),
+        }
+    }
+}
+
+/// A name that the manager knows goes before a file that happens to be called the same here.
+fn find(typed: &str, state: &KubernetesState) -> Result<Source, Failure> {
+    if let Some(one) = state.snapshots.snapshots.iter().find(|one| one.name == typed) {
+        return Ok(Source::Known(one.clone()));
+    }
+    let path = Path::new(typed);
+    if !typed.contains('/') && !path.is_file() {
+        let hint = "`holdfast kube snapshots` lists them";
+        return Err(Failure::Usage(format!(
+            "{typed:?} is no snapshot of this node and no file here; {hint}"
+        )));
+    }
+    let full = std::path::absolute(path).map_err(|source| Failure::Terminal {
+        attempt: "tell the full path of the file",
+        source,
+    })?;
+    Ok(Source::File(full))
+}
+
+/// What will happen, for a person who has to decide.
+fn explain(source: &Source, state: &KubernetesState, now: Timestamp) -> String {
+    // Writing to a String cannot fail.
+    let mut text = match source {
+        Source::Known(one) => format!(
+            "The datastore of Kubernetes goes back to {},\ntaken {} ago ({}), {}.\n",
+            clean(&one.name),
+            words::age(now, one.taken),
+            words::moment(one.taken),
+            bytes(one.bytes),
+        ),
+        Source::File(path) => format!(
+            "The datastore of Kubernetes goes back to the snapshot in\n{}.\n",
+            clean(&path.to_string_lossy())
+        ),
+    };
+    text += "  * What was changed in it since then is lost.\n  \
+             * The API server is away until the snapshot is in force. Pods that run go on; those that\n    \
+             the snapshot does not know are ended afterwards.\n  \
+             * The datastore as it is now is kept until then, and comes back when the snapshot does not\n    \
+             come up.\n  \
+             * Other servers of the site have to join anew.\n";
+    if words::release_name(&state.release.wanted).is_some() && !words::settled(&state.release) {
+        let _ = writeln!(
+            text,
+            "  * A release is under way: {}.",
+            words::release_line(&state.release, crate::output::Paint(false))
+        );
+    }
+    text
+}
+
+fn agreed() -> Result<bool, Failure> {
+    let fail = |source| Failure::Terminal { attempt: "ask on the terminal", source };
+    eprint!("Type yes to go on: ");
+    io::stderr().flush().map_err(fail)?;
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).map_err(fail)?;
+    Ok(line.trim().eq_ignore_ascii_case("yes"))
+}
+
+/// Tells a restore that is over from one that has not begun: both look `Ready`.
+struct Watch {
+    starts: u32,
+    begun: bool,
+    problems: News,
+}
+
+impl Watch {
+    fn after(before: &KubernetesState) -> Self {
+        Watch { starts: before.starts, begun: false, problems: News::after(&before.snapshots) }
+    }
+
+    fn judge(&mut self, state: &KubernetesState, after: std::time::Duration) -> Verdict {
+        // A manager that restarted counts from zero, so any other number is a sign.
+        self.begun |= state.phase == KubernetesPhase::Restoring || state.starts != self.starts;
+        let what =
+            format!("the restore is not over: Kubernetes is {}", words::phase_name(state.phase));
+        let verdict = self.problems.judge(&state.snapshots, || Failure::NotYet {
+            what,
+            after,
+            reason: state.reason,
+        });
+        match verdict {
+            Verdict::NotYet(_) if self.begun && state.phase == KubernetesPhase::Ready => {
+                Verdict::Reached
+            }
+            verdict => verdict,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_api::Reason;
+    use holdfast_api::local::Problem;
+    use std::time::Duration;
+
+    fn state(phase: KubernetesPhase, starts: u32) -> KubernetesState {
+        KubernetesState { phase, starts, ..KubernetesState::default() }
+    }
+
+    fn look(watch: &mut Watch, state: &KubernetesState) -> &'static str {
+        match watch.judge(state, Duration::ZERO) {
+            Verdict::Reached => "reached",
+            Verdict::NotYet(_) => "not yet",
+            Verdict::Hopeless(_) => "hopeless",
+        }
+    }
+
+    #[test]
+    fn a_restore_is_over_when_it_began_and_kubernetes_is_ready() {
+        use KubernetesPhase::{Ready, Restoring, Starting};
+        let mut watch = Watch::after(&state(Ready, 3));
+        for (phase, starts, want) in [
+            (Ready, 3, "not yet"),
+            (Restoring, 3, "not yet"),
+            (Starting, 4, "not yet"),
+            (Ready, 4, "reached"),
+        ] {
+            assert_eq!(look(&mut watch, &state(phase, starts)), want, "{phase:?} {starts}");
+        }
+        // So quick that only the number of starts tells.
+        let mut watch = Watch::after(&state(Ready, 3));
+        assert_eq!(look(&mut watch, &state(Ready, 4)), "reached");
+    }
+
+    #[test]
+    fn a_problem_from_before_is_not_the_restores() {
+        let with = |reason| {
+            let mut state = state(KubernetesPhase::Ready, 1);
+            state.snapshots.problem = Some(Problem::new(reason, "x"));
+            state
+        };
+        let upload = with(Reason::SnapshotUpload);
+        let mut watch = Watch::after(&upload);
+        assert_eq!(look(&mut watch, &upload), "not yet");
+        assert_eq!(look(&mut watch, &with(Reason::SnapshotWrongKey)), "hopeless");
+        // The same problem again, and it was gone in between.
+        let mut watch = Watch::after(&upload);
+        assert_eq!(look(&mut watch, &state(KubernetesPhase::Ready, 1)), "not yet");
+        assert_eq!(look(&mut watch, &upload), "hopeless");
+    }
+
+    #[test]
+    fn names_of_the_manager_go_before_files() {
+        let one = SnapshotInfo {
+            name: "Cargo.toml".into(),
+            taken: Timestamp::UNIX_EPOCH,
+            bytes: 1,
+            place: "local".into(),
+            portable: false,
+        };
+        let mut known = state(KubernetesPhase::Ready, 1);
+        // Tests run in the folder of the crate, which has a Cargo.toml.
+        let file = find("Cargo.toml", &known).unwrap();
+        let Source::File(path) = &file else { panic!("{file:?}") };
+        assert!(path.is_absolute() && path.is_file());
+        known.snapshots.snapshots.push(one.clone());
+        assert_eq!(find("Cargo.toml", &known).unwrap(), Source::Known(one));
+        // Only the manager may be able to see a path; a bare name that nobody knows is a mistake.
+        assert!(matches!(find("/no/such", &known), Ok(Source::File(_))));
+        let unknown = find("no-such", &known).unwrap_err();
+        assert!(matches!(&unknown, Failure::Usage(why) if why.contains("kube snapshots")));
+    }
+}

@@ -102,7 +102,8 @@ pub enum How {
     Auto,
     /// Always as a unit.
     Systemd,
-    /// Always as a process of its own session.
+    /// Always as a process of its own session. Not for a manager that is a unit itself: systemd
+    /// ends a unit's processes with it, whatever their session (systemd.kill(5)).
     Child,
 }
 

@@ -36,6 +36,7 @@ impl Task {
             ready_after: self.ready_after,
             starts: self.starts,
             pid: self.process.as_ref().map(|process| process.pid()),
+            program: self.program(),
             drained: self.versions.drained,
         }
     }

@@ -20,7 +20,7 @@ const PROBE_READY: Duration = Duration::from_secs(5);
 /// An API server that takes longer is not ready.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 /// A start that takes longer is looked into, and again after as long.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(8);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 impl Task {
     pub(super) async fn probed(&mut self, answer: Result<(), String>) {

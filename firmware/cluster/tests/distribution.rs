@@ -1,0 +1,281 @@
+//! The distribution with a real Kubernetes: taken port, readiness, the death of the manager, the
+//! death of k3s, a change, the end. One story on one node.
+//!
+//! The test runs itself again inside of `lab-k3s isolate`, where `/etc`, `/var`, the processes and
+//! the network are its own, and a third time as the manager that is killed.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panics, as tests do")]
+
+use holdfast_api::Reason;
+use holdfast_api::kubernetes::{KubernetesIntent, KubernetesPhase, Secret};
+use holdfast_api::paths::Root;
+use holdfast_cluster::distribution::binary::{Download, Fetch};
+use holdfast_cluster::distribution::service::{Later, StayThere};
+use holdfast_cluster::distribution::{
+    ApiProbe, Distribution, DistributionState, Handle, Helpers, How, NodeWants, Settings, Wish,
+};
+use holdfast_cluster::paths::ClusterPaths;
+use holdfast_lab_kubernetes::cache::BUILD_VARIABLE;
+use holdfast_lab_kubernetes::cgroups::Cgroup;
+use holdfast_lab_kubernetes::find::Kubernetes;
+use holdfast_lab_kubernetes::server::outer::GROUP_VARIABLE;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Whoever sets it has time to run a whole Kubernetes.
+const ASKED: &str = "HOLDFAST_TEST_KUBERNETES";
+/// Which part of the story this process plays.
+const PART: &str = "HOLDFAST_TEST_PART";
+/// The program, told to the parts.
+const PROGRAM: &str = "HOLDFAST_TEST_PROGRAM";
+/// More arguments for it.
+const ARGUMENTS: &str = "HOLDFAST_TEST_ARGUMENTS";
+const NAME: &str = "kubernetes_outlives_its_manager_and_is_kept_as_it_is_wanted";
+/// Where the manager that is killed tells that the node is ready.
+const TOLD: &str = "/run/ready";
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[test]
+fn kubernetes_outlives_its_manager_and_is_kept_as_it_is_wanted() {
+    match std::env::var(PART).as_deref() {
+        Ok("story") => runtime().block_on(story()),
+        Ok(_) => runtime().block_on(manager_that_is_killed()),
+        Err(_) => isolated(),
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Removes the node's control group, whatever happened.
+struct Group(Cgroup);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.0.remove(Duration::from_secs(10)).unwrap();
+    }
+}
+
+/// Runs the story where it can harm nobody.
+fn isolated() {
+    if std::env::var_os(ASKED).is_none() {
+        eprintln!("skipped: it runs a whole Kubernetes: {ASKED}=1 asks for it");
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: it needs root");
+        return;
+    }
+    let kubernetes = match Kubernetes::find_or_build(&mut |progress| eprintln!("{progress}")) {
+        Ok(kubernetes) => kubernetes,
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            return;
+        }
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let id = format!("{}-distribution", std::process::id());
+    let group = Group(Cgroup::named(&id));
+    let mut arguments = String::new();
+    if kubernetes.is_real() {
+        group.0.make().unwrap();
+        arguments = format!("--kubelet-arg=cgroup-root={}", group.0.root());
+    }
+    let status = Command::new(kubernetes.lab_k3s())
+        .arg("isolate")
+        .arg("--state")
+        .arg(folder.path())
+        .args(["--until-eof", "--hostname", "node1", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", NAME, "--nocapture"])
+        .env(PART, "story")
+        .env(PROGRAM, kubernetes.k3s())
+        .env(ARGUMENTS, arguments)
+        .env(GROUP_VARIABLE, &id)
+        .env(BUILD_VARIABLE, kubernetes.built().root())
+        // It ends with us: its input does.
+        .stdin(Stdio::piped())
+        .spawn()
+        .and_then(|mut child| {
+            let _lifeline = child.stdin.take();
+            let status = child.wait();
+            drop(_lifeline);
+            status
+        })
+        .unwrap();
+    assert!(status.success(), "{status}");
+}
+
+fn wants(label: &str) -> Wish {
+    let intent = KubernetesIntent {
+        token: Secret("a-token-of-the-test".into()),
+        labels: BTreeMap::from([("story".into(), label.into())]),
+        disable: vec!["traefik".into()],
+        ..KubernetesIntent::default()
+    };
+    let profile = hw_profiles::profile::Kubernetes::default();
+    Wish::Run(Box::new(NodeWants::new("node1", &intent, &profile, BTreeMap::new()).unwrap()))
+}
+
+struct NoNetwork;
+
+impl Fetch for NoNetwork {
+    fn fetch<'a>(&'a self, _url: &'a str, _start: u64) -> Later<'a, Result<Download, String>> {
+        Box::pin(std::future::ready(Err("there is none".into())))
+    }
+}
+
+fn manager(wishes: &watch::Sender<Wish>) -> Handle {
+    let paths = ClusterPaths::new(&Root::default());
+    let helpers = Helpers {
+        probe: Arc::new(ApiProbe::new(&paths)),
+        fetch: Arc::new(NoNetwork),
+        workloads: Arc::new(StayThere),
+    };
+    let arguments = std::env::var(ARGUMENTS).unwrap();
+    let settings = Settings {
+        how: How::Child,
+        arguments: arguments.split_whitespace().map(str::to_owned).collect(),
+        ..Settings::new(paths, PathBuf::from(std::env::var_os(PROGRAM).unwrap()))
+    };
+    Distribution::start(settings, helpers, wishes.subscribe())
+}
+
+async fn until(
+    handle: &Handle,
+    what: &str,
+    holds: impl FnMut(&DistributionState) -> bool,
+) -> DistributionState {
+    let mut state = handle.state();
+    match tokio::time::timeout(PATIENCE, state.wait_for(holds)).await {
+        Ok(found) => found.unwrap().clone(),
+        Err(_) => {
+            let log = std::fs::read_to_string("/var/lib/holdfast/cluster/distribution/k3s.log");
+            panic!("not: {what}: {:?}\n{}", handle.state().borrow(), log.unwrap_or_default());
+        }
+    }
+}
+
+async fn ready(handle: &Handle) -> DistributionState {
+    until(handle, "ready", |state| state.phase == KubernetesPhase::Ready && state.pid.is_some())
+        .await
+}
+
+/// Starts Kubernetes, tells that it is ready, and waits for its own end.
+async fn manager_that_is_killed() {
+    let wishes = watch::Sender::new(wants("one"));
+    let manager = manager(&wishes);
+    let state = ready(&manager).await;
+    let told = format!("{} {:?}", state.pid.unwrap(), state.ready_after.unwrap());
+    holdfast_durable::write(Path::new(TOLD), told.as_bytes(), 0o600).unwrap();
+    std::future::pending().await
+}
+
+/// Ends with the test.
+struct Killed(Child);
+
+impl Killed {
+    fn start() -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", NAME, "--nocapture"]).env(PART, "manager");
+        Killed(command.spawn().unwrap())
+    }
+
+    async fn told(&mut self) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(told) = std::fs::read_to_string(TOLD) {
+                return told;
+            }
+            assert!(self.0.try_wait().unwrap().is_none(), "the manager ended");
+            assert!(Instant::now() < deadline, "the manager's node is not ready");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+}
+
+fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+async fn story() {
+    let begin = Instant::now();
+    let passed = |what: &str| eprintln!("{:6.2} s  {what}", begin.elapsed().as_secs_f64());
+    let wishes = watch::Sender::new(Wish::Unknown);
+
+    let mut first = Killed::start();
+    let told = first.told().await;
+    passed(&format!("the node is Ready (process and time: {told})"));
+    drop(first);
+    let pid: u32 = told.split(' ').next().unwrap().parse().unwrap();
+    assert!(runs(pid), "Kubernetes ended with its manager");
+
+    let manager = manager(&wishes);
+    wishes.send_replace(wants("one"));
+    let state = ready(&manager).await;
+    assert_eq!((state.pid, state.starts), (Some(pid), 0));
+    passed("the manager was killed and the next one has adopted it");
+
+    signal(pid, Signal::SIGKILL);
+    let state = until(&manager, "a pause", |state| state.phase == KubernetesPhase::Backoff).await;
+    assert_eq!(state.reason, Some(Reason::KubernetesExited));
+    let state = ready(&manager).await;
+    assert_eq!(state.starts, 1);
+    assert!(state.version.contains("1."), "{:?}", state.version);
+    let pid = state.pid.unwrap();
+    passed("k3s was killed and is up again");
+
+    wishes.send_replace(wants("two"));
+    let state = until(&manager, "restarted", |state| {
+        state.starts == 2 && state.phase == KubernetesPhase::Ready
+    })
+    .await;
+    assert!(!runs(pid));
+    let pid = state.pid.unwrap();
+    passed("a label changed and it was restarted");
+
+    let pause = manager.pause().await.unwrap();
+    assert!(!runs(pid));
+    passed("it is paused");
+    let listener = std::net::TcpListener::bind("0.0.0.0:6443").unwrap();
+    drop(pause);
+    let state = until(&manager, "why", |state| {
+        state.reason == Some(Reason::KubernetesPortTaken) && !state.message.is_empty()
+    })
+    .await;
+    assert!(state.message.starts_with("port 6443 is taken by "), "{}", state.message);
+    assert!(
+        state.message.ends_with(&format!("(process {})", std::process::id())),
+        "{}",
+        state.message
+    );
+    passed(&state.message);
+    drop(listener);
+    let pid = ready(&manager).await.pid.unwrap();
+    passed("the port is free and the node is Ready");
+
+    wishes.send_replace(Wish::Off);
+    until(&manager, "off", |state| state.phase == KubernetesPhase::Off && state.pid.is_none())
+        .await;
+    assert!(!runs(pid));
+    assert!(!Path::new("/etc/rancher/k3s/config.yaml.d/60-holdfast.yaml").exists());
+    passed("it is off");
+}

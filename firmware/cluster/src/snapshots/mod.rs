@@ -21,6 +21,8 @@ pub mod distribution;
 pub mod drill;
 pub mod error;
 pub mod etcd_file;
+#[cfg(test)]
+mod fake;
 mod files;
 pub mod model;
 pub mod plan;

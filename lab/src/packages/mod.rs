@@ -110,6 +110,12 @@ pub const NEEDS: &[Need] = &[
         purposes: &[(Purpose::World, Weight::Useful)],
     },
     Need {
+        program: "age",
+        package: "age",
+        why: "encrypts snapshots of Kubernetes' datastore to a site's recovery key",
+        purposes: &[(Purpose::World, Weight::Useful), (Purpose::Tests, Weight::Required)],
+    },
+    Need {
         program: "kubectl",
         package: "kubernetes-client",
         why: "talks to the controller as an operator does",

@@ -148,6 +148,9 @@ pub enum SnapshotError {
         /// Of the distribution here.
         here: String,
     },
+    /// A restore cannot begin for a reason that has nothing to do with the snapshot.
+    #[error("the snapshot cannot be restored now; nothing was touched")]
+    NotBegun(#[source] Box<SnapshotError>),
     /// It could not be restored; the old datastore is in force again.
     #[error("the snapshot could not be restored; the datastore is as it was")]
     PutBack(#[source] Box<SnapshotError>),
@@ -191,16 +194,19 @@ impl SnapshotError {
             }
             Self::NoKey | Self::KeyInvalid { .. } => Reason::SnapshotNoKey,
             Self::WrongKey { .. } => Reason::SnapshotWrongKey,
-            Self::StorageSettings { .. } | Self::Storage { .. } => Reason::SnapshotUpload,
-            Self::Newer { .. } | Self::PutBack(_) | Self::PutBackFailed { .. } => {
-                Reason::SnapshotRestoreFailed
+            // Programs are needed to bring a snapshot away and back.
+            Self::StorageSettings { .. } | Self::Storage { .. } | Self::NoProgram { .. } => {
+                Reason::SnapshotUpload
             }
+            Self::Newer { .. }
+            | Self::NotBegun(_)
+            | Self::PutBack(_)
+            | Self::PutBackFailed { .. } => Reason::SnapshotRestoreFailed,
             Self::Lacks { .. } | Self::Network(_) => Reason::SnapshotDrillFailed,
             Self::Io { .. }
             | Self::Write(_)
             | Self::Journal(_)
             | Self::NoSpace { .. }
-            | Self::NoProgram { .. }
             | Self::Start { .. }
             | Self::Failed { .. }
             | Self::Late { .. }
@@ -213,6 +219,7 @@ impl SnapshotError {
     /// Whether the same attempt can succeed later without anybody's help.
     pub fn retryable(&self) -> bool {
         match self {
+            Self::NotBegun(cause) => cause.retryable(),
             Self::Damaged { .. }
             | Self::Bundle { .. }
             | Self::NoKey
@@ -237,6 +244,15 @@ impl SnapshotError {
             | Self::Storage { .. }
             | Self::Distribution { .. }
             | Self::Network(_) => true,
+        }
+    }
+
+    /// As the end of a restore that did not begin: what says something about the snapshot stays
+    /// what it is.
+    pub(super) fn before_restore(self) -> SnapshotError {
+        match self.reason() {
+            Reason::SnapshotFailed | Reason::SnapshotUpload => SnapshotError::NotBegun(self.into()),
+            _ => self,
         }
     }
 

@@ -12,7 +12,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// Length of the SHA-256 at the end.
-const SUM: u64 = 32;
+const SUM: usize = 32;
 /// What the length of the database is a multiple of.
 const SECTOR: u64 = 512;
 /// bbolt's `common.Magic`.
@@ -66,10 +66,10 @@ pub struct Whole {
 pub fn verify(path: &Path) -> Result<Whole, NotASnapshot> {
     let mut file = File::open(path).map_err(NotASnapshot::Read)?;
     let bytes = file.metadata().map_err(NotASnapshot::Read)?.len();
-    if bytes % SECTOR != SUM || bytes < SECTOR {
+    if bytes % SECTOR != SUM as u64 || bytes < SECTOR {
         return Err(NotASnapshot::Length(bytes));
     }
-    let database = bytes - SUM;
+    let database = bytes - SUM as u64;
     let said = described_length(&mut file)?;
     if said > database {
         return Err(NotASnapshot::Short { said, there: database });
@@ -86,7 +86,7 @@ pub fn verify(path: &Path) -> Result<Whole, NotASnapshot> {
         of_file.update(&buffer[..want]);
         left -= want as u64;
     }
-    let mut sum = [0u8; SUM as usize];
+    let mut sum = [0u8; SUM];
     file.read_exact(&mut sum).map_err(NotASnapshot::Read)?;
     of_file.update(&sum);
     if of_database.finish().as_ref() != sum {

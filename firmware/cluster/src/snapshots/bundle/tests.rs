@@ -2,6 +2,9 @@ use super::super::fake::Fake;
 use super::*;
 use std::process::Command as Blocking;
 
+/// Name and content.
+type File<'a> = (&'a str, &'a [u8]);
+
 struct Keys {
     _dir: tempfile::TempDir,
     identity: PathBuf,
@@ -30,7 +33,7 @@ fn server(dir: &Path) -> (Fake, Record) {
 }
 
 /// Encrypts a tar of these files by hand, as somebody else could.
-fn by_hand(dir: &Path, keys: &Keys, files: &[(&str, &[u8])]) -> PathBuf {
+fn by_hand(dir: &Path, keys: &Keys, files: &[File<'_>]) -> PathBuf {
     let inside = dir.join("by-hand");
     files::fresh_dir(&inside).unwrap();
     for (name, content) in files {
@@ -128,7 +131,7 @@ async fn a_file_that_is_damaged_or_says_too_much_is_refused() {
     };
     let good = [("etcd.db", record.sha256.as_str())];
     let token = "0".repeat(64);
-    let cases: [(&[(&str, &[u8])], &str); 6] = [
+    let cases: [(&[File<'_>], &str); 6] = [
         (&[("etcd.db", &snapshot)], "it has no holdfast-snapshot.json"),
         (
             &[("etcd.db", &snapshot), (MANIFEST, &manifest(&good, 2))],

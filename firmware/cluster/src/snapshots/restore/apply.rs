@@ -46,6 +46,12 @@ impl<'a> Restore<'a> {
         }
     }
 
+    /// A `kill -9` when the old datastore is aside and no new one is made.
+    #[cfg(test)]
+    pub(in super::super) fn kill_at_making(&mut self) {
+        self.killed_at = Some((Phase::Making, false));
+    }
+
     /// Checks the source, then replaces the datastore. `source` is a file on this machine;
     /// [`Source::Stored`] has been fetched before.
     ///
@@ -53,7 +59,7 @@ impl<'a> Restore<'a> {
     /// Before anything was touched: what is wrong with the source. Afterwards
     /// [`SnapshotError::PutBack`] or [`SnapshotError::PutBackFailed`].
     pub async fn run(&self, source: &Source) -> Result<Restored, SnapshotError> {
-        let journal = self.check(source).await?;
+        let journal = self.check(source).await.map_err(SnapshotError::before_restore)?;
         self.carry_on(journal).await
     }
 

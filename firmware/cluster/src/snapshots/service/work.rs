@@ -5,7 +5,7 @@ use super::super::bundle;
 use super::super::distribution::Distribution;
 use super::super::drill::{Drill, drill};
 use super::super::error::SnapshotError;
-use super::super::files::blocking;
+use super::super::files::{self, blocking};
 use super::super::model::{Drilled, Failures, Have, Policy, Remote, Stamp, Why};
 use super::super::plan::{Plan, Step, plan};
 use super::super::records::{Record, Records, local};
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 /// How long an interval's snapshot waits for the API server.
-const READY_PATIENCE: Duration = Duration::from_secs(5);
+const READY_PATIENCE: Duration = Duration::from_secs(1);
 /// Passes in a row: a snapshot is taken, then it is stored and others go.
 const ROUNDS: u32 = 3;
 
@@ -84,6 +84,7 @@ impl Worker {
 
     pub(super) async fn run(mut self, mut asked: mpsc::Receiver<Request>) {
         self.recover().await;
+        self.sweep().await;
         loop {
             let wake = self.passes().await;
             let pause = Duration::try_from(wake.duration_since(Timestamp::now()));
@@ -119,6 +120,19 @@ impl Worker {
                 tracing::info!(snapshot = restored.snapshot, "an interrupted restore is complete");
             }
             Err(error) => self.restore_failed(&error),
+        }
+    }
+
+    /// What a manager that was killed left behind can be large, and holds secrets in the clear.
+    async fn sweep(&self) {
+        let state = self.settings().paths.state_dir();
+        let swept = blocking(move || {
+            ["drill", "pack", "upload", "fetched"]
+                .into_iter()
+                .try_for_each(|folder| files::remove(&state.join(folder)))
+        });
+        if let Err(error) = swept.await {
+            tracing::warn!(error = error.chain(), "old folders stay");
         }
     }
 
@@ -266,7 +280,7 @@ impl Worker {
         let file = settings.paths.state_dir().join(format!("upload/{name}{}", bundle::ENDING));
         bundle::pack(&settings.paths, record, key, &file).await?;
         let stored = store.put(name, &file).await;
-        blocking(move || super::super::files::remove(&file)).await?;
+        blocking(move || files::remove(&file)).await?;
         stored
     }
 
@@ -314,8 +328,8 @@ impl Worker {
         let fetched = settings.paths.state_dir().join("fetched").join("snapshot");
         let source = match source {
             Source::Stored { object, identity } => {
-                let store = self.store(settings)?.ok_or_else(|| no_storage())?;
-                store.get(&object, &fetched).await?;
+                let store = self.store(settings)?.ok_or_else(no_storage)?;
+                store.get(&object, &fetched).await.map_err(SnapshotError::before_restore)?;
                 Source::Portable { file: fetched.clone(), identity }
             }
             here => here,
@@ -325,7 +339,7 @@ impl Worker {
         let result = restore.run(&source).await;
         self.restoring.send_replace(false);
         if let Some(dir) = fetched.parent().map(std::path::Path::to_path_buf) {
-            blocking(move || super::super::files::remove(&dir)).await?;
+            blocking(move || files::remove(&dir)).await?;
         }
         match &result {
             Ok(restored) => {
@@ -440,3 +454,6 @@ fn info(name: String, one: &Remote) -> SnapshotInfo {
         portable: true,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,6 +81,8 @@ impl Store {
             .with_region(region)
             .with_access_key_id(&target.access_key_id)
             .with_secret_access_key(&target.secret_access_key.0)
+            // One request per object: not every storage knows the other way.
+            .with_disable_bulk_delete(true)
             .with_conditional_put(S3ConditionalPut::ETagMatch)
             .with_retry(RETRIES)
             .with_client_options(options)

@@ -1,0 +1,141 @@
+//! A server of real Kubernetes below a folder, stopped and started as the manager would.
+
+use futures_util::future::BoxFuture;
+use holdfast_api::paths::Root;
+use holdfast_cluster::paths::ClusterPaths;
+use holdfast_cluster::snapshots::distribution::Refusal;
+use holdfast_cluster::snapshots::{Distribution, Paused};
+use holdfast_lab_kubernetes::cache::BUILD_VARIABLE;
+use holdfast_lab_kubernetes::find::Kubernetes;
+use holdfast_lab_kubernetes::places::ROOT_VARIABLE;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::process::Command;
+
+/// A control plane without a kubelet: all that snapshots are about.
+const CONFIG: &str =
+    "cluster-init: true\ndisable-agent: true\nnode-name: node1\nnode-ip: 10.201.0.1\n";
+
+pub(crate) struct Server {
+    kubernetes: Kubernetes,
+    dir: PathBuf,
+    pub(crate) paths: ClusterPaths,
+    /// None while it is kept stopped or has ended.
+    child: Mutex<Option<Child>>,
+}
+
+impl Server {
+    /// Configured, not started.
+    pub(crate) fn new(kubernetes: &Kubernetes, dir: &Path) -> Arc<Self> {
+        let paths = ClusterPaths::new(&Root::new(dir));
+        let config = paths.config_dir().join("config.yaml");
+        holdfast_durable::write(&config, CONFIG.as_bytes(), 0o600).unwrap();
+        let (kubernetes, dir) = (kubernetes.clone(), dir.to_path_buf());
+        Arc::new(Server { kubernetes, dir, paths, child: Mutex::default() })
+    }
+
+    pub(crate) fn start(&self) {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.join("k3s.log"))
+            .unwrap();
+        let mut command = self.command(&["server"]).into_std();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let before = self.child.lock().unwrap().replace(command.spawn().unwrap());
+        assert!(before.is_none(), "it runs already");
+    }
+
+    pub(crate) fn stop(&self) {
+        let Some(mut child) = self.child.lock().unwrap().take() else { return };
+        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Output of `kubectl`.
+    pub(crate) async fn kubectl(&self, words: &[&str]) -> Result<String, String> {
+        let words: Vec<&str> = ["kubectl"].iter().chain(words).copied().collect();
+        let output = self.command(&words).stdin(Stdio::null()).output().await.unwrap();
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+            false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        }
+    }
+
+    fn has_ended(&self) -> Option<String> {
+        let mut child = self.child.lock().unwrap();
+        let status = child.as_mut()?.try_wait().unwrap()?;
+        *child = None;
+        let said = std::fs::read_to_string(self.dir.join("k3s.log")).unwrap_or_default();
+        Some(format!("it ended ({status}): {}", said.lines().last().unwrap_or_default()))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Starts it again, as the manager does when nothing keeps it stopped.
+struct Guard(Arc<Server>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.start();
+    }
+}
+
+/// The manager's view of a [`Server`].
+pub(crate) struct Supervised(pub(crate) Arc<Server>);
+
+impl Server {
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(self.kubernetes.k3s());
+        command
+            .args(words)
+            .env(ROOT_VARIABLE, &self.dir)
+            .env(BUILD_VARIABLE, self.kubernetes.built().root())
+            .env_remove("KUBECONFIG")
+            .env_remove("NOTIFY_SOCKET");
+        command
+    }
+}
+
+impl Distribution for Supervised {
+    fn command(&self, words: &[&str]) -> Command {
+        self.0.command(words)
+    }
+
+    fn version(&self) -> String {
+        "v1.20.2".into()
+    }
+
+    fn pause(&self) -> BoxFuture<'_, Result<Paused, Refusal>> {
+        Box::pin(async {
+            self.0.stop();
+            Ok(Box::new(Guard(self.0.clone())) as Paused)
+        })
+    }
+
+    fn wait_ready(&self, patience: Duration) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(async move {
+            let deadline = Instant::now() + patience;
+            loop {
+                match self.0.kubectl(&["get", "--raw=/readyz"]).await {
+                    Ok(_) => return Ok(()),
+                    Err(last) if Instant::now() >= deadline => return Err(last.into()),
+                    Err(_) => {}
+                }
+                if let Some(how) = self.0.has_ended() {
+                    return Err(how.into());
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+    }
+}

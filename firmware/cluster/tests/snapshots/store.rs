@@ -1,0 +1,120 @@
+//! The storage of snapshots, against a server that checks every signature.
+
+use crate::s3::{BUCKET, KEY_ID, REGION, S3, SECRET};
+use holdfast_api::Reason;
+use holdfast_api::kubernetes::{S3Target, Secret};
+use holdfast_cluster::snapshots::store::Store;
+use holdfast_cluster::snapshots::{SnapshotError, Stamp};
+use std::path::Path;
+
+pub(crate) fn target(server: &S3) -> S3Target {
+    S3Target {
+        endpoint: server.endpoint(),
+        bucket: BUCKET.into(),
+        folder: "/fleet/a b/".into(),
+        region: REGION.into(),
+        access_key_id: KEY_ID.into(),
+        secret_access_key: Secret(SECRET.into()),
+    }
+}
+
+fn file(dir: &Path, length: usize) -> std::path::PathBuf {
+    let path = dir.join("file");
+    let content: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    holdfast_durable::write(&path, &content, 0o600).unwrap();
+    path
+}
+
+fn name(stamp: u64) -> String {
+    format!("{}-n1-1", Stamp(stamp).base_name())
+}
+
+#[tokio::test]
+async fn snapshots_are_stored_once_listed_over_pages_fetched_and_deleted() {
+    let server = S3::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(&target(&server), "site-1", "n1").unwrap();
+    assert_eq!(store.list().await.unwrap(), []);
+    for stamp in 1..=5 {
+        store.put(&name(stamp), &file(dir.path(), 1000)).await.unwrap();
+    }
+    let key = |stamp| format!("fleet/a b/site-1/n1/{}.tar.gz.age", name(stamp));
+    assert_eq!(server.keys(), (1..=5).map(key).collect::<Vec<_>>());
+    // Another node's, another site's, and what is nobody's.
+    server.put(&key(6).replace("/n1/", "/n2/"), b"n2");
+    server.put(&key(7).replace("site-1", "site-2"), b"other");
+    server.put("fleet/a b/site-1/n1/readme.txt", b"other");
+    server.put("fleet/a b/site-1/n1/holdfast-notes.tar.gz.age", b"other");
+
+    let mut listed = store.list().await.unwrap();
+    listed.sort_by_key(|one| one.stamp);
+    assert_eq!(listed.iter().map(|one| one.stamp.0).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert_eq!(listed[0].bytes, 1000);
+    let site = store.list_site().await.unwrap();
+    assert_eq!(site.len(), 6);
+    assert_eq!(site[0].0, format!("n2/{}.tar.gz.age", name(6)), "the newest first");
+
+    // What is there already is not written again, whatever it is.
+    store.put(&name(1), &file(dir.path(), 7)).await.unwrap();
+    assert_eq!(server.object(&key(1)).unwrap().len(), 1000);
+
+    let fetched = dir.path().join("deep/fetched");
+    store.get(&format!("n1/{}.tar.gz.age", name(1)), &fetched).await.unwrap();
+    assert_eq!(std::fs::read(&fetched).unwrap(), server.object(&key(1)).unwrap());
+    for _ in 0..2 {
+        store.delete(&listed[0].name).await.unwrap();
+    }
+    assert_eq!(server.object(&key(1)), None);
+    let error = store.get(&format!("n1/{}.tar.gz.age", name(1)), &fetched).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::SnapshotUpload, "{error}");
+}
+
+#[tokio::test]
+async fn a_large_snapshot_goes_in_parts_and_none_is_left_behind() {
+    let server = S3::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(&target(&server), "s", "n1").unwrap();
+    let large = file(dir.path(), (16 << 20) + 5);
+    store.put(&name(1), &large).await.unwrap();
+    let key = format!("fleet/a b/s/n1/{}.tar.gz.age", name(1));
+    assert_eq!(server.object(&key).unwrap(), std::fs::read(&large).unwrap());
+    let requests = server.requests();
+    assert_eq!(requests.iter().filter(|one| one.contains("partNumber=")).count(), 3);
+    assert_eq!(server.unfinished_uploads(), 0);
+    store.put(&name(1), &large).await.unwrap();
+    assert!(!server.requests().iter().any(|one| one.starts_with("PUT")));
+}
+
+#[tokio::test]
+async fn a_storage_that_stumbles_is_asked_again_and_one_that_refuses_is_not() {
+    let server = S3::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(&target(&server), "s", "n1").unwrap();
+    server.unavailable(2);
+    store.put(&name(1), &file(dir.path(), 10)).await.unwrap();
+    assert_eq!(server.requests().len(), 3);
+
+    let wrong = S3Target { secret_access_key: Secret("wrong".into()), ..target(&server) };
+    let store = Store::new(&wrong, "s", "n1").unwrap();
+    let error = store.put(&name(2), &file(dir.path(), 10)).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::SnapshotUpload);
+    assert!(error.chain().contains("SignatureDoesNotMatch"), "{}", error.chain());
+    assert!(!error.chain().contains("wrong"), "{}", error.chain());
+    assert_eq!(server.requests().len(), 1);
+    assert_eq!(server.keys().len(), 1);
+}
+
+#[tokio::test]
+async fn settings_that_cannot_work_are_told_without_a_request() {
+    let server = S3::start().await;
+    for broken in [
+        S3Target { endpoint: "s3.example".into(), ..target(&server) },
+        S3Target { bucket: String::new(), ..target(&server) },
+        S3Target { secret_access_key: Secret::default(), ..target(&server) },
+    ] {
+        let error = Store::new(&broken, "s", "n1").unwrap_err();
+        assert!(matches!(error, SnapshotError::StorageSettings { .. }), "{error}");
+        assert!(!error.retryable());
+    }
+    assert_eq!(server.requests().len(), 0);
+}

@@ -2,9 +2,9 @@
 //!
 //! A Node is removed when an operator retired it (by name and uid, so that its successor of the
 //! same name stays), or when the site does not name it any more and it has been silent for
-//! [`GRACE`]. Removing means: its reboot lock is broken, its pods are deleted without waiting for
-//! a kubelet that is not there, and the Node is deleted. Everything else follows in the cluster:
-//! k3s takes a deleted server out of etcd (a finalizer of its `managed-etcd-controller`) and
+//! [`GRACE`]. Removing means: its reboot lock is broken, the Node is deleted, and its pods are
+//! deleted without waiting for a kubelet that is not there (what a pass that broke off leaves of
+//! them, Kubernetes collects within a minute). Everything else follows in the cluster: k3s takes a deleted server out of etcd (a finalizer of its `managed-etcd-controller`) and
 //! forgets the node's password, so that a new machine may join under the same name and role.
 //!
 //! A server is only removed while etcd can agree to it and goes on without it: a majority of the
@@ -42,7 +42,7 @@ pub enum Step {
         /// Its holder.
         node: String,
     },
-    /// Delete the node's pods at once.
+    /// Delete the pods that were on the node at once.
     DeletePods {
         /// The node.
         node: String,
@@ -179,9 +179,10 @@ pub fn plan(
                     group: group.clone(),
                     node: node.name.clone(),
                 }));
-                plan.steps.push(Step::DeletePods { node: node.name.clone() });
                 plan.steps
                     .push(Step::DeleteNode { node: node.name.clone(), uid: node.uid.clone() });
+                // After the Node: before it, DaemonSets would put theirs back at once.
+                plan.steps.push(Step::DeletePods { node: node.name.clone() });
             }
         }
     }

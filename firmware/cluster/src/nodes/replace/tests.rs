@@ -110,8 +110,8 @@ fn a_retired_node_goes_at_once_with_its_lock_and_its_successor_stays() {
         shown,
         [
             "break the reboot lock default of node w1",
-            "delete the pods of node w1",
-            "delete node w1"
+            "delete node w1",
+            "delete the pods of node w1"
         ]
     );
     let successor = NodeView { uid: "other".into(), ..node("w1", Ready, false) };

@@ -120,7 +120,18 @@ mod tests {
         let all = data("kube-ready.json")["snapshots"]["snapshots"].clone();
         let with_new: Vec<Value> =
             [new.clone()].into_iter().chain(all.as_array().unwrap().clone()).collect();
-        let then = [ready(&[]), ready(&[("/snapshots/snapshots", json!(with_new))])];
+        // One of an earlier day comes into the storage meanwhile, and storing another fails.
+        let mut stored = new.clone();
+        stored["name"] = json!("earlier.age");
+        stored["place"] = json!("s3");
+        let upload = Problem::new(Reason::SnapshotUpload, "the storage is away");
+        let then = [
+            ready(&[
+                ("/snapshots/snapshots", json!([stored])),
+                ("/snapshots/problem", json!(upload)),
+            ]),
+            ready(&[("/snapshots/snapshots", json!(with_new))]),
+        ];
         manager.set(|answers| answers.posted.clear());
         manager.set(|answers| answers.then = then.into());
         let answer = manager.run(&["kube", "snapshot", "--wait", "-o", "json"], "");

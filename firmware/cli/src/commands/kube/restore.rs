@@ -2,21 +2,23 @@
 //! since what was changed after the snapshot is lost.
 
 use super::super::wait::Verdict;
-use super::snapshots::{News, begun};
+use super::snapshots::{LOCAL, News, begun};
 use super::{STATE, Waiting, identity, status, words};
 use crate::failure::Failure;
 use crate::output::Context;
 use crate::units::{bytes, clean};
+use holdfast_api::Reason;
 use holdfast_api::kubernetes::{KubernetesPhase, KubernetesState, SnapshotInfo};
 use holdfast_api::local::RestoreInput;
 use jiff::Timestamp;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Name of a snapshot of this node (`holdfast kube snapshots`), or path of a portable one.
+    /// Name of a snapshot of this node (`holdfast kube snapshots`), or path of one in a file.
     #[arg(value_name = "NAME|FILE", value_hint = clap::ValueHint::FilePath)]
     snapshot: String,
     /// File with the age identity that opens a portable snapshot, or `-` for standard input.
@@ -99,7 +101,9 @@ impl Source {
 
 /// A name that the manager knows goes before a file that happens to be called the same here.
 fn find(typed: &str, state: &KubernetesState) -> Result<Source, Failure> {
-    if let Some(one) = state.snapshots.snapshots.iter().find(|one| one.name == typed) {
+    let named = state.snapshots.snapshots.iter().filter(|one| one.name == typed);
+    // The same one may be in the storage too.
+    if let Some(one) = named.min_by_key(|one| one.place != LOCAL) {
         return Ok(Source::Known(one.clone()));
     }
     let path = Path::new(typed);
@@ -157,6 +161,17 @@ fn agreed() -> Result<bool, Failure> {
     Ok(line.trim().eq_ignore_ascii_case("yes"))
 }
 
+/// Reasons that only a restore gives; they go when one succeeds.
+const OURS: &[Reason] =
+    &[Reason::SnapshotRestoreFailed, Reason::SnapshotWrongKey, Reason::SnapshotDamaged];
+/// Reasons that do not say that a restore failed.
+const OTHERS: &[Reason] = &[
+    Reason::SnapshotFailed,
+    Reason::SnapshotUpload,
+    Reason::SnapshotNoKey,
+    Reason::SnapshotDrillFailed,
+];
+
 /// Tells a restore that is over from one that has not begun: both look `Ready`.
 struct Watch {
     starts: u32,
@@ -166,24 +181,28 @@ struct Watch {
 
 impl Watch {
     fn after(before: &KubernetesState) -> Self {
-        Watch { starts: before.starts, begun: false, problems: News::after(&before.snapshots) }
+        let problems = News::after(&before.snapshots, OTHERS);
+        Watch { starts: before.starts, begun: false, problems }
     }
 
-    fn judge(&mut self, state: &KubernetesState, after: std::time::Duration) -> Verdict {
+    fn judge(&mut self, state: &KubernetesState, after: Duration) -> Verdict {
         // A manager that restarted counts from zero, so any other number is a sign.
         self.begun |= state.phase == KubernetesPhase::Restoring || state.starts != self.starts;
-        let what =
-            format!("the restore is not over: Kubernetes is {}", words::phase_name(state.phase));
-        let verdict = self.problems.judge(&state.snapshots, || Failure::NotYet {
-            what,
-            after,
-            reason: state.reason,
-        });
-        match verdict {
-            Verdict::NotYet(_) if self.begun && state.phase == KubernetesPhase::Ready => {
-                Verdict::Reached
-            }
-            verdict => verdict,
+        let over = self.begun && state.phase == KubernetesPhase::Ready;
+        let ours = state.snapshots.problem.clone().filter(|p| OURS.contains(&p.reason));
+        // The same failure as before the command is its own once it is over.
+        let failed = self.problems.on(&state.snapshots).or_else(|| ours.clone().filter(|_| over));
+        match failed {
+            Some(problem) => Verdict::Hopeless(Failure::Failed { problem: Box::new(problem) }),
+            None if over => Verdict::Reached,
+            None => Verdict::NotYet(Failure::NotYet {
+                what: format!(
+                    "the restore is not over: Kubernetes is {}",
+                    words::phase_name(state.phase)
+                ),
+                after,
+                reason: ours.map(|problem| problem.reason).or(state.reason),
+            }),
         }
     }
 }
@@ -191,9 +210,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use holdfast_api::Reason;
     use holdfast_api::local::Problem;
-    use std::time::Duration;
 
     fn state(phase: KubernetesPhase, starts: u32) -> KubernetesState {
         KubernetesState { phase, starts, ..KubernetesState::default() }
@@ -224,21 +241,38 @@ mod tests {
         assert_eq!(look(&mut watch, &state(Ready, 4)), "reached");
     }
 
+    fn with(phase: KubernetesPhase, reason: Reason) -> KubernetesState {
+        let mut state = state(phase, 1);
+        state.snapshots.problem = Some(Problem::new(reason, "x"));
+        state
+    }
+
     #[test]
-    fn a_problem_from_before_is_not_the_restores() {
-        let with = |reason| {
-            let mut state = state(KubernetesPhase::Ready, 1);
-            state.snapshots.problem = Some(Problem::new(reason, "x"));
-            state
-        };
-        let upload = with(Reason::SnapshotUpload);
-        let mut watch = Watch::after(&upload);
-        assert_eq!(look(&mut watch, &upload), "not yet");
-        assert_eq!(look(&mut watch, &with(Reason::SnapshotWrongKey)), "hopeless");
-        // The same problem again, and it was gone in between.
-        let mut watch = Watch::after(&upload);
-        assert_eq!(look(&mut watch, &state(KubernetesPhase::Ready, 1)), "not yet");
-        assert_eq!(look(&mut watch, &upload), "hopeless");
+    fn only_a_restores_own_problem_ends_it() {
+        use KubernetesPhase::{Ready, Restoring};
+        let before = with(Ready, Reason::SnapshotUpload);
+        let mut watch = Watch::after(&before);
+        assert_eq!(look(&mut watch, &before), "not yet");
+        assert_eq!(look(&mut watch, &with(Ready, Reason::SnapshotFailed)), "not yet");
+        assert_eq!(look(&mut watch, &with(Ready, Reason::StateDiskFull)), "hopeless");
+        // Of another kind, and hidden behind the restore's own that is gone now.
+        let mut watch = Watch::after(&with(Ready, Reason::SnapshotRestoreFailed));
+        assert_eq!(look(&mut watch, &with(Restoring, Reason::SnapshotRestoreFailed)), "not yet");
+        assert_eq!(look(&mut watch, &with(Ready, Reason::SnapshotDrillFailed)), "reached");
+    }
+
+    #[test]
+    fn the_same_failure_once_more_is_no_success() {
+        use KubernetesPhase::{Ready, Restoring};
+        let before = with(Ready, Reason::SnapshotRestoreFailed);
+        let mut watch = Watch::after(&before);
+        assert_eq!(look(&mut watch, &before), "not yet");
+        assert_eq!(look(&mut watch, &with(Restoring, Reason::SnapshotRestoreFailed)), "not yet");
+        assert_eq!(look(&mut watch, &before), "hopeless");
+        // So quick that only the problem came and went.
+        let mut watch = Watch::after(&before);
+        assert_eq!(look(&mut watch, &state(Ready, 1)), "not yet");
+        assert_eq!(look(&mut watch, &before), "hopeless");
     }
 
     #[test]

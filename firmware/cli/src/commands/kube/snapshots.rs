@@ -14,6 +14,18 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+/// Place of the snapshots on the node.
+pub(super) const LOCAL: &str = "local";
+
+/// Reasons that do not say that a snapshot could not be taken.
+const OTHERS: &[Reason] = &[
+    Reason::SnapshotUpload,
+    Reason::SnapshotNoKey,
+    Reason::SnapshotWrongKey,
+    Reason::SnapshotRestoreFailed,
+    Reason::SnapshotDrillFailed,
+];
+
 pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
     let answer = context.manager().get::<KubernetesState>(STATE).await?;
     let now = Timestamp::now();
@@ -31,35 +43,33 @@ pub(super) async fn take(context: &Context, waiting: &Waiting) -> Result<u8, Fai
     }
     let before = manager.get::<KubernetesState>(STATE).await?.known.snapshots;
     manager.begin(PATH).await?;
-    let known: BTreeSet<String> = names(&before).map(Into::into).collect();
-    let mut problems = News::after(&before);
-    let wait = waiting.on(&manager);
-    let progress =
-        |state: &KubernetesState| match names(&state.snapshots).find(|n| !known.contains(*n)) {
-            Some(name) => format!("taken: {}", clean(name)),
-            None => "the snapshot is being taken".into(),
-        };
-    let answer = wait
-        .until(progress, |state: &KubernetesState, after| {
-            if names(&state.snapshots).any(|name| !known.contains(name)) {
-                return Verdict::Reached;
-            }
-            problems.judge(&state.snapshots, || Failure::NotYet {
+    let known: BTreeSet<String> = local(&before).map(|one| one.name.clone()).collect();
+    let new = |state: &SnapshotsState| local(state).find(|one| !known.contains(&one.name)).cloned();
+    let mut problems = News::after(&before, OTHERS);
+    let progress = |state: &KubernetesState| match new(&state.snapshots) {
+        Some(one) => format!("taken: {}", clean(&one.name)),
+        None => "the snapshot is being taken".into(),
+    };
+    let judge = |state: &KubernetesState, after| {
+        if new(&state.snapshots).is_some() {
+            return Verdict::Reached;
+        }
+        match problems.on(&state.snapshots) {
+            Some(problem) => Verdict::Hopeless(Failure::Failed { problem: Box::new(problem) }),
+            None => Verdict::NotYet(Failure::NotYet {
                 what: "the snapshot is not there".into(),
                 after,
                 reason: state.snapshots.problem.as_ref().map(|problem| problem.reason),
-            })
-        })
-        .await?;
-    let all = &answer.known.snapshots.snapshots;
-    let new = all.iter().find(|one| !known.contains(&one.name));
-    let raw = answer.raw["snapshots"]["snapshots"]
-        .as_array()
-        .and_then(|all| {
-            all.iter().find(|one| one["name"].as_str().is_some_and(|n| !known.contains(n)))
-        })
-        .unwrap_or(&Value::Null);
-    context.show(raw, |_| new.map_or_else(String::new, taken))?;
+            }),
+        }
+    };
+    let answer = waiting.on(&manager).until(progress, judge).await?;
+    let new = new(&answer.known.snapshots);
+    let raw = answer.raw["snapshots"]["snapshots"].as_array().and_then(|all| {
+        let name = &new.as_ref()?.name;
+        all.iter().find(|one| one["name"] == **name && one["place"] == LOCAL)
+    });
+    context.show(raw.unwrap_or(&Value::Null), |_| new.as_ref().map_or_else(String::new, taken))?;
     Ok(0)
 }
 
@@ -71,63 +81,50 @@ pub(super) async fn drill(context: &Context, waiting: &Waiting) -> Result<u8, Fa
         manager.begin(PATH).await?;
         return begun(context, "The newest snapshot is restored for a trial.", "snapshots");
     }
-    let before = manager.get::<KubernetesState>(STATE).await?.known.snapshots;
+    let before = manager.get::<KubernetesState>(STATE).await?.known.snapshots.drill;
     manager.begin(PATH).await?;
-    let mut problems = News::after(&before);
-    let is_new = |state: &KubernetesState| {
-        state.snapshots.drill.is_some() && state.snapshots.drill != before.drill
+    let ended = |state: &KubernetesState| {
+        state.snapshots.drill.is_some() && state.snapshots.drill != before
     };
-    let wait = waiting.on(&manager);
     let progress = |state: &KubernetesState| {
-        if is_new(state) { "the drill has ended" } else { "the drill goes on" }.to_owned()
+        if ended(state) { "the drill has ended" } else { "the drill goes on" }.to_owned()
     };
-    let answer = wait
-        .until(progress, |state: &KubernetesState, after| {
-            if is_new(state) {
-                return Verdict::Reached;
-            }
-            problems.judge(&state.snapshots, || Failure::NotYet {
-                what: "the drill has not ended".into(),
-                after,
-                reason: None,
-            })
-        })
-        .await?;
-    let failed = answer.known.snapshots.drill.as_ref().filter(|drill| !drill.ok);
+    let judge = |state: &KubernetesState, after| match ended(state) {
+        true => Verdict::Reached,
+        false => Verdict::NotYet(Failure::NotYet {
+            what: "the drill has not ended".into(),
+            after,
+            reason: None,
+        }),
+    };
+    let answer = waiting.on(&manager).until(progress, judge).await?;
+    let last = answer.known.snapshots.drill.as_ref();
     context.show(&answer.raw["snapshots"]["drill"], |paint| {
-        answer
-            .known
-            .snapshots
-            .drill
-            .as_ref()
-            .map_or_else(String::new, |drill| drilled(drill, Timestamp::now(), paint))
+        last.map_or_else(String::new, |drill| drilled(drill, Timestamp::now(), paint))
     })?;
-    Ok(failed.map_or(0, |_| Reason::SnapshotDrillFailed.exit_code()))
+    let failed = last.is_some_and(|drill| !drill.ok);
+    Ok(if failed { Reason::SnapshotDrillFailed.exit_code() } else { 0 })
 }
 
 /// Problems that were not there at the last look. What failed before the command is not its own
-/// failure; the same problem again is one only when it was gone in between.
+/// failure; the same problem again is one only when it was gone in between. The manager shows the
+/// worst problem of all kinds, so another kind may come to light when one is gone.
 pub(super) struct News {
     last: Option<Problem>,
+    others: &'static [Reason],
 }
 
 impl News {
-    pub(super) fn after(before: &SnapshotsState) -> Self {
-        News { last: before.problem.clone() }
+    /// News after `before`, but for reasons that belong to other work than what is waited for.
+    pub(super) fn after(before: &SnapshotsState, others: &'static [Reason]) -> Self {
+        News { last: before.problem.clone(), others }
     }
 
-    pub(super) fn judge(
-        &mut self,
-        state: &SnapshotsState,
-        not_yet: impl FnOnce() -> Failure,
-    ) -> Verdict {
+    /// The problem that this look brought.
+    pub(super) fn on(&mut self, state: &SnapshotsState) -> Option<Problem> {
         let last = std::mem::replace(&mut self.last, state.problem.clone());
-        match &state.problem {
-            Some(problem) if Some(problem) != last.as_ref() => {
-                Verdict::Hopeless(Failure::Failed { problem: Box::new(problem.clone()) })
-            }
-            _ => Verdict::NotYet(not_yet()),
-        }
+        let new = state.problem.as_ref().filter(|_| state.problem != last)?;
+        (!self.others.contains(&new.reason)).then(|| new.clone())
     }
 }
 
@@ -138,8 +135,9 @@ pub(super) fn begun(context: &Context, what: &str, follow: &str) -> Result<u8, F
     Ok(0)
 }
 
-fn names(state: &SnapshotsState) -> impl Iterator<Item = &str> {
-    state.snapshots.iter().map(|one| one.name.as_str())
+/// Those on the node. What is in the storage comes later, and may be of an earlier day.
+fn local(state: &SnapshotsState) -> impl Iterator<Item = &SnapshotInfo> {
+    state.snapshots.iter().filter(|one| one.place == LOCAL)
 }
 
 fn taken(one: &SnapshotInfo) -> String {

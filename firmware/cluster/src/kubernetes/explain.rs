@@ -186,9 +186,8 @@ fn of_event(event: &Value) -> Option<Explanation> {
         "FailedMount" | "FailedAttachVolume" | "FailedMapVolume" => Reason::PodConfigMissing,
         "FailedScheduling" if text.contains("hugepages-") => Reason::PodNoHugepages,
         "FailedScheduling" => Reason::PodUnschedulable,
-        "Failed" | "FailedCreatePodSandBox" | "FailedPostStartHook" | "FailedSync" => {
-            Reason::PodFailed
-        }
+        // `Failed` is left out: the container's status tells more a moment later.
+        "FailedCreatePodSandBox" | "FailedPostStartHook" | "FailedSync" => Reason::PodFailed,
         _ => return None,
     };
     Some(Explanation::new(reason, word, text))

@@ -125,7 +125,6 @@ mod tests {
 
     #[test]
     fn the_servers_checks_are_read() {
-        // Kubernetes 1.20, while etcd was stopped.
         let text = "[+]ping ok\n[+]log ok\n[-]etcd failed: reason withheld\n\
                     [+]poststarthook/rbac/bootstrap-roles ok\nreadyz check failed\n";
         let checks = parse_checks(text);

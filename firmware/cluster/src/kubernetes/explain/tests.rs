@@ -29,6 +29,20 @@ fn problem(pod: &Value, events: &[Value]) -> Explanation {
     pod_problem(pod, events).unwrap_or_else(|| panic!("nothing of {pod}"))
 }
 
+/// Pods as a real cluster gave them, with their events; the file says which.
+#[test]
+fn captured_pods_are_explained() {
+    let file: Value = serde_json::from_str(include_str!("../captured.json")).unwrap();
+    let captured = file["captured"].as_array().unwrap();
+    let pods: Vec<_> = captured.iter().filter(|one| one["object"]["kind"] == "Pod").collect();
+    assert!(pods.len() > 15, "{}", pods.len());
+    for one in pods {
+        let told = pod_problem(&one["object"], one["events"].as_array().unwrap());
+        let told = told.map(|told| json!([told.reason.code(), told.word, told.hopeless]));
+        assert_eq!(told.unwrap_or_default(), one["explained"], "{}", one["object"]);
+    }
+}
+
 /// In the words of containerd 1.6 and 2, and of several registries.
 #[test]
 fn an_image_that_does_not_exist_is_told_from_a_registry_that_is_away() {

@@ -7,6 +7,22 @@ fn object(kind: (&str, &str), spec: Value, status: Value) -> Value {
            "metadata": {"name": "x", "namespace": "default", "generation": 2}})
 }
 
+/// Statuses of workloads on their way, as a real cluster gave them; the file says which.
+#[test]
+fn captured_statuses_are_understood() {
+    let file: Value = serde_json::from_str(include_str!("../captured.json")).unwrap();
+    let captured = file["captured"].as_array().unwrap();
+    assert!(captured.len() > 30, "{}", captured.len());
+    for one in captured {
+        let object = &one["object"];
+        assert_eq!(
+            format!("{:?}", readiness(object)),
+            one["readiness"].as_str().unwrap(),
+            "{object}"
+        );
+    }
+}
+
 fn waits_for(object: &Value) -> String {
     match readiness(object) {
         Waiting(what) => what,
@@ -25,7 +41,7 @@ fn deployment_with(status: Value) -> Value {
     object(("apps/v1", "Deployment"), json!({"replicas": 3}), status)
 }
 
-/// Statuses as Kubernetes 1.20 gave them for a rollout of three replicas with one surplus.
+/// A rollout of three replicas with one surplus.
 #[test]
 fn a_deployment_is_ready_when_the_new_replicas_are_available_and_the_old_gone() {
     let steps = [

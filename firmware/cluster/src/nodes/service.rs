@@ -180,7 +180,11 @@ impl<K: Cluster> RebootLock<K> {
                 Err(Refusal::new(Kind::Draining, format!("node {} is being drained", node.name)))
             }
             Progress::Running(Some(refusal)) => Err(refusal),
-            Progress::Ended(Outcome::Done | Outcome::Vanished, _) => Ok(()),
+            Progress::Ended(Outcome::Done, _) => Ok(()),
+            // Removed, or fell silent: the next request looks which of them.
+            Progress::Ended(outcome @ Outcome::Vanished, _) => {
+                Err(Refusal::new(Kind::Draining, outcome.to_string()))
+            }
             Progress::Ended(Outcome::Withdrawn, _) => {
                 Err(Refusal::new(Kind::Locked, "the lock was released or broken meanwhile"))
             }
@@ -279,18 +283,24 @@ impl<K: Cluster> RebootLock<K> {
             let node = nodes.iter().find(|node| node.name == name).ok_or_else(unknown)?;
             let record = lease.as_ref().map(|lease| &lease.record);
             match Watcher::default().decide(record, &node.name, Expiry::Never, Instant::now()) {
-                Decision::Renew => return Ok(node.clone()),
                 Decision::Wait { holder, .. } | Decision::TakeOver { from: holder }
                     if nodes.iter().any(|node| node.name == holder) =>
                 {
                     let message = format!("node {holder} has the reboot lock");
                     return Err(Refusal::new(Kind::Locked, message));
                 }
-                Decision::Acquire | Decision::Wait { .. } | Decision::TakeOver { .. } => {}
+                Decision::Acquire
+                | Decision::Renew
+                | Decision::Wait { .. }
+                | Decision::TakeOver { .. } => {}
             }
+            // Also of a holder: another server may have died since it got the lock.
             if !replace::survives_reboot_of(node, &nodes) {
                 let message = "another server is away; the datastore would stop without this one";
                 return Err(Refusal::new(Kind::Datastore, message));
+            }
+            if record.is_some_and(|record| record.holder == node.name) {
+                return Ok(node.clone());
             }
             let mine = Record::held_by(&node.name, record, Expiry::Never, Timestamp::now());
             match self.cluster.write_lease(&lease_name, &mine, lease.as_ref()).await {

@@ -245,8 +245,11 @@ async fn a_reboot_that_would_stop_the_datastore_waits() {
     for server in &mut fake.world().nodes[..3] {
         server.server = true;
     }
-    fake.world().nodes[2].readiness = Readiness::Unknown;
     let lock = lock(&fake);
+    until_not(&lock, "s1", BUSY).await.unwrap();
+    fake.world().nodes[2].readiness = Readiness::Unknown;
+    assert_eq!(kind(lock.pre_reboot("default", "s1").await), Some(Kind::Datastore));
+    lock.steady_state("default", "s1").await.unwrap();
     assert_eq!(kind(lock.pre_reboot("default", "s1").await), Some(Kind::Datastore));
     // The silent one itself may: it costs nothing, and is how it comes back.
     lock.pre_reboot("default", "s3").await.unwrap();
@@ -266,4 +269,17 @@ fn groups_and_leases_name_each_other() {
     for name in ["", "A", "a_b", "-a", "a-", "a..b", "a/b", &"x".repeat(64)] {
         assert_eq!(Group::try_from(name).unwrap_err().kind, Kind::UnknownGroup, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_node_that_goes_in_the_middle_of_its_drain_is_not_granted_anything() {
+    let fake = site(&["n1", "n2"]);
+    fake.world().pods = vec![("n1".into(), pod("web"))];
+    fake.world().budgets = vec![strict()];
+    let lock = lock(&fake);
+    begin(&lock, "n1").await;
+    fake.world().nodes.remove(0);
+    let answer = until_not(&lock, "n1", BUSY).await.unwrap_err();
+    assert_eq!(answer.kind, Kind::UnknownNode);
+    until_not(&lock, "n2", BUSY).await.unwrap();
 }

@@ -6,8 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 /// Packages whose programs a world runs.
-const PACKAGES: [&str; 5] =
-    ["holdfast-controller", "regional-edge", "holdfastd", "tunnels", "holdfast-cli"];
+const PACKAGES: [&str; 6] = [
+    "holdfast-controller",
+    "regional-edge",
+    "holdfastd",
+    "tunnels",
+    "holdfast-cli",
+    "holdfast-lab-kubernetes",
+];
 
 /// Where the programs are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +45,8 @@ pub enum ProgramsError {
 
 impl Programs {
     /// Names of all programs.
-    pub const ALL: [&'static str; 5] =
-        ["holdfast-controller", "regional-edge", "holdfastd", "tunneld", "holdfast"];
+    pub const ALL: [&'static str; 6] =
+        ["holdfast-controller", "regional-edge", "holdfastd", "tunneld", "holdfast", "lab-k3s"];
 
     /// The programs in this directory.
     ///

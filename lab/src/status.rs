@@ -5,6 +5,7 @@ use crate::fleet;
 use crate::measure::{self, Usage};
 use crate::world::{Host, StageTime, World, WorldError};
 use holdfast_api::Reason;
+use holdfast_api::kubernetes::KubernetesState;
 use holdfast_api::local::{NodeReport, Stage};
 use holdfast_api::tunnel::TunnelsState;
 use serde::Serialize;
@@ -45,6 +46,8 @@ pub struct NodeState {
     pub message: String,
     /// Name of its hardware profile.
     pub profile: String,
+    /// Its Kubernetes; none where none is asked for, or while its manager does not answer.
+    pub kubernetes: Option<KubernetesState>,
     /// Its tunnels, asked of `tunneld`; none while that does not answer.
     pub tunnels: Option<TunnelsState>,
 }
@@ -120,6 +123,7 @@ fn node(world: &World, host: Host) -> NodeState {
         stages: report.as_ref().map(|report| report.stages.clone()).unwrap_or_default(),
         reason: report.as_ref().map_or(Some(Reason::ManagerUnreachable), |report| report.reason),
         profile: report.as_ref().map(|report| report.profile.clone()).unwrap_or_default(),
+        kubernetes: report.as_ref().and_then(|report| report.kubernetes.clone()),
         message: report.map_or(unheard, |report| report.message),
         tunnels,
     }

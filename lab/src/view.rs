@@ -6,12 +6,15 @@
 //! ([`WRITABLE`]). `/sys` is mounted anew: sysfs shows the interfaces of the network namespace it
 //! was mounted in. The mounts go with the program.
 //!
-//! Left out: `/dev` and the pools of huge pages, which are the machine's
+//! Left out: `/dev`, control groups, in which a node's Kubernetes makes groups of its own
+//! ([`crate::world::down()`] removes them), and the pools of huge pages, which are the machine's
 //! ([`crate::pools`] puts them back).
 
 use crate::exec::ExecError;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 /// The machine's own, read-only on a host.
@@ -27,6 +30,9 @@ const WRITABLE: [&str; 6] = [
     "/sys/devices/virtual/net",
     "/sys/kernel/mm/hugepages",
 ];
+
+/// Where the hierarchies of control groups are (cgroups(7)).
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Gives the calling thread the view of a program on the host whose network namespace `netns` it
 /// is in.
@@ -46,10 +52,16 @@ pub(crate) fn enter(netns: &str) -> Result<(), ExecError> {
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
         .map_err(failed("detach the mounts"))?;
-    // Busy or absent: the new one is mounted over it.
-    let _ = umount2("/sys", MntFlags::MNT_DETACH);
+    // Held open, for what is mounted over it hides it.
+    let cgroups = File::open(CGROUPS);
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)
         .map_err(failed("mount /sys"))?;
+    if let Ok(cgroups) = cgroups {
+        let held = format!("/proc/self/fd/{}", cgroups.as_raw_fd());
+        let with_all = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(Some(held.as_str()), CGROUPS, none, with_all, none)
+            .map_err(failed("show the control groups"))?;
+    }
     let there = |path: &&str| Path::new(path).exists();
     // A mount of its own keeps its own flags; that of /sys is one already.
     for path in READ_ONLY.into_iter().filter(there).filter(|path| *path != "/sys") {

@@ -102,8 +102,12 @@ impl Built {
 
     /// The one that [`BUILD_VARIABLE`] names, for programs without a home.
     pub fn of_environment() -> Option<Self> {
-        let root = PathBuf::from(std::env::var_os(BUILD_VARIABLE)?);
-        root.join(Self::RECORD).is_file().then_some(Self { root })
+        Self::open(Path::new(&std::env::var_os(BUILD_VARIABLE)?))
+    }
+
+    /// The one in `root`, when it is whole.
+    pub fn open(root: &Path) -> Option<Self> {
+        root.join(Self::RECORD).is_file().then(|| Self { root: root.into() })
     }
 
     /// The folder.

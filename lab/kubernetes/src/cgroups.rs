@@ -23,6 +23,19 @@ impl Cgroup {
         Self { name: format!("{}{id}", Self::PREFIX) }
     }
 
+    /// Those whose own part of the name begins with `prefix`, in the order of their names.
+    pub fn with_prefix(prefix: &str) -> Vec<Self> {
+        let prefix = Self::named(prefix).name;
+        let entries = hierarchies().into_iter().flat_map(fs::read_dir).flatten().flatten();
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| name.starts_with(&prefix))
+            .collect();
+        names.sort();
+        names.dedup();
+        names.into_iter().map(|name| Self { name }).collect()
+    }
+
     /// As Kubernetes names it.
     pub fn root(&self) -> String {
         format!("/{}", self.name)

@@ -6,7 +6,7 @@
 
 mod surroundings;
 
-pub use surroundings::{Registry, Switch, web_image};
+pub use surroundings::{Registry, Switch, registry_config, web_image};
 
 use crate::cgroups::Cgroup;
 use crate::find::Kubernetes;
@@ -348,7 +348,7 @@ impl Node {
     /// # Errors
     /// The build lacks a program.
     pub fn web_image(&self, name: &str) -> Result<Image, NodeError> {
-        web_image(&self.kubernetes, name)
+        web_image(self.kubernetes.built(), name)
     }
 
     /// Asks it to end and waits; what is left is ended by force. Tells what it left behind.

@@ -44,6 +44,16 @@ pub(super) fn print(world: &World) -> anyhow::Result<()> {
             &tunnels(&status)
         )
     );
+    let clusters = clusters(&status);
+    if !clusters.is_empty() {
+        say!(
+            "{}\n",
+            table::render(
+                &["NODE", "KUBERNETES", "VERSION", "RELEASE", "STATE", "PODS"],
+                &clusters
+            )
+        );
+    }
     match &status.links {
         Some(links) => say!(
             "{}",
@@ -111,6 +121,22 @@ fn tunnels(status: &WorldStatus) -> Vec<Vec<String>> {
         }
     }
     rows
+}
+
+fn clusters(status: &WorldStatus) -> Vec<Vec<String>> {
+    let row = |node: &status::NodeState| {
+        let state = node.kubernetes.as_ref()?;
+        let (release, pods) = (&state.release, &state.pods);
+        Some(vec![
+            node.name.clone(),
+            format!("{:?}", state.phase),
+            state.version.clone(),
+            format!("{} {}", release.wanted.name, release.wanted.version).trim().into(),
+            format!("{:?}", release.phase),
+            format!("{} run, {} to come, {} failed", pods.deployed, pods.in_progress, pods.failed),
+        ])
+    };
+    status.nodes.iter().filter_map(row).collect()
 }
 
 fn rows(links: &[status::LinkSummary]) -> Vec<Vec<String>> {

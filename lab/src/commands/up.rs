@@ -1,6 +1,7 @@
 //! `lab up`: from nothing to nodes that are online.
 
 use super::build::Source;
+use super::kubernetes::{self, Background};
 use super::{Global, Output, need_root, own_program, print_json, show};
 use anyhow::Context;
 use clap::Args;
@@ -12,7 +13,7 @@ use lab::world::home::StageTime;
 use lab::world::spec::{BFD_MS, EDGES_MAX, NODES_MAX};
 use lab::world::topology::CONTROLLER_PORT;
 use lab::world::{EmulatorMode, Host, Observed, Topology, World, WorldSpec, plan};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -37,6 +38,9 @@ pub(super) struct Up {
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32)
           .range(i64::from(*BFD_MS.start())..=i64::from(*BFD_MS.end())))]
     bfd_ms: Option<u32>,
+    /// Without Kubernetes and its workload on the first node.
+    #[arg(long)]
+    no_kubernetes: bool,
     /// Only say what would be made.
     #[arg(long)]
     dry_run: bool,
@@ -46,7 +50,7 @@ pub(super) struct Up {
 
 impl Up {
     pub(super) fn run(&self, global: &Global) -> anyhow::Result<()> {
-        let spec = self.spec(global);
+        let mut spec = self.spec(global);
         spec.validate()?;
         if self.dry_run {
             plan(&Topology::of(&spec), &Observed::default()).iter().for_each(|step| say!("{step}"));
@@ -58,7 +62,14 @@ impl Up {
         let lab = own_program()?;
         mind_interrupt(global)?;
         install(Purpose::World)?;
+        let background = match self.no_kubernetes {
+            true => None,
+            false => Background::start()?,
+        };
         let programs = self.source.programs()?;
+        if !self.no_kubernetes {
+            spec.kubernetes = kubernetes(background)?;
+        }
         let began = Instant::now();
         eprintln!("bringing world {} up", spec.name);
         let mode = EmulatorMode::Process(lab.clone());
@@ -93,8 +104,18 @@ impl Up {
             nodes_set_themselves_up: true,
             hardware: self.hardware,
             bfd_interval_ms: self.bfd_ms,
+            kubernetes: None,
         }
     }
+}
+
+/// Where Kubernetes is, built now when it is not there. A machine that cannot have it gets a world
+/// without.
+fn kubernetes(background: Option<Background>) -> anyhow::Result<Option<PathBuf>> {
+    if let Some(why) = kubernetes::have(background)? {
+        eprintln!("going on without Kubernetes: {why}");
+    }
+    Ok(kubernetes::found().map(|built| built.root().to_path_buf()))
 }
 
 /// From now on an interrupt (Ctrl-C) ends this program with the word what is left.

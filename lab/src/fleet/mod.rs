@@ -5,6 +5,7 @@
 //! Each stage ends when the program's own interface says so, and its time is kept with the
 //! world. What fails is reported with the end of the program's log.
 
+pub mod kubernetes;
 pub mod operator;
 pub mod settings;
 
@@ -66,6 +67,9 @@ pub enum FleetError {
         #[source]
         source: Box<WorldError>,
     },
+    /// A node's Kubernetes.
+    #[error("cannot bring Kubernetes up")]
+    Kubernetes(#[source] Box<kubernetes::KubernetesError>),
     /// The controller gave no kubeconfig.
     #[error("`holdfast-controller kubeconfig` failed: {0}")]
     Kubeconfig(String),
@@ -123,11 +127,18 @@ pub fn finish(
     let edges: Vec<Host> = (1..=world.spec().edges).map(Host::Edge).collect();
     start_edges(world, programs, operator, &edges)?;
     clock.reached(world, "regional edges registered")?;
+    if kubernetes::wanted(world.spec()) {
+        kubernetes::start_registries(world, &edges)?;
+        clock.reached(world, "registries of images behind the edges")?;
+    }
     let nodes: Vec<u8> = (1..=world.spec().nodes).collect();
     start_nodes(world, programs, operator, &nodes)?;
     clock.reached(world, "nodes started")?;
     wait_online(world, &nodes)?;
     clock.reached(world, "nodes online")?;
+    if kubernetes::wanted(world.spec()) {
+        kubernetes::wait(world, clock)?;
+    }
     let mut file = load(world)?;
     file.complete = true;
     world.home().store(&file).map_err(at("write down the world"))
@@ -150,22 +161,35 @@ pub fn start_nodes(
     for number in numbers {
         let host = Host::Node(*number);
         let site = settings::site(*number);
-        if let Some(interval_ms) = world.spec().bfd_interval_ms {
-            let bfd = Some(BfdTimers { interval_ms, ..BfdTimers::default() });
-            let spec = SiteSpec {
-                edges: EdgePolicy { bfd, ..EdgePolicy::default() },
-                ..SiteSpec::default()
-            };
+        let runs = kubernetes::runs_on(world.spec(), host);
+        let bfd = world.spec().bfd_interval_ms;
+        let bfd = bfd.map(|interval_ms| BfdTimers { interval_ms, ..BfdTimers::default() });
+        let spec = SiteSpec {
+            edges: EdgePolicy { bfd, ..EdgePolicy::default() },
+            kubernetes: runs.as_ref().map(|_| kubernetes::of_site()),
+            ..SiteSpec::default()
+        };
+        if runs.is_some() {
+            operator.make_release(kubernetes::RELEASE, kubernetes::release()).map_err(asked)?;
+        }
+        if spec != SiteSpec::default() {
             operator.make_site(&Site::new(None, &site, spec)).map_err(asked)?;
         }
         let token = operator.make_token(Role::Node, 1, Some(&site)).map_err(asked)?;
-        put(world, host, settings::NODE_SETTINGS, &settings::node(host), 0o644)?;
+        let k3s = runs.as_ref().map(|_| programs.path("lab-k3s"));
+        let fragment = settings::node(host, k3s.as_deref());
+        put(world, host, settings::NODE_SETTINGS, &fragment, 0o644)?;
         let user_data = node_root::user_data(&token, &settings::controller_url());
         put(world, host, node_root::USER_DATA, &user_data, 0o600)?;
         let root = world.home().root(host).display().to_string();
+        let group = world.netns(host);
+        let environment = kubernetes::environment(runs.as_ref(), &root, &group);
+        let environment: Vec<(&str, &str)> =
+            environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
         for (service, program) in node_services(host).iter().zip(["tunneld", "holdfastd"]) {
+            let program = programs.path(program);
             world
-                .start(service, Some(host), &programs.path(program), &["--root", &root], &[])
+                .start(service, Some(host), &program, &["--root", &root], &environment)
                 .map_err(at(stage))?;
         }
     }

@@ -8,7 +8,9 @@ use crate::netns;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use holdfast_api::meta::is_dns_label;
-use holdfast_api::resources::{ApprovalRule, Object, Resource, Role, Site, Token, TokenSpec};
+use holdfast_api::resources::{
+    ApprovalRule, Object, Release, ReleaseSpec, Resource, Role, Site, Token, TokenSpec,
+};
 use holdfast_client::{Client, ClientError, Endpoint, Identity, Options, Selector, Trust};
 use netd::netns::NetNsError;
 use serde::Deserialize;
@@ -171,6 +173,15 @@ impl Operator {
         let mut site = site.clone();
         site.metadata.namespace = Some(self.tenant.clone());
         self.with("make a site", async |client| client.create(&site, None).await)
+    }
+
+    /// Creates a release.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub fn make_release(&self, name: &str, spec: ReleaseSpec) -> Result<Release, OperatorError> {
+        let release = Release::new(Some(&self.tenant), name, spec);
+        self.with("make a release", async |client| client.create(&release, None).await)
     }
 
     /// Changes an object by a JSON merge patch (RFC 7396).

@@ -2,6 +2,7 @@
 
 use crate::world::Host;
 use crate::world::topology::{CONTROLLER_PORT, SERVICE_NET};
+use std::path::Path;
 
 /// UDP port where an edge ends WireGuard.
 pub const WIREGUARD_PORT: u16 = 51820;
@@ -43,14 +44,21 @@ pub fn edge(host: Host) -> String {
 /// Place of the laboratory's fragment of a node's configuration below its root.
 pub const NODE_SETTINGS: &str = "etc/holdfast/config.d/50-lab.toml";
 
-/// A node's fragment: its address outside, as an installer would have noted it. The laboratory starts
-/// `tunneld` itself, as systemd would.
-pub fn node(host: Host) -> String {
+/// A node's fragment: its address outside, as an installer would have noted it, and which program
+/// is k3s there. The laboratory starts `tunneld` itself, as systemd would.
+pub fn node(host: Host, k3s: Option<&Path>) -> String {
     let text =
         |address: Option<std::net::Ipv4Addr>| address.map(|a| a.to_string()).unwrap_or_default();
     let (address, gateway) = (text(host.address()), text(host.gateway()));
+    let kubernetes = match k3s {
+        Some(program) => {
+            format!("start = \"child\"\nprogram = {:?}", program.display().to_string())
+        }
+        None => "start = \"off\"".into(),
+    };
     format!(
         "hostname = \"{host}\"\n\n\
+         [kubernetes]\n{kubernetes}\n\n\
          [tunneld]\nstart = \"external\"\n\n\
          [[network.links]]\nrole = \"outside\"\naddresses = [\"{address}/30\"]\n\n\
          [[network.routes]]\nprefix = \"0.0.0.0/0\"\nvia = \"{gateway}\"\n"

@@ -11,14 +11,18 @@ use super::topology::netns_prefix;
 use crate::pools::{PoolError, Record, RecordError};
 use crate::process::{self, ProcessId};
 use crate::{exec, netns};
+use holdfast_lab_kubernetes::cgroups::Cgroup;
 use netd::netns::{NetNs, NetNsError};
 use nix::mount::{MntFlags, umount2};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long processes may take to end by themselves.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// How long the kernel may take for what ended processes held.
+const TEARDOWN: Duration = Duration::from_secs(5);
 
 /// What was removed, and what could not be.
 #[derive(Debug, Default)]
@@ -81,6 +85,7 @@ pub fn down(home: &Home) -> Result<DownReport, WorldError> {
     let _lock = if report.state { Some(home.lock()?) } else { None };
     end_processes(home, &mut report);
     remove_namespaces(home, &mut report);
+    remove_cgroups(home, &mut report);
     if unmount(&home.dir(), &mut report) {
         remove_dir(&home.dir(), &mut report);
     }
@@ -129,6 +134,15 @@ fn remove_namespaces(home: &Home, report: &mut DownReport) {
     }
 }
 
+/// Those of the nodes' Kubernetes, in which nothing lives any more.
+fn remove_cgroups(home: &Home, report: &mut DownReport) {
+    for cgroup in Cgroup::with_prefix(&netns_prefix(home.world())) {
+        if let Err(source) = cgroup.remove(TEARDOWN) {
+            report.problems.push(DownError::File { path: cgroup.root().into(), source });
+        }
+    }
+}
+
 /// Whether nothing is mounted below `dir` any more.
 fn unmount(dir: &Path, report: &mut DownReport) -> bool {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -155,10 +169,22 @@ fn mounts_below(table: &str, dir: &Path) -> Vec<PathBuf> {
 
 /// Removes a tree without following symbolic links, which in a node's root lead to `/sys`.
 fn remove_dir(dir: &Path, report: &mut DownReport) {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(source) => report.problems.push(DownError::File { path: dir.into(), source }),
-        Ok(()) => {}
+    let deadline = Instant::now() + TEARDOWN;
+    loop {
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            // What containers had mounted goes a moment after the last of their processes.
+            Err(error)
+                if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(source) => {
+                report.problems.push(DownError::File { path: dir.into(), source });
+                return;
+            }
+            Ok(()) => return,
+        }
     }
 }
 

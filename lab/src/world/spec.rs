@@ -3,6 +3,7 @@
 use crate::node_root::Hardware;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Name of a world: one to eight lower-case letters and digits.
@@ -97,6 +98,9 @@ pub struct WorldSpec {
     pub hardware: Hardware,
     /// Interval of BFD in milliseconds, one of [`BFD_MS`], when it is not to be the default.
     pub bfd_interval_ms: Option<u32>,
+    /// The build of Kubernetes that the first node runs, with a workload; none without.
+    #[serde(default)]
+    pub kubernetes: Option<PathBuf>,
 }
 
 /// Why a world cannot be made as asked.
@@ -132,6 +136,7 @@ impl Default for WorldSpec {
             nodes_set_themselves_up: true,
             hardware: Hardware::default(),
             bfd_interval_ms: None,
+            kubernetes: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a node of a test needs around it: images, a registry that has them, a network.
 
 use super::{Node, NodeError, io_error, output};
+use crate::cache::Built;
 use crate::find::Kubernetes;
 use crate::image::{self, Image};
 use holdfast_durable::WriteError;
@@ -8,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -24,11 +25,7 @@ impl Node {
             image::publish(&folder, image)?;
         }
         let config = self.state.join("registry.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {:?}}}}}\nhttp: {{addr: \":5000\"}}\n",
-            folder.display().to_string()
-        );
-        holdfast_durable::write(&config, text.as_bytes(), 0o600)?;
+        holdfast_durable::write(&config, registry_config(&folder).as_bytes(), 0o600)?;
         let log = self.state.join("registry.log");
         let log = File::create(&log).map_err(io_error("make", &log))?;
         let program = self.kubernetes.built().usr().join("bin/docker-registry");
@@ -53,13 +50,21 @@ impl Node {
     }
 }
 
+/// The configuration of a registry that serves `folder` on port 5000 of every address
+/// (distribution's documentation, "Configuring a registry").
+pub fn registry_config(folder: &Path) -> String {
+    format!(
+        "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {:?}}}}}\nhttp: {{addr: \":5000\"}}\n",
+        folder.display().to_string()
+    )
+}
+
 /// An image with the tests' web server and a shell.
 ///
 /// # Errors
 /// The build lacks a program.
-pub fn web_image(kubernetes: &Kubernetes, name: &str) -> Result<Image, NodeError> {
+pub fn web_image(built: &Built, name: &str) -> Result<Image, NodeError> {
     let read = |path: PathBuf| fs::read(&path).map_err(io_error("read", &path));
-    let built = kubernetes.built();
     let mut image = Image::new(name)
         .directory("tmp", 0o1777)
         .directory("bin", 0o755)

@@ -1,0 +1,339 @@
+//! Kubernetes in a world: the first node runs it, with one workload.
+//!
+//! Nothing is started here but the registries of images, one behind each edge, so that images come
+//! through the tunnels. The controller is told of a release and a site that runs it; everything
+//! else is the node's manager's, as on a real box. k3s is `lab-k3s` with the node's root as its
+//! own; its control group bears the host's name, so that it is found when the world goes.
+//! A world without edges has none, for there would be no way to the images.
+
+use super::{FleetError, Stages, ask, at, manager_socket, node_services};
+use crate::netns;
+use crate::world::topology::SERVICE;
+use crate::world::{Home, Host, World, WorldError, WorldSpec};
+use holdfast_api::Reason;
+use holdfast_api::kubernetes::{KubernetesPhase, KubernetesState, RegistryMirror, ReleasePhase};
+use holdfast_api::local::NodeReport;
+use holdfast_api::resources::{ReleaseSpec, SiteKubernetes};
+use holdfast_durable::WriteError;
+use holdfast_lab_kubernetes::cache::{BUILD_VARIABLE, Built};
+use holdfast_lab_kubernetes::image;
+use holdfast_lab_kubernetes::node::{NodeError, REGISTRY, registry_config, web_image};
+use holdfast_lab_kubernetes::places::ROOT_VARIABLE;
+use holdfast_lab_kubernetes::server::outer::GROUP_VARIABLE;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Name of the release.
+pub const RELEASE: &str = "web";
+
+/// Port of every node where the workload answers.
+pub const NODE_PORT: u16 = 30080;
+
+/// What it answers.
+pub const ANSWER: &str = "hello from the laboratory";
+
+/// How long a cluster may take until it is ready, on a machine that does other things as well.
+const READY_WITHIN: Duration = Duration::from_secs(180);
+
+/// How long the release may take.
+const RELEASED_WITHIN: Duration = Duration::from_secs(180);
+
+/// How long the workload may take to answer when it is ready.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
+
+/// Why Kubernetes is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum KubernetesError {
+    /// The build is gone.
+    #[error("there is no Kubernetes in {} any more", .0.display())]
+    NotBuilt(PathBuf),
+    /// The workload's image cannot be made.
+    #[error("cannot make the workload's image")]
+    Image(#[source] NodeError),
+    /// A file cannot be written.
+    #[error("cannot fill the registry")]
+    Registry(#[source] WriteError),
+    /// It does not come as far as it should.
+    #[error("{host}: not {what}; it says: {phase:?}, {message}")]
+    Late {
+        /// The node.
+        host: Host,
+        /// What was waited for.
+        what: &'static str,
+        /// Where it is.
+        phase: KubernetesPhase,
+        /// In its words.
+        message: String,
+        /// Its code.
+        reason: Option<Reason>,
+        /// How long was waited.
+        #[source]
+        source: Box<WorldError>,
+    },
+    /// The release was tried and is not in force.
+    #[error("{host}: release {RELEASE} is not in force: {phase:?}, {message}")]
+    Release {
+        /// The node.
+        host: Host,
+        /// Where it ended.
+        phase: ReleasePhase,
+        /// In its words.
+        message: String,
+        /// Its code.
+        reason: Option<Reason>,
+    },
+}
+
+impl KubernetesError {
+    /// The node's own code, where it gave one.
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Late { reason, .. } | Self::Release { reason, .. } => *reason,
+            Self::NotBuilt(_) => Some(Reason::KubernetesAbsent),
+            Self::Image(_) | Self::Registry(_) => None,
+        }
+    }
+}
+
+fn failed(error: KubernetesError) -> FleetError {
+    FleetError::Kubernetes(Box::new(error))
+}
+
+/// Whether a node of such a world runs it.
+pub fn wanted(spec: &WorldSpec) -> bool {
+    spec.kubernetes.is_some() && spec.edges > 0 && spec.nodes > 0
+}
+
+/// The build that `host` runs.
+pub fn runs_on(spec: &WorldSpec, host: Host) -> Option<PathBuf> {
+    spec.kubernetes.clone().filter(|_| wanted(spec) && host == NODE)
+}
+
+/// The node that runs it.
+const NODE: Host = Host::Node(1);
+
+/// What `lab-k3s` has to know, through its manager: the build, the node's root, and the name of
+/// its control group.
+pub fn environment(
+    build: Option<&PathBuf>,
+    root: &str,
+    group: &str,
+) -> Vec<(&'static str, String)> {
+    let Some(build) = build else { return Vec::new() };
+    vec![
+        (BUILD_VARIABLE, build.display().to_string()),
+        (ROOT_VARIABLE, root.into()),
+        (GROUP_VARIABLE, group.into()),
+    ]
+}
+
+/// What is asked of the site.
+pub fn of_site() -> SiteKubernetes {
+    SiteKubernetes {
+        release: Some(RELEASE.into()),
+        mirrors: vec![RegistryMirror {
+            registry: REGISTRY.into(),
+            endpoints: vec![format!("http://{SERVICE}:5000")],
+        }],
+        ..SiteKubernetes::default()
+    }
+}
+
+/// The workload.
+pub fn release() -> ReleaseSpec {
+    let manifest = format!(
+        "apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web, namespace: default}}
+spec:
+  replicas: 1
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: web
+        image: {image}
+        env: [{{name: TEXT, value: {ANSWER:?}}}]
+        ports: [{{containerPort: 8080}}]
+        readinessProbe: {{httpGet: {{path: /ready, port: 8080}}, periodSeconds: 1}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: default}}
+spec:
+  type: NodePort
+  selector: {{app: web}}
+  ports: [{{port: 80, targetPort: 8080, nodePort: {NODE_PORT}}}]
+",
+        image = image_name(),
+    );
+    ReleaseSpec {
+        version: "1".into(),
+        manifests: [("web.yaml".into(), manifest)].into(),
+        timeout_secs: 120,
+    }
+}
+
+fn image_name() -> String {
+    format!("{REGISTRY}/web:1")
+}
+
+/// Starts a registry on each of the hosts, all with the same images.
+///
+/// # Errors
+/// [`FleetError`].
+pub fn start_registries(world: &mut World, hosts: &[Host]) -> Result<(), FleetError> {
+    let Some(root) = world.spec().kubernetes.clone() else { return Ok(()) };
+    let built = Built::open(&root).ok_or_else(|| failed(KubernetesError::NotBuilt(root)))?;
+    let folder = world.home().dir().join("registry");
+    let image =
+        web_image(&built, &image_name()).map_err(|error| failed(KubernetesError::Image(error)))?;
+    let registry = |error| failed(KubernetesError::Registry(error));
+    image::publish(&folder, &image).map_err(registry)?;
+    let config = world.home().dir().join("registry.yml");
+    holdfast_durable::write(&config, registry_config(&folder).as_bytes(), 0o600)
+        .map_err(registry)?;
+    let program = built.usr().join("bin/docker-registry");
+    let environment = built.environment();
+    let environment: Vec<(&str, &str)> =
+        environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let config = config.display().to_string();
+    for host in hosts {
+        let name = format!("{host}.registry");
+        world
+            .start(&name, Some(*host), &program, &["serve", &config], &environment)
+            .map_err(at("start the registries"))?;
+    }
+    Ok(())
+}
+
+/// Waits until the cluster is ready, the release in force and the workload answers.
+///
+/// # Errors
+/// [`FleetError`] with what the node says of itself.
+pub fn wait(world: &mut World, clock: &mut Stages<'_>) -> Result<(), FleetError> {
+    until(world, "ready", READY_WITHIN, |state| {
+        Ok((state.phase == KubernetesPhase::Ready).then_some(()))
+    })?;
+    clock.reached(world, "Kubernetes ready")?;
+    until(world, "with the images of the release", RELEASED_WITHIN, |state| {
+        let phase = state.release.phase;
+        Ok((phase >= ReleasePhase::Applying || ended(state)?).then_some(()))
+    })?;
+    clock.reached(world, "images of the release on the node")?;
+    until(world, "running the release", RELEASED_WITHIN, |state| Ok(ended(state)?.then_some(())))?;
+    clock.reached(world, "release in force")?;
+    let [_, manager] = node_services(NODE);
+    let home = world.home().clone();
+    world
+        .wait_for(&manager, "the workload's answer", ANSWERS_WITHIN, || {
+            answers(&home).then_some(())
+        })
+        .map_err(at("ask the workload"))?;
+    clock.reached(world, "pod answers")
+}
+
+/// Whether the workload answers to somebody elsewhere in the world.
+pub fn answers(home: &Home) -> bool {
+    let address = NODE.address().unwrap_or(Ipv4Addr::LOCALHOST);
+    let ask = || get((address, NODE_PORT).into());
+    let answer = netns::inside(&Host::Controller.netns(home.world()), ask);
+    answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.ends_with(ANSWER)))
+}
+
+/// Whether the release is in force.
+fn ended(state: &KubernetesState) -> Result<bool, KubernetesError> {
+    let release = &state.release;
+    match release.phase {
+        ReleasePhase::Committed => Ok(true),
+        ReleasePhase::RolledBack | ReleasePhase::Refused => Err(KubernetesError::Release {
+            host: NODE,
+            phase: release.phase,
+            message: release.message.clone(),
+            reason: release.reason,
+        }),
+        ReleasePhase::None
+        | ReleasePhase::Waiting
+        | ReleasePhase::Preflight
+        | ReleasePhase::PrePull
+        | ReleasePhase::Applying
+        | ReleasePhase::Verifying
+        | ReleasePhase::Pruning
+        | ReleasePhase::RollingBack => Ok(false),
+    }
+}
+
+fn until(
+    world: &mut World,
+    what: &'static str,
+    patience: Duration,
+    sign: impl Fn(&KubernetesState) -> Result<Option<()>, KubernetesError>,
+) -> Result<(), FleetError> {
+    let socket = manager_socket(world, NODE);
+    let state = || ask::<NodeReport>(&socket, "/v1/status").ok()?.kubernetes;
+    let [_, manager] = node_services(NODE);
+    let waited = world.wait_for(&manager, what, patience, || {
+        // Asking costs the node something too.
+        std::thread::sleep(Duration::from_millis(50));
+        sign(&state()?).transpose()
+    });
+    match waited {
+        Ok(result) => result.map_err(failed),
+        Err(late) => {
+            let state = state().unwrap_or_default();
+            Err(failed(KubernetesError::Late {
+                host: NODE,
+                what,
+                phase: state.phase,
+                message: format!("{} {}", state.message, state.release.message).trim().into(),
+                reason: state.reason.or(state.release.reason),
+                source: Box::new(late),
+            }))
+        }
+    }
+}
+
+/// The answer to a request of HTTP/1.0 (RFC 1945), which ends with the connection.
+fn get(address: SocketAddr) -> io::Result<String> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.trim_end().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[test]
+    fn the_manifests_are_yaml_and_the_image_is_the_registrys() {
+        let release = release();
+        let documents: Vec<serde_json::Value> =
+            serde_yaml_ng::Deserializer::from_str(&release.manifests["web.yaml"])
+                .map(|one| serde_json::Value::deserialize(one).unwrap())
+                .collect();
+        let kinds: Vec<&str> = documents.iter().filter_map(|one| one["kind"].as_str()).collect();
+        assert_eq!(kinds, ["Deployment", "Service"]);
+        let container = &documents[0]["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["image"], format!("{}/web:1", of_site().mirrors[0].registry));
+        assert_eq!(container["env"][0]["value"], ANSWER);
+    }
+
+    #[test]
+    fn only_the_first_node_of_a_world_with_edges_runs_it() {
+        let spec = WorldSpec { kubernetes: Some("/k".into()), nodes: 2, ..WorldSpec::default() };
+        assert_eq!(runs_on(&spec, Host::Node(1)), Some("/k".into()));
+        assert_eq!(runs_on(&spec, Host::Node(2)), None);
+        assert!(!wanted(&WorldSpec { edges: 0, ..spec.clone() }));
+        assert!(!wanted(&WorldSpec { kubernetes: None, ..spec }));
+        assert_eq!(environment(None, "/r", "g"), []);
+    }
+}

@@ -1,0 +1,103 @@
+//! Kubernetes on a node of a world: it has the node's view of the machine, and goes with the world.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::{Place, cannot, until};
+use holdfast_lab_kubernetes::cgroups::Cgroup;
+use holdfast_lab_kubernetes::find::Kubernetes;
+use holdfast_lab_kubernetes::node::REGISTRY;
+use lab::fleet::kubernetes::{answers, environment, release, start_registries};
+use lab::world::topology::netns_prefix;
+use lab::world::{EmulatorMode, Host, World, WorldSpec, down};
+use lab::{exec, netns};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+const LAB: &str = env!("CARGO_BIN_EXE_lab");
+
+/// Whoever sets it has time to build Kubernetes, and lets these tests run one at a time.
+const ASKED: &str = "HOLDFAST_TEST_KUBERNETES";
+
+fn kubernetes(test: &str) -> Option<Kubernetes> {
+    if std::env::var_os(ASKED).is_none() {
+        eprintln!("skipped: it builds and runs a whole Kubernetes: {ASKED}=1 asks for it");
+        return None;
+    }
+    if cannot(test) {
+        return None;
+    }
+    let program = Path::new(LAB).with_file_name("lab-k3s");
+    if !program.is_file() {
+        eprintln!("skipped: {test}: `cargo build -p holdfast-lab-kubernetes` makes lab-k3s");
+        return None;
+    }
+    match Kubernetes::with_program(&program, &mut |progress| eprintln!("{progress}")) {
+        Ok(kubernetes) => Some(kubernetes),
+        Err(error) => {
+            eprintln!("skipped: {test}: {:#}", anyhow::Error::from(error));
+            None
+        }
+    }
+}
+
+#[test]
+fn a_nodes_kubernetes_goes_with_its_world() {
+    let Some(kubernetes) = kubernetes("a_nodes_kubernetes_goes_with_its_world") else { return };
+    let place = Place::new();
+    let spec = WorldSpec {
+        edges: 0,
+        nodes: 1,
+        nodes_set_themselves_up: false,
+        kubernetes: Some(kubernetes.built().root().to_path_buf()),
+        ..WorldSpec::default()
+    };
+    let mode = EmulatorMode::Process(LAB.into());
+    let bin_dir = Path::new(LAB).parent().unwrap();
+    let mut world = World::create(&place.home, &spec, bin_dir, &mode, &mut |_| {}).unwrap();
+    let (node, root) = (Host::Node(1), world.home().root(Host::Node(1)));
+    let (netns, build) = (world.netns(node), kubernetes.built().root().to_path_buf());
+    let environment = environment(Some(&build), &root.display().to_string(), &netns);
+    let environment: Vec<(&str, &str)> =
+        environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    // Without edges the images are on the node itself.
+    start_registries(&mut world, &[node]).unwrap();
+    let registries =
+        format!("mirrors: {{\"{REGISTRY}\": {{endpoint: [\"http://127.0.0.1:5000\"]}}}}\n");
+    let file = root.join("etc/rancher/k3s/registries.yaml");
+    holdfast_durable::write(&file, registries.as_bytes(), 0o600).unwrap();
+    for (name, manifest) in release().manifests {
+        let file = root.join("var/lib/rancher/k3s/server/manifests").join(name);
+        holdfast_durable::write(&file, manifest.as_bytes(), 0o600).unwrap();
+    }
+    let arguments = ["server", "--node-name=node-1"];
+    world.start("k3s", Some(node), kubernetes.lab_k3s(), &arguments, &environment).unwrap();
+
+    let kubectl = |words: &[&str]| {
+        let mut command = Command::new(kubernetes.lab_k3s());
+        command.arg("kubectl").args(words).envs(environment.iter().copied());
+        let output = exec::output(&netns, &mut command).unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status} {.status.addresses[?(@.type=="InternalIP")].address}"#;
+    let patience = Duration::from_secs(120);
+    until("the node is Ready", patience, || {
+        let log = std::fs::read_to_string(world.home().log("k3s")).unwrap_or_default();
+        assert!(world.process("k3s").unwrap().is_some(), "{log}");
+        kubectl(&["get", "node", "node-1", "-o", ready]) == "True 198.19.1.2"
+    });
+    until("the workload runs", patience, || {
+        kubectl(&["get", "deployment", "web", "-o", "jsonpath={.status.readyReplicas}"]) == "1"
+    });
+    until("the workload answers", Duration::from_secs(20), || answers(&place.home));
+    assert_eq!(Cgroup::with_prefix(&netns).len(), 1);
+    assert!(root.join("run/k3s/containerd/containerd.sock").exists());
+
+    let report = down(&place.home).unwrap();
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+    assert!(!place.home.exists());
+    let prefix = netns_prefix(place.home.world());
+    assert_eq!(Cgroup::with_prefix(&prefix), []);
+    assert!(netns::with_prefix(&prefix).is_empty());
+}

@@ -8,15 +8,20 @@
 
 mod images_lab;
 
-use holdfast_api::kubernetes::release_digest;
+use holdfast_api::Reason;
+use holdfast_api::kubernetes::{ReleaseRef, release_digest};
 use holdfast_api::marks::PRE_PULLED_ANNOTATION;
-use holdfast_cluster::images::{OwnNode, PrePuller, Runtime, Want, site_ready};
+use holdfast_cluster::images::{OwnNode, ReleaseImages, Runtime};
+use holdfast_cluster::kubernetes::Api;
+use holdfast_cluster::release::model::Release;
+use holdfast_cluster::release::parse::parse;
+use holdfast_cluster::release::target::Failure;
 use holdfast_lab_kubernetes::image::archive;
 use holdfast_lab_kubernetes::node::{Node, NodeSpec};
 use images_lab::faraway::{FarRegistry, REGISTRY_ADDRESS};
 use images_lab::probe::Probe;
-use images_lab::{enter_network, image, kubernetes, socket};
-use std::collections::{BTreeMap, BTreeSet};
+use images_lab::{enter_network, image, inside, kubernetes, socket};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -66,38 +71,31 @@ fn uid(node: &Node) -> String {
         .unwrap()
 }
 
-/// The manager's part on this node: in its network, with its kubelet's rights.
-fn pre_pull(node: &Node, release: &str, image: &str) -> Result<(), String> {
+/// The manager's part, in the node's network: first asked too early, then after it pulled.
+fn pre_pull(node: &Node, release: Release) -> Result<(), Failure> {
     // The files name each other by the paths of the node.
-    let kubeconfig = std::fs::read_to_string(node.data("agent/kubelet.kubeconfig")).unwrap();
-    let kubeconfig =
-        kubeconfig.replace("/var/lib/rancher/k3s", &node.data("").display().to_string());
+    let own = std::fs::read_to_string(node.data("agent/kubelet.kubeconfig")).unwrap();
+    let own = own.replace("/var/lib/rancher/k3s", node.data("").to_str().unwrap());
     let path = node.state().join("kubelet.kubeconfig");
-    holdfast_durable::write(&path, kubeconfig.as_bytes(), 0o600).unwrap();
-    let (pid, socket, release) = (node.pid().unwrap(), socket(node), release.to_owned());
-    let images = BTreeSet::from([image.to_owned()]);
-    std::thread::spawn(move || {
+    holdfast_durable::write(&path, own.as_bytes(), 0o600).unwrap();
+    let (pid, socket) = (node.pid().unwrap(), socket(node));
+    let admin = inside(node, "etc/rancher/k3s/k3s.yaml");
+    let work = move || {
         enter_network(pid);
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         tokio.block_on(async move {
-            let notes = OwnNode::new(path, "node1");
-            let service = PrePuller::start(Runtime::connect(&socket), notes);
-            service.want(Want { release: release.clone(), images, keep: None });
-            let held = service.held(&release, |state| eprintln!("          {}", state.totals));
-            match tokio::time::timeout(Duration::from_secs(60), held).await {
-                Ok(held) => held.map_err(|problem| problem.message),
-                Err(_) => Err("not within a minute".into()),
-            }
+            let api = Api::connect(&admin).unwrap();
+            let images = ReleaseImages::new(Runtime::connect(&socket), OwnNode::new(path, "node1"));
+            let blocked = images.may_apply(&api, &release, &release.items[0]).await.unwrap_err();
+            assert_eq!(blocked.reason, Reason::ReleasePrePull);
+            eprintln!("          {blocked}");
+            let say = |words: String| eprintln!("          {words}");
+            images.pull_here(&release, &say).await?;
+            images.pulled_everywhere(&api, &release, &say).await?;
+            images.may_apply(&api, &release, &release.items[0]).await
         })
-    })
-    .join()
-    .unwrap()
-}
-
-fn nodes(node: &Node) -> Vec<serde_json::Value> {
-    let list = node.kubectl(&["get", "nodes", "-o", "json"]).unwrap();
-    let mut list: serde_json::Value = serde_json::from_str(&list).unwrap();
-    list["items"].as_array_mut().map(std::mem::take).unwrap_or_default()
+    };
+    std::thread::spawn(work).join().unwrap()
 }
 
 #[test]
@@ -152,11 +150,10 @@ fn a_data_plane_is_replaced_only_by_what_is_on_the_node() {
     passed("the last good version is back");
 
     let manifests = BTreeMap::from([("way.yaml".to_owned(), data_plane(&name(3)))]);
-    let release = release_digest(&manifests);
-    let behind = site_ready(&nodes(&node), &release).unwrap_err();
-    assert_eq!(behind[0].node, "node1");
-    pre_pull(&node, &release, &name(3)).unwrap();
-    assert_eq!(site_ready(&nodes(&node), &release), Ok(()));
+    let digest = release_digest(&manifests);
+    let reference =
+        ReleaseRef { name: "site".into(), digest: digest.clone(), ..Default::default() };
+    pre_pull(&node, parse(&reference, &manifests, Duration::ZERO).unwrap()).unwrap();
     let noted =
         node.kubectl(&["get", "node", "node1", "-o", "jsonpath={.metadata.annotations}"]).unwrap();
     assert!(noted.contains(PRE_PULLED_ANNOTATION) && noted.contains("1/1 images"), "{noted}");

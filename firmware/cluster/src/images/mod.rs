@@ -8,11 +8,24 @@
 //!
 //! The reason for all of it is the data-plane rule: a workload that is itself the way to the
 //! registry can only be replaced by what is already on the node.
+//!
+//! | part | what |
+//! |---|---|
+//! | [`Runtime`] | the node's containerd: present, pull, pin, put back, let go |
+//! | [`prepull`] | what is done next for one release on one node; pure |
+//! | [`PrePuller`] | the task that does it and says so on the Node object |
+//! | [`site_pull`], [`may_replace`] | whether the site is ready, whether a data plane may be touched; pure |
+//! | [`ReleaseImages`] | all of it as the release engine asks for it |
+//!
+//! It fails by [`ImageError`], which knows whether waiting helps. Left out: mirrors and credentials,
+//! which are the distribution's `registries.yaml`, and runtimes other than containerd.
 
 mod channel;
 mod containerd;
 mod cri;
+mod data_plane;
 mod error;
+mod for_release;
 mod manifest;
 mod model;
 mod pin;
@@ -24,7 +37,9 @@ mod site;
 mod store;
 
 pub use cri::Credentials;
+pub use data_plane::{Blocked, may_replace};
 pub use error::ImageError;
+pub use for_release::ReleaseImages;
 pub use model::{Descriptor, Pinned, Progress, Totals};
 pub use prepull::{Pace, Problem};
 pub use reference::Reference;

@@ -114,7 +114,8 @@ impl Runtime {
             // Leases cannot be changed. The images' own names hold the content meanwhile.
             containerd::delete_lease(&self.connection, &lease, false).await.map_err(failed())?;
         }
-        containerd::create_lease(&self.connection, &lease, labels).await.map_err(failed())?;
+        let is_new =
+            containerd::create_lease(&self.connection, &lease, labels).await.map_err(failed())?;
         for target in images.values() {
             let resource = Resource::content(&target.digest);
             containerd::add_resource(&self.connection, &lease, resource).await.map_err(failed())?;
@@ -130,7 +131,9 @@ impl Runtime {
         for name in images.keys() {
             self.end_pull(name).await?;
         }
-        tracing::info!(release, images = images.len(), lease, "images are pinned");
+        if is_new {
+            tracing::info!(release, images = images.len(), lease, "images are pinned");
+        }
         Ok(())
     }
 

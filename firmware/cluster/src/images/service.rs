@@ -78,16 +78,21 @@ impl PrePuller {
         self.wants.send_modify(|(asked, wanted)| (*asked, *wanted) = (*asked + 1, Some(want)));
     }
 
+    /// Nothing is wanted any more. What is pinned stays as it is; the Node object says nothing of it.
+    pub fn rest(&self) {
+        self.wants.send_modify(|(asked, wanted)| (*asked, *wanted) = (*asked + 1, None));
+    }
+
     /// Where it is, now and whenever that changes.
     pub fn watch(&self) -> watch::Receiver<PullState> {
         self.state.clone()
     }
 
     /// Waits until the node holds the release's images and its Node object says so, or until
-    /// something is in the way that waiting does not help. `tell` hears how far it is.
+    /// something is in the way. `tell` hears how far it is.
     ///
     /// # Errors
-    /// What is in the way.
+    /// What is in the way. What can pass by itself is tried on meanwhile.
     pub async fn held(
         &self,
         release: &str,
@@ -101,10 +106,17 @@ impl PrePuller {
             if now.release == release && now.asked >= asked {
                 tell(&now);
                 match now.problem {
-                    Some(problem) if !problem.retryable => return Err(problem),
-                    _ if now.held && now.announced => return Ok(()),
-                    _ => {}
+                    Some(problem) => return Err(problem),
+                    None if now.held && now.announced => return Ok(()),
+                    None => {}
                 }
+            }
+            if now.asked > asked && now.release != release {
+                return Err(Problem {
+                    reason: holdfast_api::Reason::ReleasePrePull,
+                    message: "other images were asked for".into(),
+                    retryable: true,
+                });
             }
             if state.changed().await.is_err() {
                 return Err(Problem {

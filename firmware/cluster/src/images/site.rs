@@ -112,6 +112,11 @@ pub(super) fn notes(
     ])
 }
 
+/// What a node says that is asked for nothing.
+pub(super) fn no_notes() -> BTreeMap<String, Option<String>> {
+    [PRE_PULLED_ANNOTATION, PRE_PULL_PROGRESS_ANNOTATION].map(|name| (name.to_owned(), None)).into()
+}
+
 /// The progress in a note, and the reason why it ended; nothing when it is of another release.
 fn read_note(note: &str, digest: &str) -> Option<(String, Option<Reason>)> {
     let said = note.strip_prefix(&format!("{}: ", short(digest)))?;

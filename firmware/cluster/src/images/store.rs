@@ -5,6 +5,7 @@ use super::model::{Descriptor, Progress};
 use super::runtime::Runtime;
 use crate::kubernetes::Api;
 use crate::object::ObjectId;
+use holdfast_api::chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::PathBuf;
@@ -156,10 +157,4 @@ impl NodeNotes for OwnNode {
         }
         outcome.map_err(|error| chain(&error))
     }
-}
-
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }

@@ -6,7 +6,8 @@ use crate::images::error::ImageError;
 use crate::images::model::{Descriptor, Progress};
 use crate::images::prepull::{Action, Event, Pace, PrePull, Problem};
 use crate::images::site;
-use crate::images::store::{ImageStore, NodeNotes, chain};
+use crate::images::store::{ImageStore, NodeNotes};
+use holdfast_api::chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 use tokio::sync::{mpsc, watch};
@@ -106,20 +107,30 @@ impl<S: ImageStore, N: NodeNotes> Driver<S, N> {
 
     fn take_want(&mut self) {
         let (asked, want) = self.wanted.borrow_and_update().clone();
-        let Some(want) = want else { return };
         self.asked = asked;
+        let Some(want) = want else {
+            self.stop();
+            self.machine = None;
+            return;
+        };
         match &mut self.machine {
             Some(machine) if machine.is_of(&want.release, &want.images) => machine.ask_again(),
             _ => {
                 // What was begun stays in the runtime; if it is still wanted, it is carried on.
-                self.jobs.abort_all();
-                self.number += 1;
-                self.note.forget();
+                self.stop();
                 let (release, images) = (&want.release, want.images.len());
                 tracing::info!(release, images, "images are wanted");
                 self.machine = Some(PrePull::new(release, &want.images, self.pace));
             }
         }
+        self.kept = None;
+    }
+
+    /// Ends what is under way, and no longer listens for what came of it.
+    fn stop(&mut self) {
+        self.jobs.abort_all();
+        self.number += 1;
+        self.note.forget();
         self.kept = None;
     }
 
@@ -138,7 +149,7 @@ impl<S: ImageStore, N: NodeNotes> Driver<S, N> {
                     Err(error) => Event::Failed { image, problem: problem(&error) },
                 },
                 Action::Pin(images) => pin(&store, &release, &images).await,
-                Action::Check(images) => check(&store, &images).await,
+                Action::Check(images) => check(&store, &release, &images).await,
             };
             Done::Event(number, event)
         });
@@ -214,14 +225,16 @@ impl<S: ImageStore, N: NodeNotes> Driver<S, N> {
     }
 
     fn publish(&self) {
-        let Some(machine) = &self.machine else { return };
-        let state = PullState {
-            release: machine.release().to_owned(),
-            asked: self.asked,
-            held: machine.is_held(),
-            announced: self.text().is_some_and(|text| self.note.is_said(&text)),
-            totals: machine.totals(),
-            problem: machine.problem().cloned(),
+        let state = match &self.machine {
+            None => PullState { asked: self.asked, ..PullState::default() },
+            Some(machine) => PullState {
+                release: machine.release().to_owned(),
+                asked: self.asked,
+                held: machine.is_held(),
+                announced: self.text().is_some_and(|text| self.note.is_said(&text)),
+                totals: machine.totals(),
+                problem: machine.problem().cloned(),
+            },
         };
         self.says.send_if_modified(|said| {
             let is_new = *said != state;
@@ -231,9 +244,14 @@ impl<S: ImageStore, N: NodeNotes> Driver<S, N> {
     }
 
     fn text(&self) -> Option<Text> {
-        let machine = self.machine.as_ref()?;
-        let (totals, problem) = (machine.totals(), machine.problem());
-        Some(site::notes(machine.release(), machine.is_held(), totals, problem))
+        match &self.machine {
+            Some(machine) => {
+                let (totals, problem) = (machine.totals(), machine.problem());
+                Some(site::notes(machine.release(), machine.is_held(), totals, problem))
+            }
+            // What was said is not so any more.
+            None => self.note.has_said().then(site::no_notes),
+        }
     }
 }
 
@@ -250,7 +268,11 @@ async fn pin(
     }
 }
 
-async fn check(store: &impl ImageStore, images: &BTreeMap<String, Descriptor>) -> Event {
+async fn check(
+    store: &impl ImageStore,
+    release: &str,
+    images: &BTreeMap<String, Descriptor>,
+) -> Event {
     let mut lost = BTreeSet::new();
     for (image, target) in images {
         match store.ensure(image, target).await {
@@ -261,7 +283,11 @@ async fn check(store: &impl ImageStore, images: &BTreeMap<String, Descriptor>) -
             Err(error) => return Event::NotKept(problem(&error)),
         }
     }
-    if lost.is_empty() { Event::Kept } else { Event::Lost(lost) }
+    if !lost.is_empty() {
+        return Event::Lost(lost);
+    }
+    // The lease may be gone as well; where it is not, this changes nothing.
+    pin(store, release, images).await
 }
 
 fn problem(error: &ImageError) -> Problem {

@@ -59,7 +59,12 @@ impl Note {
         self.writing = None;
     }
 
-    /// Whether the Node object has exactly these as its last word of what it holds.
+    /// Whether anything was said.
+    pub(super) fn has_said(&self) -> bool {
+        self.said.is_some()
+    }
+
+    /// Whether the Node object says the same of what the node holds.
     pub(super) fn is_said(&self, text: &Text) -> bool {
         self.said.as_ref().is_some_and(|(said, _)| {
             said.get(PRE_PULLED_ANNOTATION) == text.get(PRE_PULLED_ANNOTATION)

@@ -132,7 +132,13 @@ async fn a_release_is_held_through_failures_and_the_one_before_is_let_go() {
     });
     let service = start(fake.clone(), fake.clone());
     service.want(want("one", &["a", "b", "c"], Some(&[])));
-    service.held("one", |_| ()).await.unwrap();
+    let mut failed = 0;
+    while let Err(problem) = service.held("one", |_| ()).await {
+        assert_eq!((problem.reason, problem.retryable), (Reason::ReleaseRegistry, true));
+        failed += 1;
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    assert!(failed > 0);
     assert_eq!(fake.note(PRE_PULLED_ANNOTATION).as_deref(), Some("one"));
     assert_eq!(fake.with(|world| world.leases["one"].len()), 3);
 
@@ -172,10 +178,28 @@ async fn what_is_taken_away_is_put_back() {
     service.held("one", |_| ()).await.unwrap();
     fake.with(|world| {
         world.store.clear();
+        world.leases.clear();
         world.annotations.clear();
     });
-    while fake.with(|world| world.put_back == 0 || world.annotations.is_empty()) {
+    while fake.with(|world| {
+        world.put_back == 0 || world.leases.is_empty() || world.annotations.is_empty()
+    }) {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     assert_eq!(fake.note(PRE_PULLED_ANNOTATION).as_deref(), Some("one"));
+}
+
+#[tokio::test]
+async fn who_is_asked_for_nothing_says_nothing() {
+    let fake = Fake::default();
+    fake.with(|world| world.registry.insert("a".into()));
+    let service = start(fake.clone(), fake.clone());
+    service.want(want("one", &["a"], None));
+    service.held("one", |_| ()).await.unwrap();
+    service.rest();
+    while fake.with(|world| !world.annotations.is_empty()) {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    assert!(!service.watch().borrow().held);
+    assert_eq!(fake.with(|world| world.leases.len()), 1);
 }

@@ -9,6 +9,7 @@
 //! | [`restore`], [`automatic`] | the datastore put back, by an operator's call or after a power cut |
 //! | [`drill`] | the newest one restored into a datastore that is thrown away |
 //! | [`service`] | the task that does all of this in time |
+//! | [`distribution`], [`supervised`] | what that needs of the distribution, and the manager's own |
 //!
 //! Only files that carry our mark ([`model::MARK`]) are ever deleted; what the distribution or an
 //! operator saves under other names is listed by nobody here. Snapshots are etcd's own files, made
@@ -31,6 +32,7 @@ pub mod records;
 pub mod restore;
 pub mod service;
 pub mod store;
+pub mod supervised;
 pub mod take;
 
 pub use distribution::{Distribution, Paused};
@@ -38,3 +40,4 @@ pub use error::SnapshotError;
 pub use model::{Policy, Stamp, Why};
 pub use restore::{Restored, Source};
 pub use service::{Handle, Settings, start};
+pub use supervised::Supervised;

@@ -14,10 +14,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use ring::{digest, hmac};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 pub(crate) const KEY_ID: &str = "AKIATEST";
 pub(crate) const SECRET: &str = "not/a+real=secret";
@@ -39,33 +40,47 @@ struct State {
 /// A running server; it ends when dropped.
 pub(crate) struct S3 {
     state: Arc<Mutex<State>>,
-    address: SocketAddr,
+    endpoint: String,
     task: JoinHandle<()>,
 }
 
 impl S3 {
     pub(crate) async fn start() -> Self {
+        Self::serve(None).await
+    }
+
+    /// With TLS, for `localhost`.
+    pub(crate) async fn start_tls(config: rustls::ServerConfig) -> Self {
+        Self::serve(Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn serve(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let state = Arc::<Mutex<State>>::default();
         let served = state.clone();
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let state = served.clone();
+                let (state, tls) = (served.clone(), tls.clone());
                 tokio::spawn(async move {
-                    let service = service_fn(move |request| answer(state.clone(), request));
-                    // A client that goes away ends its connection.
-                    let _ended = Builder::new(TokioExecutor::new())
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
+                    match tls {
+                        None => connection(state, stream).await,
+                        Some(tls) => {
+                            // A client that does not trust us hangs up.
+                            if let Ok(stream) = tls.accept(stream).await {
+                                connection(state, stream).await;
+                            }
+                        }
+                    }
                 });
             }
         });
-        S3 { state, address, task }
+        S3 { state, endpoint: format!("{scheme}://localhost:{port}"), task }
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        self.endpoint.clone()
     }
 
     pub(crate) fn keys(&self) -> Vec<String> {
@@ -98,6 +113,16 @@ impl Drop for S3 {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+async fn connection(
+    state: Arc<Mutex<State>>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) {
+    let service = service_fn(move |request| answer(state.clone(), request));
+    // A client that goes away ends its connection.
+    let _ended =
+        Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
 type Answer = Response<Full<Bytes>>;

@@ -118,3 +118,41 @@ async fn settings_that_cannot_work_are_told_without_a_request() {
     }
     assert_eq!(server.requests().len(), 0);
 }
+
+#[tokio::test]
+async fn a_storage_with_tls_is_believed_when_its_authority_is() {
+    use rustls::pki_types::pem::PemObject;
+    let dir = tempfile::tempdir().unwrap();
+    let pki = |name: &str| {
+        let pki = holdfast_lab_kubernetes::pki::Pki::below(&dir.path().join(name));
+        pki.prepare("n1", &[], &[]).unwrap();
+        pki
+    };
+    let (ours, others) = (pki("ours"), pki("others"));
+    let chain: Vec<_> =
+        rustls::pki_types::CertificateDer::pem_file_iter(ours.path("serving-kube-apiserver.crt"))
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap();
+    let key =
+        rustls::pki_types::PrivateKeyDer::from_pem_file(ours.path("serving-kube-apiserver.key"));
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key.unwrap())
+        .unwrap();
+    let server = S3::start_tls(config).await;
+    let authority = ours.path("server-ca.crt");
+    let store = Store::trusting(&authority, &target(&server), "s", "n1").unwrap();
+    store.put(&name(1), &file(dir.path(), 1000)).await.unwrap();
+    assert_eq!(store.list().await.unwrap().len(), 1);
+
+    server.requests();
+    let authority = others.path("server-ca.crt");
+    let store = Store::trusting(&authority, &target(&server), "s", "n1").unwrap();
+    let error = store.list().await.unwrap_err();
+    assert!(error.chain().contains("invalid peer certificate"), "{}", error.chain());
+    assert_eq!(server.requests(), [] as [String; 0], "nothing was said before it was believed");
+}

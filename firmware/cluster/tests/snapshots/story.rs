@@ -5,13 +5,13 @@ use crate::node::{Server, Supervised};
 use crate::s3::S3;
 use crate::store::target;
 use holdfast_api::Reason;
-use holdfast_api::kubernetes::{SnapshotPolicy, SnapshotsState};
+use holdfast_api::kubernetes::{Secret, SnapshotPolicy, SnapshotsState};
 use holdfast_cluster::snapshots::service::{Automatic, Task};
 use holdfast_cluster::snapshots::{
     Distribution, Handle, Settings, SnapshotError, Source, Why, start,
 };
 use holdfast_lab_kubernetes::find::Kubernetes;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,12 +60,13 @@ fn own_network() {
     }
 }
 
-fn age_key(dir: &Path) -> (PathBuf, String) {
+fn age_key(dir: &Path) -> (Secret, String) {
     let identity = dir.join("recovery.key");
     let made = Command::new("age-keygen").arg("-o").arg(&identity).output().unwrap();
     assert!(made.status.success());
     let public = Command::new("age-keygen").arg("-y").arg(&identity).output().unwrap();
-    (identity, String::from_utf8(public.stdout).unwrap().trim().into())
+    let secret = Secret(std::fs::read_to_string(&identity).unwrap());
+    (secret, String::from_utf8(public.stdout).unwrap().trim().into())
 }
 
 /// A node with its server and the task that keeps its snapshots.
@@ -199,10 +200,8 @@ async fn story(kubernetes: &Kubernetes) {
     let listed = other.snapshots.stored().await.unwrap();
     assert_eq!(listed[0].name, object);
     let (wrong, _) = age_key(&dir.path().join("1"));
-    let source = |identity: &Path| Source::Stored {
-        object: object.clone(),
-        identity: identity.to_path_buf(),
-    };
+    let source =
+        |identity: &Secret| Source::Stored { object: object.clone(), identity: identity.clone() };
     let refused = other.snapshots.restore(source(&wrong)).await.unwrap_err();
     assert_eq!(refused.reason(), Reason::SnapshotWrongKey, "{refused}");
     let restored = other.snapshots.restore(source(&identity)).await.unwrap();

@@ -26,11 +26,13 @@ use super::files::{self, Scratch, blocking};
 use super::program::{self, last_words};
 use super::records::{Record, Records};
 use crate::paths::ClusterPaths;
+use holdfast_api::kubernetes::Secret;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
 /// Behind the name of the snapshot.
@@ -38,6 +40,9 @@ pub const ENDING: &str = ".tar.gz.age";
 
 /// How long packing or opening may take: some gigabytes on a slow processor.
 const PATIENCE: Duration = Duration::from_secs(1800);
+
+/// No identity is longer; a pipe holds more (pipe(7)).
+const IDENTITY_LIMIT: usize = 16 * 1024;
 
 const MANIFEST: &str = "holdfast-snapshot.json";
 const SNAPSHOT: &str = "etcd.db";
@@ -102,7 +107,7 @@ pub async fn pack(
         .args(tops(&staged.path().join("in"))?);
     let mut age = Command::new("age");
     age.args(["--encrypt", "--recipient", recipient, "--output"]).arg(&partial);
-    let (packed, encrypted) = pipe(tar, ("tar", "tar"), age, ("age", "age")).await?;
+    let (packed, encrypted) = pipe(None, tar, ("tar", "tar"), age, ("age", "age")).await?;
     if !encrypted.status.success() {
         return Err(SnapshotError::KeyInvalid { said: complaint(&encrypted.stderr) });
     }
@@ -159,9 +164,15 @@ fn tops(inside: &Path) -> Result<Vec<String>, SnapshotError> {
 /// # Errors
 /// [`SnapshotError::WrongKey`], [`SnapshotError::Bundle`] with what is wrong inside,
 /// [`SnapshotError::NoProgram`], no room. What was unpacked is removed then.
-pub async fn unpack(file: &Path, identity: &Path, into: &Path) -> Result<Unpacked, SnapshotError> {
+pub async fn unpack(
+    file: &Path,
+    identity: &Secret,
+    into: &Path,
+) -> Result<Unpacked, SnapshotError> {
     let bytes = std::fs::metadata(file).map_err(io_error("read", file))?.len();
-    std::fs::metadata(identity).map_err(io_error("read", identity))?;
+    if identity.0.trim().is_empty() || identity.0.len() > IDENTITY_LIMIT {
+        return Err(SnapshotError::WrongKey { path: file.into() });
+    }
     // A datastore seldom gets smaller than a quarter by compression.
     files::room(into, bytes.saturating_mul(4))?;
     files::fresh_dir(into)?;
@@ -172,17 +183,19 @@ pub async fn unpack(file: &Path, identity: &Path, into: &Path) -> Result<Unpacke
     result
 }
 
-async fn open(file: &Path, identity: &Path, into: &Path) -> Result<Unpacked, SnapshotError> {
+async fn open(file: &Path, identity: &Secret, into: &Path) -> Result<Unpacked, SnapshotError> {
     let mut age = Command::new("age");
-    age.args(["--decrypt", "--identity"]).arg(identity).arg("--").arg(file);
+    // The identity comes over the standard input, so that neither the disk nor `ps` ever has it.
+    age.args(["--decrypt", "--identity", "-", "--"]).arg(file);
     let mut tar = Command::new("tar");
     tar.args(["--extract", "--gzip", "--file=-", "--no-same-owner", "--no-same-permissions"])
         .arg(format!("--directory={}", into.display()));
-    let (decrypted, unpacked) = pipe(age, ("age", "age"), tar, ("tar", "tar")).await?;
+    let (decrypted, unpacked) =
+        pipe(Some(identity), age, ("age", "age"), tar, ("tar", "tar")).await?;
     let bundle = |why: String| SnapshotError::Bundle { path: file.into(), why };
     if !decrypted.status.success() {
         let said = complaint(&decrypted.stderr);
-        let is_key = said.contains("no identity matched") || said.contains("reading ");
+        let is_key = said.contains("no identity matched") || said.starts_with("reading ");
         return Err(match is_key {
             true => SnapshotError::WrongKey { path: file.into() },
             false => bundle(said),
@@ -232,15 +245,22 @@ fn check(into: &Path) -> Result<Unpacked, String> {
 }
 
 /// Two programs, the output of the first being the input of the second, to the end of both.
-/// Each comes with its name and the package that has it.
+/// Each comes with its name and the package that has it. The first is told `told`, which must not
+/// fill a pipe.
 async fn pipe(
+    told: Option<&Secret>,
     mut first: Command,
     of_first: (&'static str, &'static str),
     mut second: Command,
     of_second: (&'static str, &'static str),
 ) -> Result<(Output, Output), SnapshotError> {
-    first.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let input = if told.is_some() { Stdio::piped() } else { Stdio::null() };
+    first.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut source = spawn(&mut first, of_first)?;
+    if let (Some(told), Some(mut input)) = (told, source.stdin.take()) {
+        // A program that does not listen says why when it ends.
+        let _ends_early = input.write_all(told.0.as_bytes()).await;
+    }
     let output = source.stdout.take().map(TryInto::<Stdio>::try_into);
     let input = match output {
         Some(Ok(input)) => input,

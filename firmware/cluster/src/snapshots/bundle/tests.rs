@@ -7,7 +7,8 @@ type File<'a> = (&'a str, &'a [u8]);
 
 struct Keys {
     _dir: tempfile::TempDir,
-    identity: PathBuf,
+    identity: Secret,
+    file: PathBuf,
     public: String,
 }
 
@@ -20,7 +21,13 @@ fn keys() -> Option<Keys> {
         return None;
     }
     let public = Blocking::new("age-keygen").arg("-y").arg(&identity).output().unwrap().stdout;
-    Some(Keys { _dir: dir, identity, public: String::from_utf8(public).unwrap().trim().into() })
+    let text = Secret(std::fs::read_to_string(&identity).unwrap());
+    Some(Keys {
+        _dir: dir,
+        identity: text,
+        file: identity,
+        public: String::from_utf8(public).unwrap().trim().into(),
+    })
 }
 
 fn server(dir: &Path) -> (Fake, Record) {
@@ -68,7 +75,7 @@ async fn what_was_packed_is_opened_here_and_by_the_programs_themselves() {
     let names: Vec<_> = unpacked.carried.iter().map(|one| one.name.as_str()).collect();
     assert_eq!(names, ["server/tls/etcd/server-ca.crt", "server/token"]);
 
-    let script = format!("age -d -i {} {} | tar tz", keys.identity.display(), out.display());
+    let script = format!("age -d -i {} {} | tar tz", keys.file.display(), out.display());
     let listed = Blocking::new("sh").args(["-c", &script]).output().unwrap().stdout;
     let listed = String::from_utf8(listed).unwrap();
     assert!(listed.starts_with("holdfast-snapshot.json\netcd.db\n"), "{listed}");
@@ -89,11 +96,11 @@ async fn keys_that_are_none_or_another_are_told() {
     let into = dir.path().join("into");
     let error = unpack(&out, &other.identity, &into).await.unwrap_err();
     assert!(matches!(error, SnapshotError::WrongKey { .. }), "{error}");
-    let not_a_key = dir.path().join("no-key");
-    holdfast_durable::write(&not_a_key, b"hello\n", 0o600).unwrap();
-    let error = unpack(&out, &not_a_key, &into).await.unwrap_err();
-    assert!(matches!(error, SnapshotError::WrongKey { .. }), "{error}");
-    let error = unpack(&out, Path::new("/nowhere"), &into).await.unwrap_err();
+    for identity in ["", "hello\n", "AGE-SECRET-KEY-1QQQQ\n", &"x".repeat(1 << 20)] {
+        let error = unpack(&out, &Secret(identity.into()), &into).await.unwrap_err();
+        assert!(matches!(error, SnapshotError::WrongKey { .. }), "{error}");
+    }
+    let error = unpack(Path::new("/nowhere"), &keys.identity, &into).await.unwrap_err();
     assert!(matches!(error, SnapshotError::Io { .. }), "{error}");
     assert!(!into.exists());
 }

@@ -19,6 +19,7 @@ pub mod apply;
 
 use super::error::SnapshotError;
 use crate::paths::ClusterPaths;
+use holdfast_api::kubernetes::Secret;
 use holdfast_durable::{Loaded, Slots};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -27,9 +28,8 @@ use std::path::PathBuf;
 /// How often a phase that never ended is begun anew before the old datastore is put back.
 pub const ATTEMPTS: u32 = 3;
 
-/// What to restore.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// What to restore. Identities are given as `age-keygen` wrote them, and never reach the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// One of this node's, by name; the newest good one for an empty name.
     Local(String),
@@ -39,15 +39,15 @@ pub enum Source {
     Portable {
         /// The file.
         file: PathBuf,
-        /// The identity that belongs to the site's recovery key, as `age-keygen` wrote it.
-        identity: PathBuf,
+        /// The identity that belongs to the site's recovery key (`AGE-SECRET-KEY-1…`).
+        identity: Secret,
     },
     /// A portable one in the storage.
     Stored {
         /// Its object below the site's folder, `<node>/<name>`.
         object: String,
         /// The identity, as above.
-        identity: PathBuf,
+        identity: Secret,
     },
 }
 

@@ -1,6 +1,6 @@
 //! HTTP for the object store, over what is in the tree: hyper and rustls, no second stack.
 //!
-//! Certificates are checked against the authorities of the machine (`/etc/ssl/certs`, where Debian's
+//! Certificates are checked against the authorities of the machine (where Debian's package
 //! `ca-certificates` keeps them); plain HTTP is for storage inside the site. Requests are signed
 //! over their content, so even there nobody can store something else.
 
@@ -30,8 +30,6 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower::Service;
 
-/// Where Debian keeps the authorities that a machine trusts.
-const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// As [`super::REQUEST`]: the whole of a request.
 const PATIENCE: Duration = super::REQUEST;
 
@@ -52,11 +50,11 @@ impl std::fmt::Debug for TlsConfig {
 
 impl Connector {
     /// For this address; the authorities are read when it is `https`.
-    pub(super) fn new(endpoint: &str) -> Result<Self, String> {
+    pub(super) fn new(endpoint: &str, authorities: &Path) -> Result<Self, String> {
         let uri: Uri = endpoint.parse().map_err(|_| format!("{endpoint:?} is no address"))?;
         match uri.scheme_str() {
             Some("http") => Ok(Connector { tls: None }),
-            Some("https") => Ok(Connector { tls: Some(tls(Path::new(AUTHORITIES))?) }),
+            Some("https") => Ok(Connector { tls: Some(tls(authorities)?) }),
             _ => Err(format!("{endpoint:?} begins neither with https:// nor with http://")),
         }
     }
@@ -225,9 +223,11 @@ mod tests {
 
     #[test]
     fn an_address_says_whether_there_is_tls() {
-        assert!(Connector::new("http://10.0.0.1:9000").unwrap().tls.is_none());
+        assert!(
+            Connector::new("http://10.0.0.1:9000", Path::new("/nowhere")).unwrap().tls.is_none()
+        );
         for wrong in ["", "s3.example", "ftp://s3.example", "not an address"] {
-            assert!(Connector::new(wrong).is_err(), "{wrong}");
+            assert!(Connector::new(wrong, Path::new("/nowhere")).is_err(), "{wrong}");
         }
     }
 

@@ -27,6 +27,8 @@ use std::time::Duration;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+/// Where Debian keeps the authorities that a machine trusts.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Up to here an object is written in one request; S3 wants parts of 5 MiB at least.
 const PART: usize = 8 << 20;
 /// One request, from its connection to the end of its answer: a part over a slow uplink.
@@ -58,6 +60,19 @@ impl Store {
     /// # Errors
     /// [`SnapshotError::StorageSettings`]: address, bucket or keys cannot be used.
     pub fn new(target: &S3Target, site: &str, node: &str) -> Result<Self, SnapshotError> {
+        Self::trusting(Path::new(AUTHORITIES), target, site, node)
+    }
+
+    /// The same, with other authorities than the machine's: a file of certificates in PEM.
+    ///
+    /// # Errors
+    /// As [`Store::new`].
+    pub fn trusting(
+        authorities: &Path,
+        target: &S3Target,
+        site: &str,
+        node: &str,
+    ) -> Result<Self, SnapshotError> {
         let wrong = |why: String| SnapshotError::StorageSettings { why };
         for (what, value) in [
             ("an address", &target.endpoint),
@@ -86,7 +101,7 @@ impl Store {
             .with_conditional_put(S3ConditionalPut::ETagMatch)
             .with_retry(RETRIES)
             .with_client_options(options)
-            .with_http_connector(Connector::new(&target.endpoint).map_err(wrong)?)
+            .with_http_connector(Connector::new(&target.endpoint, authorities).map_err(wrong)?)
             .build()
             .map_err(|error| wrong(error.to_string()))?;
         let site =

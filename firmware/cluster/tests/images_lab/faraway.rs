@@ -2,7 +2,7 @@
 
 use holdfast_lab_kubernetes::find::Kubernetes;
 use holdfast_lab_kubernetes::image::{Image, publish};
-use holdfast_lab_kubernetes::node::Node;
+use holdfast_lab_kubernetes::node::{Node, registry_config};
 use nix::sched::{CloneFlags, unshare};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -35,10 +35,7 @@ impl FarRegistry {
             publish(&folder, image).unwrap();
         }
         let config = node.state().join("far-registry.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {:?}}}}}\nhttp: {{addr: \":5000\"}}\n",
-            folder.display().to_string()
-        );
+        let text = registry_config(&folder);
         holdfast_durable::write(&config, text.as_bytes(), 0o600).unwrap();
         // util-linux' setpriv: the registry ends with the thread that started it, however that ends.
         let mut serve = Command::new("setpriv");

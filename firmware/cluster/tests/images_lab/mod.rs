@@ -57,7 +57,7 @@ pub fn socket(node: &Node) -> PathBuf {
 pub fn image(kubernetes: &Kubernetes, name: &str, mib: usize) -> Image {
     let mut ballast = vec![0u8; mib << 20];
     getrandom::fill(&mut ballast).unwrap();
-    web_image(kubernetes, name).unwrap().file("ballast", 0o644, ballast)
+    web_image(kubernetes.built(), name).unwrap().file("ballast", 0o644, ballast)
 }
 
 /// Takes the thread into the node's network.

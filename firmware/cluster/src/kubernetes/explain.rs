@@ -5,7 +5,7 @@
 //! newest revision may be handed in ([`newest_pods`]); else the crashes of an old version would
 //! speak against the one that mends them.
 
-use super::readiness::condition;
+use super::readiness::{condition, is_seen};
 use crate::object::ObjectId;
 use holdfast_api::Reason;
 use serde_json::Value;
@@ -37,8 +37,12 @@ impl Explanation {
     }
 }
 
-/// Why `object` is not ready, as far as its `pods` and `events` tell.
+/// Why `object` is not ready, as far as its `pods` and `events` tell. While its controller has not
+/// seen its newest generation they only tell of an older one, and nothing is known.
 pub fn explain(object: &Value, pods: &[Value], events: &[Value]) -> Option<Explanation> {
+    if !is_seen(object) {
+        return None;
+    }
     let of_pods = pods.iter().filter_map(|pod| {
         let problem = pod_problem(pod, events)?;
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();

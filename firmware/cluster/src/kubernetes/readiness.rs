@@ -28,17 +28,10 @@ pub fn readiness(object: &Value) -> Readiness {
     if object["metadata"]["deletionTimestamp"].is_string() {
         return Waiting("it is being deleted".into());
     }
-    let generation = object["metadata"]["generation"].as_i64();
-    let observed = object["status"]["observedGeneration"].as_i64();
-    let behind = matches!((generation, observed), (Some(is), Some(seen)) if seen < is);
-    let api_version = object["apiVersion"].as_str().unwrap_or_default();
-    let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    let kind = (group, object["kind"].as_str().unwrap_or_default());
-    let rolls_out = matches!(kind, ("apps", "Deployment" | "StatefulSet" | "DaemonSet"));
-    if behind || (rolls_out && observed.is_none()) {
+    if !is_seen(object) {
         return Waiting("its controller has not seen it yet".into());
     }
-    match kind {
+    match kind(object) {
         ("apps", "Deployment") => deployment(object),
         ("apps", "StatefulSet") => stateful_set(object),
         ("apps", "DaemonSet") => daemon_set(object),
@@ -60,6 +53,25 @@ pub fn readiness(object: &Value) -> Readiness {
         },
         _ => Ready,
     }
+}
+
+/// Whether the object's controller has seen its newest generation; then the pods' revisions are
+/// those of that one as well.
+pub(crate) fn is_seen(object: &Value) -> bool {
+    let generation = object["metadata"]["generation"].as_i64();
+    let observed = object["status"]["observedGeneration"].as_i64();
+    match (generation, observed) {
+        (Some(is), Some(seen)) => seen >= is,
+        (_, Some(_)) => true,
+        (_, None) => !matches!(kind(object), ("apps", "Deployment" | "StatefulSet" | "DaemonSet")),
+    }
+}
+
+/// Group and kind.
+fn kind(object: &Value) -> (&str, &str) {
+    let api_version = object["apiVersion"].as_str().unwrap_or_default();
+    let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
+    (group, object["kind"].as_str().unwrap_or_default())
 }
 
 /// Whether a claim for a volume is as it should be, `class` being its StorageClass: with

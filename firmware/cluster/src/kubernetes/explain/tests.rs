@@ -188,6 +188,14 @@ fn of_several_the_hopeless_one_is_told() {
 }
 
 #[test]
+fn pods_of_an_older_generation_do_not_speak_for_the_newest() {
+    let pods = [pod("a", waiting("ErrImagePull", "registry.lab:5000/app:v2: not found"))];
+    let at = |seen: i64| json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"generation": 2}, "status": {"observedGeneration": seen}});
+    assert_eq!(explain(&at(1), &pods, &[]), None);
+    assert!(explain(&at(2), &pods, &[]).is_some());
+}
+
+#[test]
 fn an_object_without_pods_speaks_for_itself() {
     let object = json!({"kind": "DaemonSet", "metadata": {"uid": "uid-ds"}, "status": {}});
     let quota = event(

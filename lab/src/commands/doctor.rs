@@ -19,7 +19,8 @@ struct Check {
 }
 
 pub(super) fn run(global: &Global) -> anyhow::Result<ExitCode> {
-    let checks: Vec<Check> = rights().into_iter().chain(kernel()).chain(programs()).collect();
+    let checks: Vec<Check> =
+        rights().into_iter().chain(kernel()).chain(programs()).chain([built()]).collect();
     match global.output {
         Output::Json => print_json(&checks)?,
         Output::Text => {
@@ -112,6 +113,16 @@ fn kernel() -> Vec<Check> {
         });
     }
     checks
+}
+
+/// What is made once and kept.
+fn built() -> Check {
+    Check {
+        what: "Kubernetes, built".into(),
+        ok: super::kubernetes::found().is_some(),
+        required: false,
+        consequence: "the first `up` or `test` builds it, in minutes, from Debian's packages",
+    }
 }
 
 fn programs() -> Vec<Check> {

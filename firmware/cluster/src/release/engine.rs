@@ -93,6 +93,8 @@ pub struct ReleaseEngine<T> {
     has_recalled: bool,
     /// Digest of the release whose images this node has, while it follows.
     followed: Option<String>,
+    /// Digest of the release whose images alone this node was told to keep.
+    kept_only: Option<String>,
     looked: Instant,
     phase_since: Instant,
 }
@@ -119,6 +121,7 @@ impl<T: Target> ReleaseEngine<T> {
             report: Arc::new(report),
             has_recalled: false,
             followed: None,
+            kept_only: None,
             looked: Instant::now(),
             phase_since: Instant::now(),
         };
@@ -196,7 +199,10 @@ impl<T: Target> ReleaseEngine<T> {
         Ok(step)
     }
 
-    async fn execute(&self, step: &Step) -> Result<(), Failure> {
+    async fn execute(&mut self, step: &Step) -> Result<(), Failure> {
+        if matches!(step, Step::PrePull(_)) {
+            self.kept_only = None;
+        }
         let report = Arc::clone(&self.report);
         let say = move |words: String| {
             report.send_if_modified(|report| {
@@ -317,6 +323,11 @@ impl<T: Target> ReleaseEngine<T> {
             return until.saturating_duration_since(self.clock.now());
         }
         self.sweep();
+        if let Some(good) = self.machine.good().cloned()
+            && let Err(failure) = self.keep_only(&good).await
+        {
+            tracing::warn!(reason = %failure.reason, message = failure.message, "images stay pinned");
+        }
         if self.looked.elapsed() >= LOOK_EVERY {
             self.looked = Instant::now();
             // A restored datastore remembers something else.
@@ -328,6 +339,17 @@ impl<T: Target> ReleaseEngine<T> {
             }
         }
         LOOK_EVERY.saturating_sub(self.looked.elapsed())
+    }
+
+    /// Holds the images of this release, and no others: also after a restart of the manager, and
+    /// after an attempt that was refused before anything was applied.
+    async fn keep_only(&mut self, release: &Release) -> Result<(), Failure> {
+        let digest = &release.reference.digest;
+        if self.kept_only.as_ref() != Some(digest) {
+            self.target.keep_only(Some(release)).await?;
+            self.kept_only = Some(digest.clone());
+        }
+        Ok(())
     }
 
     async fn has_lost_objects(&self) -> bool {
@@ -351,7 +373,7 @@ impl<T: Target> ReleaseEngine<T> {
             Err(failure) => Err(failure),
             Ok(Some(in_force)) if in_force == digest => {
                 self.tell_following(ReleasePhase::Committed, Some(&release.reference));
-                self.target.keep_only(Some(&release)).await
+                self.keep_only(&release).await
             }
             Ok(_) if self.followed.as_deref() == Some(&*digest) => {
                 self.tell_following(ReleasePhase::Waiting, None);
@@ -359,6 +381,7 @@ impl<T: Target> ReleaseEngine<T> {
             }
             Ok(_) => {
                 self.tell_following(ReleasePhase::PrePull, None);
+                self.kept_only = None;
                 let pulled = self.execute_pull(&release).await;
                 if pulled.is_ok() {
                     self.followed = Some(digest);

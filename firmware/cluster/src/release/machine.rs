@@ -38,7 +38,7 @@ use super::model::{DEFAULT_TIMEOUT, Good, Inventory, Release, SiteRecord};
 use super::plan::{self, Have, Step};
 use super::target::{Failure, Retry};
 use holdfast_api::Reason;
-use holdfast_api::kubernetes::{FailedRelease, ReleaseRef};
+use holdfast_api::kubernetes::{FailedRelease, ReleasePhase, ReleaseRef};
 use run::{FIRST_PAUSE, Run, pause};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -74,8 +74,8 @@ pub struct Machine {
     good: Option<Arc<Release>>,
     wanted: Option<Wanted>,
     run: Option<Run>,
-    /// The release whose rollback ended last, until another one is wanted.
-    rolled_back: Option<String>,
+    /// Digest of the release that failed last and how that ended, until another one is wanted.
+    ended: Option<(String, ReleasePhase)>,
 }
 
 impl Machine {
@@ -86,7 +86,7 @@ impl Machine {
         good: Option<Arc<Release>>,
         attempted: Option<Arc<Release>>,
     ) -> Self {
-        let mut machine = Machine { record, good, wanted: None, run: None, rolled_back: None };
+        let mut machine = Machine { record, good, wanted: None, run: None, ended: None };
         machine.resume(attempted);
         machine
     }
@@ -137,7 +137,7 @@ impl Machine {
             wanted.as_ref().map(|w| (w.reference().digest.clone(), w.reference().force))
         };
         if digest(&self.wanted) != digest(&wanted) {
-            self.rolled_back = None;
+            self.ended = None;
         }
         self.wanted = wanted;
         let Some(run) = &self.run else { return false };
@@ -454,7 +454,7 @@ impl Machine {
     fn settled(&mut self) {
         self.run = None;
         let attempt = self.record.attempt.take().unwrap_or_default();
-        self.rolled_back = Some(attempt.release.digest);
+        self.ended = Some((attempt.release.digest, ReleasePhase::RolledBack));
         self.record.leftovers = Inventory::default();
         self.record.touched = false;
         // Without its text nothing was put back.
@@ -487,6 +487,8 @@ impl Machine {
                 if self.record.touched {
                     self.go_back(Some(cause));
                 } else {
+                    let attempt = self.record.attempt.take().unwrap_or_default();
+                    self.ended = Some((attempt.release.digest, ReleasePhase::Refused));
                     self.drop_attempt();
                 }
             }

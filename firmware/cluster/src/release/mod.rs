@@ -17,6 +17,8 @@
 //! | [`machine`] | which step is next, given how the last one ended |
 //! | [`engine`] | drives the machine, stores, tells |
 //! | [`target`] | what an engine needs from outside |
+//! | [`live`] | the real target: API server, container runtime, manager |
+//! | [`schema`] | custom resources against a definition that comes with them |
 //!
 //! It deletes only what carries [`MANAGED_BY_LABEL`](holdfast_api::marks::MANAGED_BY_LABEL), and
 //! refuses to apply over an object that is there without it.
@@ -27,9 +29,11 @@ mod execute;
 mod fake;
 pub mod images;
 pub mod journal;
+pub mod live;
 pub mod machine;
 pub mod model;
 pub mod order;
 pub mod parse;
 pub mod plan;
+pub mod schema;
 pub mod target;

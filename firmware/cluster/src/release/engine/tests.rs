@@ -343,6 +343,20 @@ fn a_typo_touches_nothing() {
 }
 
 #[test]
+fn a_missing_image_is_refused_before_anything_is_applied() {
+    let mut site = Site::with(ONE);
+    site.fake.conduct().no_image = true;
+    site.want(&kept("two", TWO));
+    site.run();
+    let state = site.state();
+    assert_eq!(
+        (state.phase, state.reason),
+        (ReleasePhase::Refused, Some(Reason::ReleaseImageMissing))
+    );
+    site.assert_has(Some((&kept("one", ONE), ONE)));
+}
+
+#[test]
 fn a_foreign_object_of_the_same_name_is_not_taken_over() {
     let mut site = Site::with(ONE);
     let bad = kept("bad", &[("ConfigMap", "theirs", "ours")]);

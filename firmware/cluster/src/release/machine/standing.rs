@@ -47,22 +47,24 @@ impl Machine {
                 }
             };
         }
+        let ended = self.ended.as_ref().and_then(|(digest, phase)| {
+            let wanted = self.wanted.as_ref()?.reference();
+            (wanted.digest == *digest).then_some(*phase)
+        });
         match &self.wanted {
             Some(Wanted::Unusable(_, cause)) => {
                 (ReleasePhase::Refused, Some(cause.reason), cause.message.clone())
             }
-            Some(Wanted::Release(release)) => match self.refusal(&release.reference) {
-                Some(failed) if self.rolled_back.as_deref() == Some(&*release.reference.digest) => {
-                    (ReleasePhase::RolledBack, Some(failed.reason), failed.message.clone())
-                }
-                Some(failed) => {
+            Some(Wanted::Release(release)) => match (self.refusal(&release.reference), ended) {
+                (Some(failed), Some(phase)) => (phase, Some(failed.reason), failed.message.clone()),
+                (Some(failed), None) => {
                     let message = format!("{}: {}", failed.reason, failed.message);
                     (ReleasePhase::Refused, Some(Reason::ReleaseRefused), message)
                 }
-                None if self.record.good.is_some() => {
+                (None, _) if self.record.good.is_some() => {
                     (ReleasePhase::Committed, None, String::new())
                 }
-                None => (ReleasePhase::Waiting, None, String::new()),
+                (None, _) => (ReleasePhase::Waiting, None, String::new()),
             },
             None if self.record.good.is_some() => (ReleasePhase::Committed, None, String::new()),
             None => (ReleasePhase::None, None, String::new()),

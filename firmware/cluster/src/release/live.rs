@@ -1,0 +1,396 @@
+//! A [`Target`] that is real: this site's API server, this node's images, and what the manager
+//! knows of the node's health.
+//!
+//! What the API server says is translated into [`Failure`]s here: an answer that will stay the
+//! same, one that may pass, a server that is away. A dry run is the API server's own
+//! (`dryRun=All`), so a misspelt field is refused by the schema of the version that runs. Two
+//! things cannot be tried that way. Objects in a namespace that the release itself brings are
+//! tried in `default`; custom resources whose definition it brings are compared with that
+//! definition ([`super::schema`]).
+
+use super::model::{Item, Release, SiteRecord, group};
+use super::order::is_built_in;
+use super::schema;
+use super::target::{Check, Explained, Failure, Observed, Progress, Target};
+use crate::images::{PrePuller, Want, site_pull};
+use crate::kubernetes::{Api, ApiError, Mode, Propagation, Readiness, readiness};
+use crate::object::{Object, ObjectId, Origin};
+use holdfast_api::marks::{MANAGED_BY_LABEL, RELEASE_ANNOTATION, SYSTEM_NAMESPACE};
+use holdfast_api::{Reason, chain};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// The ConfigMap in which the site remembers releases.
+pub const RECORD_NAME: &str = "holdfast-release";
+/// Its key.
+const RECORD_KEY: &str = "record.json";
+/// How often the nodes are asked how far they are with pulling.
+const NODES_EVERY: Duration = Duration::from_secs(1);
+
+/// An answer that comes later.
+pub type Later<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
+
+/// What the manager does for an engine.
+pub trait Manager: Send + Sync + 'static {
+    /// Makes a check; all but [`Check::ApiServer`] come here.
+    fn check(&self, check: Check) -> Later<'_, ()>;
+
+    /// Whether this node leads the site; takes that place when it is free.
+    fn lead(&self) -> Later<'_, bool>;
+}
+
+/// A real target.
+#[derive(Debug)]
+pub struct Live<M> {
+    api: Api,
+    node: ObjectId,
+    puller: PrePuller,
+    manager: M,
+}
+
+impl<M: Manager> Live<M> {
+    /// The cluster behind `api`, on the node named `node`. The kubelet's rights are enough for a
+    /// node that never leads.
+    pub fn new(api: Api, node: &str, puller: PrePuller, manager: M) -> Self {
+        let node = ObjectId {
+            api_version: "v1".into(),
+            kind: "Node".into(),
+            namespace: None,
+            name: node.into(),
+        };
+        Live { api, node, puller, manager }
+    }
+
+    async fn nodes(&self) -> Result<Vec<Value>, Failure> {
+        self.api.list("v1", "Node", None, "", "").await.map_err(|error| failure(&error))
+    }
+
+    /// Our own objects: no part of a release, without its label.
+    async fn keep_own(
+        &self,
+        kind: &str,
+        namespace: Option<&str>,
+        name: &str,
+        rest: Value,
+    ) -> Result<(), Failure> {
+        let mut value = json!({
+            "apiVersion": "v1",
+            "kind": kind,
+            "metadata": {"name": name},
+        });
+        if let (Value::Object(value), Value::Object(rest)) = (&mut value, rest) {
+            value.extend(rest);
+        }
+        let id = ObjectId {
+            api_version: "v1".into(),
+            kind: kind.into(),
+            namespace: namespace.map(str::to_owned),
+            name: name.into(),
+        };
+        if let Some(namespace) = namespace {
+            value["metadata"]["namespace"] = namespace.into();
+        }
+        let object = Object { id, origin: Origin::default(), value };
+        let mode = Mode { force: true, ..Mode::default() };
+        self.api.apply(&object, mode).await.map(|_| ()).map_err(|error| failure(&error))
+    }
+
+    async fn try_apply(&self, object: &Object, force: bool) -> Result<(), ApiError> {
+        self.api.apply(object, Mode { dry_run: true, force }).await.map(|_| ())
+    }
+}
+
+impl<M: Manager> Target for Live<M> {
+    async fn lead(&self) -> Result<bool, Failure> {
+        self.manager.lead().await
+    }
+
+    async fn recall(&self) -> Result<Option<SiteRecord>, Failure> {
+        let found = self.api.get(&record_id()).await.map_err(|error| failure(&error))?;
+        let Some(text) = found.as_ref().and_then(|map| map["data"][RECORD_KEY].as_str()) else {
+            return Ok(None);
+        };
+        match serde_json::from_str(text) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) => {
+                // As good as none: what is wanted is applied once more and written down anew.
+                tracing::warn!(%error, "what the site remembers of releases cannot be read");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn record(&self, record: &SiteRecord) -> Result<(), Failure> {
+        let text = serde_json::to_string(record).expect("names and texts have a JSON form");
+        self.keep_own("Namespace", None, SYSTEM_NAMESPACE, json!({})).await?;
+        let data = json!({"data": {RECORD_KEY: text}});
+        self.keep_own("ConfigMap", Some(SYSTEM_NAMESPACE), RECORD_NAME, data).await
+    }
+
+    async fn check(&self, check: Check) -> Result<(), Failure> {
+        match check {
+            Check::ApiServer => {
+                self.api.ready().await.map_err(|error| {
+                    Failure::always(Reason::KubernetesApiUnavailable, chain(&error))
+                })
+            }
+            Check::Disk | Check::Certificates | Check::Tunnels | Check::Snapshot => {
+                self.manager.check(check).await
+            }
+        }
+    }
+
+    async fn dry_run(&self, release: &Release, item: &Item) -> Result<(), Failure> {
+        let object = &item.object;
+        if let Some(definition) = schema::definition(release, &object.id) {
+            return schema::check(definition, object).map_err(|misfit| {
+                let message = format!("{}: {misfit} ({})", object.origin, object.id);
+                Failure::never(Reason::ReleaseInvalid, message)
+            });
+        }
+        let mut outcome = self.try_apply(object, false).await;
+        if let Err(error) = &outcome
+            && let Some(missing) = error.missing_namespace()
+            && brings_namespace(release, missing)
+        {
+            // What has this name in `default` is another object; its fields are not ours to mind.
+            outcome = self.try_apply(&in_default(object), true).await;
+        }
+        outcome.or_else(|error| refused(object, &error))
+    }
+
+    async fn apply(&self, item: &Item, force: bool) -> Result<(), Failure> {
+        let outcome = self.api.apply(&item.object, Mode { dry_run: false, force }).await;
+        outcome.map(|_| ()).map_err(|error| {
+            let Failure { reason, message, retry } = failure(&error);
+            Failure { reason, message: format!("{}: {message}", item.object.origin), retry }
+        })
+    }
+
+    async fn observe(&self, id: &ObjectId) -> Result<Observed, Failure> {
+        let object = match self.api.get(id).await {
+            Ok(Some(object)) => object,
+            Ok(None) | Err(ApiError::UnknownKind { .. }) => return Ok(Observed::Absent),
+            Err(error) => return Err(failure(&error)),
+        };
+        if object["metadata"]["labels"].get(MANAGED_BY_LABEL).is_none() {
+            return Ok(Observed::Foreign);
+        }
+        if object["metadata"]["deletionTimestamp"].is_string() {
+            return Ok(Observed::Leaving);
+        }
+        let is = match id.kind.as_str() {
+            // Whether a claim waits for its first pod is said by its class.
+            "PersistentVolumeClaim" => {
+                let is = self.api.readiness(id).await.map_err(|error| failure(&error))?;
+                is.unwrap_or_else(|| readiness(&object))
+            }
+            _ => readiness(&object),
+        };
+        Ok(match is {
+            Readiness::Ready => Observed::Ready,
+            Readiness::Waiting(what) => Observed::Waiting(what),
+            Readiness::Failed(reason, message) => Observed::Failed(reason, message),
+        })
+    }
+
+    async fn explain(&self, id: &ObjectId) -> Result<Option<Explained>, Failure> {
+        let why = self.api.explain(id).await.map_err(|error| failure(&error))?;
+        Ok(why.map(|why| Explained {
+            reason: why.reason,
+            message: format!("{}: {}", why.word, why.message),
+            hopeless: why.hopeless,
+        }))
+    }
+
+    async fn delete(&self, id: &ObjectId) -> Result<(), Failure> {
+        let object = match self.api.get(id).await {
+            Ok(Some(object)) => object,
+            Ok(None) | Err(ApiError::UnknownKind { .. }) => return Ok(()),
+            Err(error) => return Err(failure(&error)),
+        };
+        if object["metadata"]["labels"].get(MANAGED_BY_LABEL).is_none() {
+            return Ok(());
+        }
+        // The very object that has the label, and none that takes its name meanwhile.
+        let uid = object["metadata"]["uid"].as_str();
+        let outcome = self.api.delete(id, uid, Propagation::Background).await;
+        outcome.map(|_| ()).map_err(|error| failure(&error))
+    }
+
+    async fn pull_here(&self, release: &Release, progress: Progress<'_>) -> Result<(), Failure> {
+        let digest = &release.reference.digest;
+        // What else is pinned may be what the site goes back to.
+        self.puller.want(want(release, None));
+        let node = &self.node.name;
+        let (says, mut problem) = watch::channel(None);
+        let held = self.puller.held(digest, |state| {
+            progress(format!("{node}: {}", state.totals));
+            says.send_replace(state.problem.clone());
+        });
+        // A problem that may pass is told, and asked about again; the pull goes on meanwhile.
+        let problem = tokio::select! {
+            held = held => match held {
+                Ok(()) => return Ok(()),
+                Err(problem) => problem,
+            },
+            Ok(problem) = problem.wait_for(Option::is_some) => match problem.clone() {
+                Some(problem) => problem,
+                None => return Ok(()),
+            },
+        };
+        let message = format!("{node}: {}", problem.message);
+        Err(if problem.retryable {
+            Failure::always(problem.reason, message)
+        } else {
+            Failure::never(problem.reason, message)
+        })
+    }
+
+    async fn pulled_everywhere(
+        &self,
+        release: &Release,
+        progress: Progress<'_>,
+    ) -> Result<(), Failure> {
+        loop {
+            let site = site_pull(&self.nodes().await?, &release.reference.digest);
+            if let Some((behind, reason)) = site.refused() {
+                let message = format!("{}: {}", behind.node, behind.progress);
+                return Err(Failure::never(reason, message));
+            }
+            if site.is_ready() {
+                return Ok(());
+            }
+            let behind: Vec<String> = site
+                .behind
+                .iter()
+                .map(|behind| format!("{} {}", behind.node, behind.progress))
+                .collect();
+            progress(format!("images are pulled: {}", behind.join("; ")));
+            tokio::time::sleep(NODES_EVERY).await;
+        }
+    }
+
+    async fn announce(&self, digest: &str) -> Result<(), Failure> {
+        let mark = BTreeMap::from([(RELEASE_ANNOTATION.to_owned(), Some(digest.to_owned()))]);
+        for node in self.nodes().await? {
+            let Some(name) = node["metadata"]["name"].as_str() else { continue };
+            if node["metadata"]["annotations"][RELEASE_ANNOTATION] == digest {
+                continue;
+            }
+            let id = ObjectId { name: name.into(), ..self.node.clone() };
+            match self.api.annotate(&id, &mark).await {
+                // It was removed meanwhile.
+                Ok(()) | Err(ApiError::NotFound { .. }) => {}
+                Err(error) => return Err(failure(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn in_force(&self) -> Result<Option<String>, Failure> {
+        let node = self.api.get(&self.node).await.map_err(|error| failure(&error))?;
+        let mark = node.as_ref().map(|node| &node["metadata"]["annotations"][RELEASE_ANNOTATION]);
+        Ok(mark.and_then(Value::as_str).map(str::to_owned))
+    }
+
+    async fn keep_only(&self, release: Option<&Release>) -> Result<(), Failure> {
+        // The service lets go by itself, and again after a restart; nothing waits for that.
+        self.puller.want(release.map_or_else(
+            || Want { keep: Some(BTreeSet::new()), ..Want::default() },
+            |release| want(release, Some(BTreeSet::new())),
+        ));
+        Ok(())
+    }
+}
+
+fn want(release: &Release, keep: Option<BTreeSet<String>>) -> Want {
+    Want {
+        release: release.reference.digest.clone(),
+        images: release.images.iter().cloned().collect(),
+        keep,
+    }
+}
+
+fn record_id() -> ObjectId {
+    ObjectId {
+        api_version: "v1".into(),
+        kind: "ConfigMap".into(),
+        namespace: Some(SYSTEM_NAMESPACE.into()),
+        name: RECORD_NAME.into(),
+    }
+}
+
+fn brings_namespace(release: &Release, name: &str) -> bool {
+    release.items.iter().any(|item| {
+        let id = &item.object.id;
+        id.kind == "Namespace" && id.api_version == "v1" && id.name == name
+    })
+}
+
+fn in_default(object: &Object) -> Object {
+    let mut object = object.clone();
+    object.id.namespace = Some("default".into());
+    object.value["metadata"]["namespace"] = "default".into();
+    object
+}
+
+/// What a refused dry run means; nothing was changed by it.
+fn refused(object: &Object, error: &ApiError) -> Result<(), Failure> {
+    let Object { id, origin, .. } = object;
+    if let ApiError::Refused { message, .. } = error
+        && message.contains("does not support dry run")
+    {
+        // A webhook with side effects; it is asked when the object is applied.
+        return Ok(());
+    }
+    let told = failure(error);
+    let (field, reason) = match error {
+        ApiError::Refused { fields, .. } if fields.is_empty() => (String::new(), told.reason),
+        ApiError::Refused { fields, .. } => {
+            (format!("{}: ", fields.join(", ")), Reason::ReleaseInvalid)
+        }
+        ApiError::UnknownKind { .. } => ("kind: ".into(), Reason::ReleaseInvalid),
+        _ if error.missing_namespace().is_some() => {
+            ("metadata.namespace: ".into(), Reason::ReleaseInvalid)
+        }
+        _ => (String::new(), told.reason),
+    };
+    let mut retry = told.retry;
+    if matches!(error, ApiError::UnknownKind { .. }) && !is_built_in(group(&id.api_version)) {
+        // Its definition may be on its way by other hands.
+        retry = super::target::Retry::Soon;
+    }
+    Err(Failure { reason, message: format!("{origin}: {field}{} ({id})", told.message), retry })
+}
+
+/// An answer of the API server as the machine sees it.
+fn failure(error: &ApiError) -> Failure {
+    let (reason, message) = (error.reason(), chain(error));
+    match error {
+        ApiError::Kubeconfig { .. } | ApiError::Unavailable { .. } => {
+            Failure::always(reason, message)
+        }
+        // Overloaded or starting; everything else (a webhook that does not answer, a namespace
+        // that is being emptied) may stay so.
+        ApiError::Busy { status: 408 | 429 | 502..=504, .. } => Failure::always(reason, message),
+        ApiError::Busy { message: said, .. } if said.contains("webhook") => {
+            Failure::soon(Reason::ReleaseWebhookRefused, message)
+        }
+        ApiError::Busy { .. }
+        | ApiError::Budget { .. }
+        | ApiError::Forbidden { .. }
+        | ApiError::Exists { .. }
+        | ApiError::Stale { .. }
+        | ApiError::UnknownKind { .. }
+        | ApiError::Answer { .. } => Failure::soon(reason, message),
+        ApiError::NotFound { .. }
+        | ApiError::Conflict { .. }
+        | ApiError::Webhook { .. }
+        | ApiError::Refused { .. } => Failure::never(reason, message),
+    }
+}

@@ -11,11 +11,13 @@ use lab::packages::{self, Purpose};
 use serde::Serialize;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::sync::mpsc::{self, Receiver};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 #[derive(Debug, Args)]
 pub(super) struct Test {
-    /// Only these steps: fmt, deny, clippy, doc, unit, machine, build, worlds, kubernetes.
+    /// Only these steps: fmt, deny, clippy, doc, unit, build, worlds, kubernetes, machine.
     #[arg(value_name = "STEP")]
     steps: Vec<String>,
     /// Go on after a step that failed.
@@ -86,7 +88,7 @@ struct Outcome {
     what: &'static str,
     result: Verdict,
     seconds: f64,
-    /// Seconds of processor time of what it started, all cores together.
+    /// Seconds of processor time, on all cores, of what ended while it lasted.
     cpu_seconds: f64,
     /// Tests that could not run here; none where the step cannot tell.
     skipped: Option<Vec<Skip>>,
@@ -111,6 +113,7 @@ impl Test {
                 true => Background::start()?,
                 false => None,
             };
+        let mut beside: Option<BesideMachine> = None;
         let mut outcomes: Vec<Outcome> = Vec::new();
         let mut failed = false;
         for (index, step) in wanted.iter().enumerate() {
@@ -126,11 +129,18 @@ impl Test {
                 continue;
             }
             eprintln!("\n[{}/{}] {}: {}", index + 1, wanted.len(), step.name, step.what);
+            if matches!(step.how, How::Kubernetes { .. })
+                && wanted[index..].iter().any(|later| matches!(later.how, How::Machine))
+            {
+                // Clusters wait more than they compute, and the machine is content with a core.
+                eprintln!("the step machine begins beside it");
+                beside = Some(BesideMachine::start());
+            }
             let (began, cpu_before) = (Instant::now(), cpu_of_children());
             let (result, skipped) = match &step.how {
                 How::Cargo { arguments, env } => (Verdict::of(cargo(arguments, env)?), None),
                 How::Nextest { arguments, env } => nextest(arguments, env)?,
-                How::Machine => test_machine()?,
+                How::Machine => beside.take().unwrap_or_else(BesideMachine::start).finish()?,
                 How::Kubernetes { arguments, nextest } => {
                     test_kubernetes(background.take(), arguments, *nextest)?
                 }
@@ -238,7 +248,6 @@ fn steps(nextest: bool) -> Vec<Step> {
         ),
         doc,
         tests("unit", "tests of every crate", unit, &[]),
-        machine,
         // With the tests, whose features the steps before have built with.
         step(
             "build",
@@ -251,6 +260,7 @@ fn steps(nextest: bool) -> Vec<Step> {
             what: "tests on real Kubernetes",
             how: How::Kubernetes { arguments: kubernetes, nextest },
         },
+        machine,
     ]
 }
 
@@ -281,26 +291,46 @@ fn nextest(
     Ok((Verdict::of(passed), keeper.skips()))
 }
 
-fn test_machine() -> anyhow::Result<(Verdict, Option<Vec<Skip>>)> {
-    let options = machine::Options::default();
-    match machine::run_tests(&options, &mut |line| eprintln!("machine: {line}")) {
-        Ok(report) => {
-            super::machine::print(&report);
-            let skip = |result: &machine::TestResult| match &result.outcome {
-                machine::Outcome::Skipped { reason } => Some(Skip {
-                    test: format!("(machine) {}", result.test),
-                    reason: reason.clone(),
-                }),
-                machine::Outcome::Passed | machine::Outcome::Failed => None,
-            };
-            let skipped = report.results.iter().filter_map(skip).collect();
-            Ok((Verdict::of(report.passed()), Some(skipped)))
+/// [`machine::run_tests`], begun before it is its turn.
+struct BesideMachine {
+    lines: Receiver<String>,
+    ends: JoinHandle<Result<machine::Report, machine::MachineError>>,
+}
+
+impl BesideMachine {
+    fn start() -> Self {
+        let (say, lines) = mpsc::channel();
+        let ends = std::thread::spawn(move || {
+            machine::run_tests(&machine::Options::default(), &mut |line| {
+                let _nobody_listens = say.send(line.to_owned());
+            })
+        });
+        BesideMachine { lines, ends }
+    }
+
+    /// Tells what it said so far and from now on, until it ends.
+    fn finish(self) -> anyhow::Result<(Verdict, Option<Vec<Skip>>)> {
+        self.lines.iter().for_each(|line| eprintln!("machine: {line}"));
+        match self.ends.join() {
+            Ok(Ok(report)) => {
+                super::machine::print(&report);
+                let skip = |result: &machine::TestResult| match &result.outcome {
+                    machine::Outcome::Skipped { reason } => Some(Skip {
+                        test: format!("(machine) {}", result.test),
+                        reason: reason.clone(),
+                    }),
+                    machine::Outcome::Passed | machine::Outcome::Failed => None,
+                };
+                let skipped = report.results.iter().filter_map(skip).collect();
+                Ok((Verdict::of(report.passed()), Some(skipped)))
+            }
+            Ok(Err(error)) if error.skips() => {
+                eprintln!("skipped: {:#}", anyhow::Error::from(error));
+                Ok((Verdict::Skipped, None))
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(panic) => std::panic::resume_unwind(panic),
         }
-        Err(error) if error.skips() => {
-            eprintln!("skipped: {:#}", anyhow::Error::from(error));
-            Ok((Verdict::Skipped, None))
-        }
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -364,6 +394,14 @@ mod tests {
                 assert!(arguments.windows(2).any(|pair| pair == ["--test-threads", "1"]));
             }
         }
+    }
+
+    #[test]
+    fn the_machine_comes_last_so_that_it_can_begin_beside_the_clusters() {
+        let steps = steps(true);
+        let place = |name: &str| steps.iter().position(|step| step.name == name);
+        assert!(place("kubernetes") < place("machine"));
+        assert!(place("worlds") < place("kubernetes"), "worlds want the machine for themselves");
     }
 
     #[test]

@@ -109,7 +109,7 @@ fn next_take(policy: &Policy, have: &Have, now: Timestamp) -> Timestamp {
 }
 
 /// When a failed attempt is repeated.
-fn retry_at(failures: Failures, now: Timestamp) -> Timestamp {
+pub(super) fn retry_at(failures: Failures, now: Timestamp) -> Timestamp {
     let doublings = failures.count.saturating_sub(1).min(16);
     let pause = FIRST_RETRY.saturating_mul(1 << doublings).min(LAST_RETRY);
     if failures.at > now { now } else { later(failures.at, pause) }

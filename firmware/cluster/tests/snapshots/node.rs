@@ -44,7 +44,17 @@ impl Server {
             .append(true)
             .open(self.dir.join("k3s.log"))
             .unwrap();
-        let mut command = self.command(&["server"]).into_std();
+        // It ends with the thread of the test, also when that is killed (setpriv(1)).
+        let server = self.command(&["server"]).into_std();
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "--"]).arg(server.get_program());
+        command.args(server.get_args());
+        for (key, value) in server.get_envs() {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let before = self.child.lock().unwrap().replace(command.spawn().unwrap());
         assert!(before.is_none(), "it runs already");

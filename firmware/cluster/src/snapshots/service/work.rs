@@ -7,7 +7,7 @@ use super::super::drill::{Drill, drill};
 use super::super::error::SnapshotError;
 use super::super::files::{self, blocking};
 use super::super::model::{Drilled, Failures, Have, Policy, Remote, Stamp, Why};
-use super::super::plan::{Plan, Step, plan};
+use super::super::plan::{Plan, Step, plan, retry_at};
 use super::super::records::{Record, Records, local};
 use super::super::restore::apply::{Restore, recover};
 use super::super::restore::{Restored, Source};
@@ -96,8 +96,10 @@ impl Worker {
                     None => return,
                 },
                 // A change that is seen late is seen by the next pass.
-                changed = self.settings.changed() => if changed.is_err() {
-                    return;
+                changed = self.settings.changed() => match changed {
+                    // Another storage has not failed yet.
+                    Ok(()) => self.store_failures = None,
+                    Err(_) => return,
                 },
                 () = tokio::time::sleep(pause) => {}
             }
@@ -147,8 +149,12 @@ impl Worker {
         for _ in 0..ROUNDS {
             let now = Timestamp::now();
             let settings = self.settings();
-            self.observe(&settings, now).await;
+            let storage_answers = self.observe(&settings, now).await;
             let plan = self.plan(&settings, now);
+            let stores = |step: &Step| matches!(step, Step::Upload(_) | Step::DeleteRemote(_));
+            if storage_answers && !plan.steps.iter().any(stores) {
+                (self.store_failures, self.problems.store) = (None, None);
+            }
             wake = plan.wake;
             self.show(&settings, plan.next_take);
             if plan.steps.is_empty() {
@@ -173,22 +179,38 @@ impl Worker {
         plan(&Policy::of(&settings.policy, &settings.node), &have, None, now)
     }
 
-    async fn observe(&mut self, settings: &Settings, now: Timestamp) {
+    /// Looks at disk and storage; whether the storage told what it has.
+    async fn observe(&mut self, settings: &Settings, now: Timestamp) -> bool {
         let records = Records::new(&settings.paths);
         match blocking(move || records.observe()).await {
             Ok(records) => self.records = records,
             Err(error) => self.problems.take = Some(problem(&error)),
         }
-        match self.store(settings) {
+        let store = match self.store(settings) {
+            Ok(Some(store)) => store,
             Ok(None) => {
                 self.remote = None;
-                self.problems.store = None;
+                (self.store_failures, self.problems.store) = (None, None);
+                return false;
             }
-            Ok(Some(store)) => match store.list().await {
-                Ok(remote) => self.remote = Some(remote),
-                Err(error) => self.store_failed(&error, now),
-            },
-            Err(error) => self.store_failed(&error, now),
+            Err(error) => {
+                self.remote = None;
+                self.store_failed(&error, now);
+                return false;
+            }
+        };
+        if self.store_failures.is_some_and(|failures| retry_at(failures, now) > now) {
+            return false;
+        }
+        match store.list().await {
+            Ok(remote) => {
+                self.remote = Some(remote);
+                true
+            }
+            Err(error) => {
+                self.store_failed(&error, now);
+                false
+            }
         }
     }
 
@@ -258,6 +280,8 @@ impl Worker {
             Ok(record) => {
                 tracing::info!(snapshot = record.name, bytes = record.bytes, %why, "taken");
                 (self.take_failures, self.problems.take) = (None, None);
+                // A restore that failed was told long enough: the datastore is well.
+                self.problems.restore = None;
                 let info = record.info();
                 self.records.insert(0, record);
                 Ok(info)

@@ -35,7 +35,7 @@ const PART: usize = 8 << 20;
 const REQUEST: Duration = Duration::from_secs(300);
 /// A connection.
 const CONNECT: Duration = Duration::from_secs(10);
-/// No request is repeated after this.
+/// Whoever asks for a snapshot waits for a storage that does not answer; so not for long.
 const RETRIES: RetryConfig = RetryConfig {
     backoff: BackoffConfig {
         init_backoff: Duration::from_millis(200),
@@ -43,7 +43,7 @@ const RETRIES: RetryConfig = RetryConfig {
         base: 2.0,
     },
     max_retries: 4,
-    retry_timeout: Duration::from_secs(120),
+    retry_timeout: Duration::from_secs(30),
 };
 
 /// The storage of a site, as one node sees it.

@@ -95,6 +95,30 @@ async fn a_storage_without_a_key_is_told_and_nothing_leaves() {
 }
 
 #[tokio::test]
+async fn a_storage_that_does_not_answer_holds_nobody_up_for_long() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nobody listens there any more.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let target = S3Target {
+        endpoint: format!("http://{closed}"),
+        bucket: "b".into(),
+        access_key_id: "k".into(),
+        secret_access_key: Secret("s".into()),
+        ..S3Target::default()
+    };
+    let (_fake, handle, _task) = begin(dir.path(), |settings| {
+        settings.policy.s3 = Some(target);
+        settings.policy.recovery_key = Some(format!("age1{}", "q".repeat(58)));
+    });
+    let state = until(&handle, "it is told", |state| state.problem.is_some()).await;
+    assert_eq!(state.problem.unwrap().reason, Reason::SnapshotUpload);
+    let began = Instant::now();
+    handle.take_now(Why::Asked).await.unwrap();
+    handle.take_now(Why::Asked).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_datastore_that_is_not_there_is_no_problem_of_snapshots() {
     let dir = tempfile::tempdir().unwrap();
     let fake = Arc::new(Fake::below(dir.path()));

@@ -175,6 +175,8 @@ pub struct KubernetesIntent {
     pub release: Option<ReleaseRef>,
     /// Nodes that the site has, by name; others are removed from its Kubernetes.
     pub nodes: Vec<String>,
+    /// The site has one server and no more: nobody else holds its datastore.
+    pub single_server: bool,
 }
 
 /// State of a part of the cluster or a condition of a node.

@@ -14,9 +14,9 @@
 //! | `POST /v1/kubernetes/drill` | 202: the newest snapshot is restored into a datastore that is thrown away |
 //! | `POST /v1/kubernetes/restore` with [`RestoreInput`] | 202: a snapshot is put back |
 //! | `GET /metrics` | metrics in the Prometheus text format |
-//! | `POST /v1/pre-reboot`, `POST /v1/steady-state` | the reboot lock (FleetLock) |
 //!
-//! What is answered with 202 is followed in `GET /v1/kubernetes`.
+//! What is answered with 202 is followed in `GET /v1/kubernetes`. The reboot lock (FleetLock) has a
+//! socket of its own, `/run/holdfast/fleetlock.sock`.
 //!
 //!
 //! Failures are answered with a [`Problem`].

@@ -75,6 +75,11 @@ impl Root {
         self.run_dir().join("tunneld.sock")
     }
 
+    /// The reboot lock of the site (FleetLock, HTTP on a Unix socket), on servers.
+    pub fn fleet_lock_socket(&self) -> PathBuf {
+        self.run_dir().join("fleetlock.sock")
+    }
+
     /// What the manager wants of `tunneld`.
     pub fn tunnels_config(&self) -> PathBuf {
         self.run_dir().join("tunnels.json")

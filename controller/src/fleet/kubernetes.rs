@@ -34,6 +34,7 @@ pub(super) fn intent(input: NodeInput<'_>) -> Option<KubernetesIntent> {
         snapshots: want.snapshots.clone(),
         release: input.release.cloned(),
         nodes: nodes.iter().map(|node| node.name.clone()).collect(),
+        single_server: nodes.iter().filter(is_server).count() == 1,
     })
 }
 

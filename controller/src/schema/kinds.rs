@@ -294,6 +294,7 @@ const KUBERNETES: Schema = Object(&[
         "What runs on it.",
     ),
     field("nodes", &TEXTS, "Nodes that the site has; others are removed from its Kubernetes."),
+    field("singleServer", &Bool, "The site has one server and no more."),
 ]);
 
 const RELEASE_SPEC: Schema = Object(&[

@@ -17,6 +17,8 @@
 #![warn(missing_docs)]
 
 pub mod distribution;
+pub mod download;
+mod https;
 pub mod images;
 pub mod kubernetes;
 pub mod nodes;

@@ -8,6 +8,7 @@
 //! It may be killed between any two steps: everything it knows is in the ledger, in the identity
 //! directory and in the machine itself, and the next start carries on. Traffic does not need it.
 
+pub mod cluster;
 pub(crate) mod contact;
 pub mod desired;
 pub mod hardware;
@@ -18,6 +19,7 @@ pub mod ledger;
 pub mod lifecycle;
 pub mod local_api;
 pub mod manager;
+pub mod metrics;
 pub mod pass;
 pub mod releases;
 pub mod report;
@@ -54,8 +56,13 @@ pub async fn run(root: Root) -> anyhow::Result<()> {
     let tunnels = TunnelDaemon::new(root.clone(), settings.tunneld.clone());
     let (manager, report) =
         manager::Manager::new(root.clone(), (Arc::new(settings), problem), inbox);
-    let api =
-        local_api::router(local_api::Handle { report: report.clone(), requests, started, tunnels });
+    let api = local_api::router(local_api::Handle {
+        report: report.clone(),
+        requests,
+        started,
+        tunnels,
+        cluster: manager.cluster(),
+    });
     let server = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, api).await {
             warn!(%error, "local API ended");

@@ -3,6 +3,7 @@
 //! Requests that read are answered from the latest report; a dry run and a new token go to the
 //! manager's loop. Only root can connect: the socket is mode 0600.
 
+use crate::cluster::{self, Ask};
 use crate::tunnel_daemon::TunnelDaemon;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -10,7 +11,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use holdfast_api::Reason;
-use holdfast_api::local::{HealthReport, NodeReport, PlanReport, Problem, TokenInput};
+use holdfast_api::local::{
+    HealthReport, NodeReport, PlanReport, Problem, ReleaseInput, RestoreInput, TokenInput,
+};
+use holdfast_cluster::status::metrics::CONTENT_TYPE;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
@@ -39,6 +43,8 @@ pub struct Handle {
     pub started: Instant,
     /// Asked for counters and round-trip times, which reports hold only as they were a while ago.
     pub tunnels: TunnelDaemon,
+    /// Kubernetes.
+    pub cluster: cluster::Client,
 }
 
 /// Binds the socket, in place of one that a killed manager left.
@@ -67,6 +73,12 @@ pub fn router(handle: Handle) -> Router {
         .route("/v1/plan", get(plan))
         .route("/v1/token", put(token))
         .route("/v1/reconcile", post(reconcile))
+        .route("/v1/kubernetes", get(kubernetes))
+        .route("/v1/kubernetes/plan", post(plan_release))
+        .route("/v1/kubernetes/snapshot", post(snapshot))
+        .route("/v1/kubernetes/drill", post(drill))
+        .route("/v1/kubernetes/restore", post(restore))
+        .route("/metrics", get(metrics))
         .with_state(handle)
 }
 
@@ -115,6 +127,49 @@ async fn reconcile(State(handle): State<Handle>) -> StatusCode {
         Ok(()) => StatusCode::ACCEPTED,
         Err(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
+}
+
+async fn kubernetes(State(handle): State<Handle>) -> Response {
+    match handle.cluster.state() {
+        Some(state) => Json(state).into_response(),
+        None => failed(
+            StatusCode::NOT_FOUND,
+            Problem::new(Reason::KubernetesAbsent, "nobody asks this node to run Kubernetes"),
+        ),
+    }
+}
+
+async fn plan_release(State(handle): State<Handle>, Json(input): Json<ReleaseInput>) -> Response {
+    match handle.cluster.ask(|answer| Ask::Plan(input, answer)).await {
+        Ok(plan) => Json(plan).into_response(),
+        Err(problem) => failed(StatusCode::UNPROCESSABLE_ENTITY, problem),
+    }
+}
+
+async fn snapshot(State(handle): State<Handle>) -> Response {
+    begun(handle.cluster.ask(Ask::Snapshot).await)
+}
+
+async fn drill(State(handle): State<Handle>) -> Response {
+    begun(handle.cluster.ask(Ask::Drill).await)
+}
+
+async fn restore(State(handle): State<Handle>, Json(input): Json<RestoreInput>) -> Response {
+    begun(handle.cluster.ask(|answer| Ask::Restore(input, answer)).await)
+}
+
+fn begun(answer: Result<(), Problem>) -> Response {
+    match answer {
+        Ok(()) => StatusCode::ACCEPTED.into_response(),
+        Err(problem) => failed(StatusCode::CONFLICT, problem),
+    }
+}
+
+/// In the text format of Prometheus; content type as its exposition format says.
+async fn metrics(State(handle): State<Handle>) -> Response {
+    let (uptime, now) = (handle.started.elapsed(), jiff::Timestamp::now());
+    let text = crate::metrics::render(&handle.report.borrow(), uptime, now);
+    ([("content-type", CONTENT_TYPE)], text).into_response()
 }
 
 async fn ask<T>(

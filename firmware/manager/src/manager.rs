@@ -1,5 +1,6 @@
 //! The manager's loop: one task that owns all state. Others hold its inbox or watch its report.
 
+use crate::cluster::{self, Cluster, Wanted};
 use crate::contact::Contact;
 use crate::desired::{Desired, item};
 use crate::hardware::{self, Hardware};
@@ -55,6 +56,9 @@ pub struct Manager {
     daemon_changes: Changes,
     daemon_started: Option<Instant>,
     last_look: Instant,
+    cluster: Cluster,
+    /// Why the release that is wanted is not here.
+    release_problem: Option<Problem>,
     uplink: Uplink,
     uplink_events: mpsc::Receiver<UplinkEvent>,
     contact: Contact,
@@ -89,6 +93,7 @@ impl Manager {
             receiver.clone(),
         );
         let daemon = TunnelDaemon::new(root.clone(), settings.tunneld.clone());
+        let cluster = Cluster::start(&root, settings.clone());
         let manager = Manager {
             daemon_changes: daemon.follow(),
             daemon,
@@ -103,6 +108,8 @@ impl Manager {
             tunnels: None,
             daemon_started: None,
             last_look: now,
+            cluster,
+            release_problem: None,
             uplink,
             uplink_events,
             contact: Contact::default(),
@@ -113,6 +120,11 @@ impl Manager {
             last_pass: now,
         };
         (manager, receiver)
+    }
+
+    /// Kubernetes, for local clients.
+    pub fn cluster(&self) -> cluster::Client {
+        self.cluster.client()
     }
 
     /// The loop. Every arm may be cancelled: each only receives.
@@ -139,6 +151,7 @@ impl Manager {
                 }
                 () = tokio::time::sleep_until(next_pass.into()) => self.run_pass().await,
                 () = self.daemon_changes.next() => self.look_at_tunnels().await,
+                () = self.cluster.changed() => self.look_at_health(),
                 () = tokio::time::sleep_until(look.into()) => self.look_at_tunnels().await,
             }
         }
@@ -179,7 +192,14 @@ impl Manager {
                 self.lifecycle.on(Event::Refused(problem.reason), now);
                 self.contact.failed(problem);
             }
-            UplinkEvent::Release | UplinkEvent::ReleaseTrouble(_) => {}
+            UplinkEvent::Release => {
+                self.release_problem = None;
+                self.want_kubernetes();
+            }
+            UplinkEvent::ReleaseTrouble(problem) => {
+                self.release_problem = Some(problem);
+                self.want_kubernetes();
+            }
             UplinkEvent::Config(offered) => {
                 if self.desired.offer(*offered) {
                     self.run_pass().await;
@@ -308,7 +328,9 @@ impl Manager {
     /// What the last pass said, and what is wrong beside it.
     fn items(&self) -> Vec<ItemReport> {
         let settings = self.settings_problem.as_ref().map(|problem| item("settings", problem));
-        self.items.iter().cloned().chain(settings).chain(self.desired.item()).collect()
+        let kubernetes = self.cluster.state().map(|state| cluster::item(&state));
+        let beside = settings.into_iter().chain(self.desired.item()).chain(kubernetes);
+        self.items.iter().cloned().chain(beside).collect()
     }
 
     /// When tunnels are looked at though nobody says that they changed.
@@ -332,6 +354,20 @@ impl Manager {
                 error!(%error, "cannot start tunneld");
             }
         }
+        self.want_kubernetes();
+        self.look_at_health();
+    }
+
+    /// Told after each pass (what the pass makes, such as huge pages, is there then) and whenever the
+    /// tunnels change.
+    fn want_kubernetes(&self) {
+        let problem = self.release_problem.as_ref();
+        let before = self.cluster.wanted();
+        self.cluster.want(Wanted::of(&self.inputs(), self.tunnels.as_ref(), problem, &before));
+    }
+
+    fn look_at_health(&mut self) {
+        let now = Instant::now();
         let health = report::observed(
             self.desired.current().is_some(),
             self.wanted_tunnels(),
@@ -369,6 +405,7 @@ impl Manager {
         report.controller_reachable = self.contact.reachable;
         report.items = self.items();
         report.tunnels = self.tunnels.clone();
+        report.kubernetes = self.cluster.state();
         report.reason = match stage {
             Stage::Online => problem.map(|p| p.reason),
             _ => problem

@@ -39,10 +39,15 @@ const RELEASE_PHASES: [ReleasePhase; 11] = [
 /// The metrics of `state`, as of `now`. Ages are at least zero, whatever the clock did.
 pub fn render(state: &KubernetesState, now: Timestamp) -> String {
     let mut page = Page::default();
-    of_the_node(&mut page, state);
-    of_the_release(&mut page, state);
-    of_snapshots(&mut page, state, now);
-    page.0
+    kubernetes(&mut page, state, now);
+    page.into_text()
+}
+
+/// Adds the metrics of `state` to a page that has others.
+pub fn kubernetes(page: &mut Page, state: &KubernetesState, now: Timestamp) {
+    of_the_node(page, state);
+    of_the_release(page, state);
+    of_snapshots(page, state, now);
 }
 
 fn of_the_node(page: &mut Page, state: &KubernetesState) {
@@ -190,21 +195,25 @@ fn of_snapshots(page: &mut Page, state: &KubernetesState, now: Timestamp) {
     }
 }
 
-const GAUGE: &str = "gauge";
-const COUNTER: &str = "counter";
+/// A value that goes up and down.
+pub const GAUGE: &str = "gauge";
+/// A value that only grows.
+pub const COUNTER: &str = "counter";
 
 /// A page under way: the metric begun last names the samples that follow.
 #[derive(Debug, Default)]
-struct Page(String, &'static str);
+pub struct Page(String, &'static str);
 
 impl Page {
-    fn metric(&mut self, name: &'static str, kind: &str, help: &str) {
+    /// Begins a metric; its samples follow.
+    pub fn metric(&mut self, name: &'static str, kind: &str, help: &str) {
         self.1 = name;
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
         let _infallible = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn sample(&mut self, labels: &[(&str, &str)], value: f64) {
+    /// Adds a sample to the metric that was begun last. The labels of two samples differ.
+    pub fn sample(&mut self, labels: &[(&str, &str)], value: f64) {
         self.0.push_str(self.1);
         for (place, (name, text)) in labels.iter().enumerate() {
             let mark = if place == 0 { '{' } else { ',' };
@@ -214,6 +223,11 @@ impl Page {
             self.0.push('}');
         }
         let _infallible = writeln!(self.0, " {value}");
+    }
+
+    /// The page's text.
+    pub fn into_text(self) -> String {
+        self.0
     }
 }
 

@@ -3,6 +3,7 @@
 //! Pure. Domains do not know `holdfast-api`'s resources or each other; this is the one place that
 //! translates.
 
+pub mod cluster;
 pub mod host;
 pub mod hugepages;
 pub mod network;

@@ -1,0 +1,158 @@
+//! What brings releases onto the site, and what sees to its nodes: started when there is a cluster.
+
+use super::checks::Checks;
+use super::{Wanted, fleet_lock};
+use holdfast_api::kubernetes::{ReleaseRef, release_digest};
+use holdfast_api::local::{PlanReport, PlannedStep, Problem, ReleaseInput, TrafficImpact};
+use holdfast_api::{Reason, chain};
+use holdfast_cluster::images::{OwnNode, PrePuller, Runtime};
+use holdfast_cluster::kubernetes::Api;
+use holdfast_cluster::nodes::kube::KubeCluster;
+use holdfast_cluster::nodes::leader::LeaderLock;
+use holdfast_cluster::nodes::removal::Removal;
+use holdfast_cluster::nodes::replace;
+use holdfast_cluster::nodes::service::{LockSettings, RebootLock};
+use holdfast_cluster::paths::ClusterPaths;
+use holdfast_cluster::release::engine::{ReleaseEngine, Releases, Report};
+use holdfast_cluster::release::journal::Kept;
+use holdfast_cluster::release::live::Live;
+use holdfast_cluster::snapshots;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+/// Nodes that the site does not have any more are looked for this often.
+const NODES_EVERY: Duration = Duration::from_secs(30);
+
+/// The lock of whoever leads the site, shared by all that only the leader does.
+pub(super) type Leader = Arc<Mutex<LeaderLock<KubeCluster>>>;
+
+/// Everything that was started; it ends with this value.
+pub(super) struct Releasing {
+    /// With the rights that this node has.
+    pub(super) api: Api,
+    /// What the engine tells.
+    pub(super) report: watch::Receiver<Report>,
+    handle: Releases,
+    _tasks: JoinSet<()>,
+}
+
+/// The API server, with the rights that this node has: an agent has the kubelet's.
+pub(super) fn connect(paths: &ClusterPaths, wanted: &Wanted) -> Result<Api, Problem> {
+    let server = wanted.intent.as_ref().is_some_and(|intent| intent.role.is_server());
+    let kubeconfig = if server { paths.admin_kubeconfig() } else { paths.kubelet_kubeconfig() };
+    Api::connect(&kubeconfig).map_err(|error| Problem::new(error.reason(), chain(&error)))
+}
+
+/// Starts everything.
+pub(super) fn start(
+    paths: &ClusterPaths,
+    wanted: &Wanted,
+    snapshots: Option<snapshots::Handle>,
+    wants: watch::Receiver<Option<Wanted>>,
+    fleet_lock: Option<SocketAddr>,
+) -> Result<Releasing, Problem> {
+    let api = connect(paths, wanted)?;
+    let node = wanted.node_name.as_str();
+    let runtime = Runtime::connect(&paths.containerd_socket());
+    let puller = PrePuller::start(runtime, OwnNode::new(paths.kubelet_kubeconfig(), node));
+    let server = wanted.intent.as_ref().is_some_and(|intent| intent.role.is_server());
+    let cluster = Arc::new(KubeCluster::new(api.clone()));
+    let leader: Option<Leader> =
+        server.then(|| Arc::new(Mutex::new(LeaderLock::of_releases(cluster.clone(), node))));
+    let checks =
+        Checks { paths: paths.clone(), wants: wants.clone(), leader: leader.clone(), snapshots };
+    let target = Arc::new(Live::new(api.clone(), node, puller, checks));
+    let (engine, handle) = ReleaseEngine::open(paths, target);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(engine.run());
+    if let Some(leader) = leader {
+        let lock = Arc::new(RebootLock::new(cluster.clone(), LockSettings::default()));
+        let removal = Removal::new(cluster, lock.clone(), node);
+        tasks.spawn(see_to_nodes(removal, leader, wants));
+        let token = wanted.intent.as_ref().map(|intent| intent.token.0.clone());
+        tasks.spawn(fleet_lock::serve(
+            lock,
+            paths.root().fleet_lock_socket(),
+            fleet_lock.zip(token),
+        ));
+    }
+    Ok(Releasing { api, report: handle.report(), handle, _tasks: tasks })
+}
+
+impl Releasing {
+    /// Asks the engine for the release that is wanted, once its content is here. None is no order to
+    /// remove anything: the site goes on with what it has.
+    pub(super) fn want(&self, wanted: &Wanted) {
+        let kept = wanted.release.as_ref().and_then(|release| {
+            let content = release.content.as_ref()?;
+            Some(Kept {
+                release: release.reference.clone(),
+                manifests: content.manifests.clone(),
+                timeout_secs: content.timeout_secs,
+            })
+        });
+        if kept.is_some() || wanted.release.is_none() {
+            self.handle.want(kept);
+        }
+    }
+
+    /// A dry run.
+    pub(super) fn plan(&self, input: ReleaseInput, wanted: &Wanted) -> Result<PlanReport, Problem> {
+        let kept = match input.manifests.is_empty() {
+            true => wanted
+                .release
+                .as_ref()
+                .and_then(|release| {
+                    let content = release.content.clone()?;
+                    let (manifests, timeout_secs) = (content.manifests, content.timeout_secs);
+                    Some(Kept { release: release.reference.clone(), manifests, timeout_secs })
+                })
+                .ok_or_else(|| {
+                    Problem::new(Reason::ReleaseUnavailable, "the controller names no release")
+                })?,
+            false => Kept {
+                release: ReleaseRef {
+                    name: input.name,
+                    digest: release_digest(&input.manifests),
+                    ..ReleaseRef::default()
+                },
+                manifests: input.manifests,
+                timeout_secs: 0,
+            },
+        };
+        let steps =
+            self.handle.plan(&kept).map_err(|error| Problem::new(error.reason(), chain(&error)))?;
+        let step = |step: &holdfast_cluster::release::plan::Step| {
+            crate::pass::live("release", step.to_string(), TrafficImpact::None)
+        };
+        let steps: Vec<PlannedStep> = steps.iter().map(step).collect();
+        Ok(PlanReport { steps, problems: Vec::new() })
+    }
+}
+
+/// Removes nodes that the site does not have any more, while this node leads.
+async fn see_to_nodes(
+    mut removal: Removal<KubeCluster>,
+    leader: Leader,
+    wants: watch::Receiver<Option<Wanted>>,
+) {
+    loop {
+        tokio::time::sleep(NODES_EVERY).await;
+        if !leader.lock().await.is_ours(Instant::now()) {
+            continue;
+        }
+        let names = wants.borrow().as_ref().and_then(|wanted| wanted.intent.clone());
+        let names = names.map(|intent| intent.nodes.into_iter().collect()).unwrap_or_default();
+        let wanted = replace::Wanted { names, ..replace::Wanted::default() };
+        match removal.pass(&wanted, Instant::now()).await {
+            Ok(plan) => debug!(steps = plan.steps.len(), "nodes looked at"),
+            Err(error) => {
+                warn!(reason = %error.reason(), error = chain(&error), "nodes are not looked at");
+            }
+        }
+    }
+}

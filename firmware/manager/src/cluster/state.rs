@@ -1,0 +1,166 @@
+//! What the services say, as one [`KubernetesState`]; and what of it the pass shows. Pure.
+
+use super::Wanted;
+use holdfast_api::kubernetes::{
+    KubernetesPhase, KubernetesState, ReleasePhase, ReleaseState, SnapshotsState,
+};
+use holdfast_api::local::{ItemReport, ItemState};
+use holdfast_api::{Reason, Severity};
+use holdfast_cluster::distribution::DistributionState;
+use holdfast_cluster::status::Seen;
+use std::collections::BTreeMap;
+
+/// What there is to say.
+pub(super) struct Parts<'a> {
+    pub(super) wanted: &'a Wanted,
+    pub(super) distribution: &'a DistributionState,
+    pub(super) seen: Option<&'a Seen>,
+    pub(super) release: Option<&'a ReleaseState>,
+    pub(super) release_ms: &'a BTreeMap<String, u64>,
+    pub(super) snapshots: Option<&'a SnapshotsState>,
+    pub(super) restoring: bool,
+}
+
+/// All of it together.
+pub(super) fn state(parts: &Parts<'_>) -> KubernetesState {
+    let DistributionState { phase, role, reason, message, version, ready_after, starts, .. } =
+        parts.distribution.clone();
+    let seen = parts.seen.filter(|_| phase == KubernetesPhase::Ready).cloned().unwrap_or_default();
+    let wanted = parts.wanted.problem.as_ref().filter(|_| reason.is_none());
+    KubernetesState {
+        phase: if parts.restoring { KubernetesPhase::Restoring } else { phase },
+        version,
+        role,
+        reason: reason.or(wanted.map(|problem| problem.reason)),
+        message: wanted.map_or(message, |problem| problem.message.clone()),
+        components: seen.components,
+        conditions: seen.conditions,
+        pods: seen.pods,
+        release: release(parts),
+        snapshots: parts.snapshots.cloned().unwrap_or_default(),
+        ready_after_ms: ready_after.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+        release_ms: parts.release_ms.clone(),
+        starts,
+    }
+}
+
+/// Before the engine runs, or has the content, the wanted release waits.
+fn release(parts: &Parts<'_>) -> ReleaseState {
+    let told = parts.release.cloned().unwrap_or_default();
+    let Some(wanted) = &parts.wanted.release else { return told };
+    if told.wanted == wanted.reference {
+        return told;
+    }
+    let problem = parts.wanted.problem.as_ref().filter(|_| wanted.content.is_none());
+    ReleaseState {
+        wanted: wanted.reference.clone(),
+        phase: ReleasePhase::Waiting,
+        reason: problem.map(|problem| problem.reason),
+        message: problem.map_or("waits for Kubernetes".into(), |problem| problem.message.clone()),
+        done: 0,
+        steps: 0,
+        ..told
+    }
+}
+
+/// What the pass and `holdfast status` show of it, worst first: at most one item.
+pub(crate) fn item(state: &KubernetesState) -> ItemReport {
+    let release = &state.release;
+    let failing = state.pods.problems.first();
+    let well = match state.phase {
+        KubernetesPhase::Ready => ItemState::Ok,
+        _ => ItemState::Waiting,
+    };
+    let candidates = [
+        state.reason.map(|reason| (reason, state.message.clone())),
+        release.reason.map(|reason| (reason, release.message.clone())),
+        failing.map(|pod| (pod.code, format!("{}: {} {}", pod.pod, pod.reason, pod.message))),
+        state.snapshots.problem.as_ref().map(|problem| (problem.reason, problem.message.clone())),
+    ];
+    let worst =
+        candidates.into_iter().flatten().fold(None::<(Reason, String)>, |worst, one| match worst {
+            Some(worst) if worst.0.severity() >= one.0.severity() => Some(worst),
+            _ => Some(one),
+        });
+    let of = |severity| match severity {
+        Severity::Info => well,
+        Severity::Warning => ItemState::Waiting,
+        // What a workload does wrong is no fault of the box.
+        Severity::Error if state.reason.is_none() => ItemState::Waiting,
+        Severity::Error => ItemState::Failed,
+    };
+    ItemReport {
+        domain: "kubernetes".into(),
+        state: worst.as_ref().map_or(well, |(reason, _)| of(reason.severity())),
+        reason: worst.as_ref().map(|(reason, _)| *reason),
+        message: worst.map(|(_, message)| message).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::WantedRelease;
+    use holdfast_api::kubernetes::{PodCounts, PodProblem, ReleaseRef};
+    use holdfast_api::local::Problem;
+
+    fn parts<'a>(wanted: &'a Wanted, distribution: &'a DistributionState) -> Parts<'a> {
+        static NONE: BTreeMap<String, u64> = BTreeMap::new();
+        Parts {
+            wanted,
+            distribution,
+            seen: None,
+            release: None,
+            release_ms: &NONE,
+            snapshots: None,
+            restoring: false,
+        }
+    }
+
+    #[test]
+    fn a_release_waits_until_the_engine_speaks_of_it() {
+        let reference = ReleaseRef { name: "web".into(), digest: "d".into(), ..Default::default() };
+        let mut wanted = Wanted {
+            release: Some(WantedRelease { reference: reference.clone(), content: None }),
+            problem: Some(Problem::new(Reason::ReleaseUnavailable, "no answer")),
+            ..Wanted::default()
+        };
+        let distribution = DistributionState::default();
+        let told = state(&parts(&wanted, &distribution)).release;
+        assert_eq!(
+            (told.phase, told.reason),
+            (ReleasePhase::Waiting, Some(Reason::ReleaseUnavailable))
+        );
+        wanted.problem = None;
+        let told = state(&parts(&wanted, &distribution)).release;
+        assert_eq!((told.phase, told.reason), (ReleasePhase::Waiting, None));
+        let engine = ReleaseState { wanted: reference, phase: ReleasePhase::Applying, ..told };
+        let parts = Parts { release: Some(&engine), ..parts(&wanted, &distribution) };
+        assert_eq!(state(&parts).release.phase, ReleasePhase::Applying);
+    }
+
+    #[test]
+    fn what_the_box_does_wrong_fails_and_what_a_workload_does_wrong_waits() {
+        let mut told = KubernetesState { phase: KubernetesPhase::Ready, ..Default::default() };
+        assert_eq!(item(&told).state, ItemState::Ok);
+        let problem = PodProblem {
+            pod: "default/web".into(),
+            reason: "CrashLoopBackOff".into(),
+            code: Reason::PodCrashing,
+            message: String::new(),
+        };
+        told.pods = PodCounts { failed: 1, problems: vec![problem], ..Default::default() };
+        let shown = item(&told);
+        assert_eq!((shown.state, shown.reason), (ItemState::Waiting, Some(Reason::PodCrashing)));
+        told.phase = KubernetesPhase::Backoff;
+        told.reason = Some(Reason::KubernetesPortTaken);
+        let shown = item(&told);
+        assert_eq!(
+            (shown.state, shown.reason),
+            (ItemState::Failed, Some(Reason::KubernetesPortTaken))
+        );
+        told = KubernetesState { phase: KubernetesPhase::Starting, ..Default::default() };
+        told.reason = Some(Reason::KubernetesStarting);
+        assert_eq!(item(&told).state, ItemState::Waiting);
+    }
+}

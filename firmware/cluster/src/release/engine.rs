@@ -8,18 +8,21 @@
 //! Every node of a site runs one. The node that leads applies; the others have the images ready
 //! and follow what the leader announces.
 
+mod handle;
+
+pub use handle::{Releases, Report};
+
 use super::execute::{Context, Pace};
 use super::journal::{Cause, Journal, JournalError, Kept, Record};
 use super::machine::{Machine, Moment, Wanted};
 use super::model::{Inventory, Release};
 use super::parse::{ParseError, parse};
-use super::plan::{self, Have, Step};
+use super::plan::Step;
 use super::target::{Failure, Observed, Target};
 use crate::paths::ClusterPaths;
 use holdfast_api::kubernetes::{ReleasePhase, ReleaseRef, ReleaseState, release_digest};
 use holdfast_api::{Reason, chain};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -28,55 +31,6 @@ use tokio::sync::watch;
 const SOON: Duration = Duration::from_secs(5);
 /// How often the release in force is looked at; what somebody removed is applied again.
 const LOOK_EVERY: Duration = Duration::from_secs(300);
-
-/// What an engine tells.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Where the release is.
-    pub state: ReleaseState,
-    /// Milliseconds that the last attempt spent in each phase, by the phase's name.
-    pub took_ms: BTreeMap<String, u64>,
-}
-
-/// The handle of an engine.
-#[derive(Debug, Clone)]
-pub struct Releases {
-    journal: Journal,
-    wanted: watch::Sender<Option<Kept>>,
-    report: watch::Receiver<Report>,
-}
-
-impl Releases {
-    /// Asks for a release, with its text; none leaves the site as it is.
-    pub fn want(&self, wanted: Option<Kept>) {
-        self.wanted.send_if_modified(|now| std::mem::replace(now, wanted.clone()) != wanted);
-    }
-
-    /// Where the release is now.
-    pub fn state(&self) -> ReleaseState {
-        self.report.borrow().state.clone()
-    }
-
-    /// Everything that the engine tells, as it changes.
-    pub fn report(&self) -> watch::Receiver<Report> {
-        self.report.clone()
-    }
-
-    /// Steps that this release would take from here. Nothing is changed or asked of the cluster.
-    ///
-    /// # Errors
-    /// The manifests cannot be used.
-    pub fn plan(&self, kept: &Kept) -> Result<Vec<Step>, ParseError> {
-        let release = read(kept)?;
-        let record = self.journal.load();
-        let have = Have {
-            good: record.good.as_ref(),
-            leftovers: Some(&record.leftovers),
-            astray: record.astray,
-        };
-        Ok(plan::forward(&release, have))
-    }
-}
 
 /// The engine; [`ReleaseEngine::run`] does the work.
 pub struct ReleaseEngine<T> {
@@ -126,7 +80,7 @@ impl<T: Target> ReleaseEngine<T> {
             phase_since: Instant::now(),
         };
         engine.tell(None);
-        (engine, Releases { journal, wanted: want, report: reports })
+        (engine, Releases::new(journal, want, reports))
     }
 
     /// Works until it is dropped, or its last handle is.
@@ -232,6 +186,7 @@ impl<T: Target> ReleaseEngine<T> {
         step: &Step,
     ) -> Option<Result<(), Failure>> {
         let mut wanted = self.wanted.clone();
+        let target = Arc::clone(&self.target);
         loop {
             tokio::select! {
                 outcome = self.execute(step) => return Some(outcome),
@@ -241,6 +196,7 @@ impl<T: Target> ReleaseEngine<T> {
                         return None;
                     }
                 }
+                () = until_another_leads(target.as_ref()) => return None,
             }
         }
     }
@@ -454,6 +410,17 @@ impl<T: Target> ReleaseEngine<T> {
         .collect();
         if let Err(error) = self.journal.sweep(&keep) {
             tracing::warn!(error = chain(&error), "old releases stay on the disk");
+        }
+    }
+}
+
+/// Waits, and holds the lead meanwhile: a step may take longer than a silent leader is awaited.
+async fn until_another_leads(target: &impl Target) {
+    loop {
+        tokio::time::sleep(SOON).await;
+        // While nobody answers, nobody else is told that it leads either.
+        if let Ok(false) = target.lead().await {
+            return;
         }
     }
 }

@@ -69,7 +69,12 @@ impl Context<'_> {
             Step::Record => target.record(&self.site).await,
             Step::Apply(id) => {
                 self.not_foreign(target, id).await?;
-                target.apply(self.item(id)?, self.back).await
+                let item = self.item(id)?;
+                // What is put back is pinned, though the nodes speak of the other release.
+                if let (true, false, Some(release)) = (item.data_plane, self.back, self.release) {
+                    target.may_replace(release, item).await?;
+                }
+                target.apply(item, self.back).await
             }
             Step::Wait(id, patience) => self.wait(target, id, *patience).await,
             Step::Verify => self.verify(target).await,

@@ -141,6 +141,15 @@ impl Target for Fake {
         Ok(())
     }
 
+    async fn may_replace(&self, release: &Release, item: &Item) -> Result<(), Failure> {
+        self.ask()?;
+        if self.world().pinned.contains(&release.reference.digest) {
+            return Ok(());
+        }
+        let message = format!("the images of {} are not here", item.object.id);
+        Err(Failure::never(Reason::ReleasePrePull, message))
+    }
+
     async fn apply(&self, item: &Item, _: bool) -> Result<(), Failure> {
         self.ask()?;
         if self.conduct().refused.contains(&mark(item)) {
@@ -224,8 +233,10 @@ pub(super) fn kept(name: &str, objects: &[(&str, &str, &str)]) -> Kept {
             "Gadget" => "x.example/v1",
             _ => "v1",
         };
+        let data_plane = *kind == "DaemonSet";
         format!(
-            "---\napiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: \
+            "---\napiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}, annotations: \
+             {{holdfast.dev/data-plane: '{data_plane}'}}}}\nspec: \
              {{content: {content}, containers: [{{image: {content}}}]}}\n"
         )
     });

@@ -12,7 +12,7 @@ use super::model::{Item, Release, SiteRecord, group};
 use super::order::is_built_in;
 use super::schema;
 use super::target::{Check, Explained, Failure, Observed, Progress, Target};
-use crate::images::{PrePuller, Want, site_pull};
+use crate::images::{PrePuller, Want, may_replace, site_pull};
 use crate::kubernetes::{Api, ApiError, Mode, Propagation, Readiness, readiness};
 use crate::object::{Object, ObjectId, Origin};
 use holdfast_api::marks::{MANAGED_BY_LABEL, RELEASE_ANNOTATION, SYSTEM_NAMESPACE};
@@ -146,6 +146,13 @@ impl<M: Manager> Target for Live<M> {
 
     async fn dry_run(&self, release: &Release, item: &Item) -> Result<(), Failure> {
         let object = &item.object;
+        if item.data_plane {
+            // Without nodes: what is wrong with the object itself.
+            may_replace(object, &[], &release.reference.digest).map_err(|blocked| {
+                let message = format!("{}: {blocked}", object.origin);
+                Failure::never(blocked.reason(), message)
+            })?;
+        }
         if let Some(definition) = schema::definition(release, &object.id) {
             return schema::check(definition, object).map_err(|misfit| {
                 let message = format!("{}: {misfit} ({})", object.origin, object.id);
@@ -161,6 +168,18 @@ impl<M: Manager> Target for Live<M> {
             outcome = self.try_apply(&in_default(object), true).await;
         }
         outcome.or_else(|error| refused(object, &error))
+    }
+
+    async fn may_replace(&self, release: &Release, item: &Item) -> Result<(), Failure> {
+        let digest = &release.reference.digest;
+        may_replace(&item.object, &self.nodes().await?, digest).map_err(|blocked| {
+            let (reason, message) = (blocked.reason(), blocked.to_string());
+            if blocked.retryable() {
+                Failure::always(reason, message)
+            } else {
+                Failure::never(reason, message)
+            }
+        })
     }
 
     async fn apply(&self, item: &Item, force: bool) -> Result<(), Failure> {

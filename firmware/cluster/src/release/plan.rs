@@ -169,3 +169,6 @@ fn remove(surplus: &Inventory) -> Vec<Step> {
     ids.sort_by_key(|id| class(id));
     ids.into_iter().rev().cloned().map(Step::Prune).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,6 +151,17 @@ pub trait Target: Send + Sync + 'static {
         item: &Item,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
+    /// Whether an object that carries the site's traffic may be applied now: its images are on
+    /// every node, and its pods start without asking a registry.
+    ///
+    /// # Errors
+    /// Why not, or the API server is away.
+    fn may_replace(
+        &self,
+        release: &Release,
+        item: &Item,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
     /// Applies the object server-side; `force` takes over fields that somebody else took.
     ///
     /// # Errors

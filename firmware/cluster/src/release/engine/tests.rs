@@ -5,7 +5,7 @@ use crate::release::plan::StepKind;
 use crate::release::target::Check;
 use holdfast_api::paths::Root;
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
 type Objects<'a> = &'a [(&'a str, &'a str, &'a str)];

@@ -1,0 +1,90 @@
+//! Carrying on: from the journal after a restart, and from what the site remembers.
+
+use super::run::Run;
+use super::{Machine, sum};
+use crate::release::journal::{Cause, Direction};
+use crate::release::model::{Good, Inventory, Release, SiteRecord};
+use crate::release::plan;
+use holdfast_api::Reason;
+use std::sync::Arc;
+
+impl Machine {
+    /// Takes what the site itself remembers, which goes before what this node does: another node
+    /// may have applied releases meanwhile, or the site was reset. `text` finds a release.
+    pub fn adopt(&mut self, site: Option<SiteRecord>, text: impl Fn(&str) -> Option<Arc<Release>>) {
+        let digest = |good: &Option<Good>| good.as_ref().map(|good| good.release.digest.clone());
+        let trying = self.record.attempt.as_ref().map(|attempt| attempt.release.digest.clone());
+        let Some(site) = site else {
+            if self.record.good.is_some() {
+                self.record.astray = true;
+            }
+            self.restart();
+            return;
+        };
+        if digest(&site.good) != digest(&self.record.good) {
+            self.good = digest(&site.good).and_then(|digest| text(&digest));
+            self.record.good = site.good;
+            self.record.leftovers = site.leftovers;
+            self.record.touched = !site.attempt.is_empty();
+            self.record.astray = false;
+            self.drop_attempt();
+        } else if trying.as_deref().unwrap_or_default() != site.attempt {
+            self.record.leftovers = self.record.leftovers.with(&site.leftovers);
+            self.record.touched |= !site.attempt.is_empty();
+            self.restart();
+        }
+    }
+
+    /// Takes up the journal's attempt.
+    pub(super) fn resume(&mut self, attempted: Option<Arc<Release>>) {
+        let Some(attempt) = &self.record.attempt else { return };
+        let (plan, release) = match (attempt.direction, attempted) {
+            (Direction::Back, _) => (self.plan_back(), None),
+            (Direction::Forward, Some(release)) => {
+                (plan::forward(&release, self.have()), Some(release))
+            }
+            (Direction::Forward, None) if self.record.touched => {
+                let message = format!("the text of {} is lost", attempt.release.name);
+                return self.go_back(Some(Cause { reason: Reason::ReleaseUnavailable, message }));
+            }
+            (Direction::Forward, None) => return self.drop_attempt(),
+        };
+        if plan.is_empty() {
+            return self.drop_attempt();
+        }
+        let mut run = Run::new(attempt.direction, release, plan);
+        if attempt.plan == sum(&run.plan) {
+            run.at = attempt.done.min(run.plan.len() - 1);
+        }
+        self.run = Some(run);
+        self.note_plan();
+    }
+
+    /// Makes the attempt's plan anew and begins it again: the site is not as it was thought.
+    pub(super) fn restart(&mut self) {
+        if let Some(attempt) = &mut self.record.attempt {
+            attempt.done = 0;
+            attempt.unpruned = Inventory::default();
+            let release = self.run.take().and_then(|run| run.release);
+            self.resume(release);
+        }
+    }
+
+    pub(super) fn drop_attempt(&mut self) {
+        self.record.attempt = None;
+        self.run = None;
+    }
+
+    pub(super) fn note_done(&mut self) {
+        if let (Some(attempt), Some(run)) = (&mut self.record.attempt, &self.run) {
+            attempt.done = run.at;
+        }
+    }
+
+    pub(super) fn note_plan(&mut self) {
+        self.note_done();
+        if let (Some(attempt), Some(run)) = (&mut self.record.attempt, &self.run) {
+            attempt.plan = sum(&run.plan);
+        }
+    }
+}

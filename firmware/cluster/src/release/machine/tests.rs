@@ -1,0 +1,183 @@
+use super::*;
+use crate::release::fake::{kept, parsed};
+use crate::release::plan::StepKind;
+use holdfast_api::Reason;
+use jiff::Timestamp;
+
+fn release(name: &str) -> Arc<Release> {
+    Arc::new(parsed(&kept(name, &[("ConfigMap", name, name), ("Deployment", "web", name)])))
+}
+
+struct Bench {
+    machine: Machine,
+    moment: Moment,
+}
+
+impl Bench {
+    fn new(wanted: &Arc<Release>) -> Self {
+        let mut machine = Machine::new(Record::default(), None, None);
+        machine.want(Some(Wanted::Release(Arc::clone(wanted))));
+        let moment = Moment { now: Instant::now(), wall: Timestamp::UNIX_EPOCH, jitter: 0 };
+        Bench { machine, moment }
+    }
+
+    fn next(&mut self) -> Option<Step> {
+        self.machine.next(&self.moment)
+    }
+
+    fn on(&mut self, outcome: Result<(), Failure>) {
+        self.machine.on(outcome, &self.moment);
+    }
+
+    /// Goes on well up to a step of this kind, which is returned.
+    fn up_to(&mut self, kind: StepKind) -> Step {
+        loop {
+            let step = self.next().unwrap();
+            if step.kind() == kind {
+                return step;
+            }
+            self.on(Ok(()));
+        }
+    }
+
+    fn finish(&mut self) {
+        while self.next().is_some() {
+            self.on(Ok(()));
+        }
+    }
+}
+
+fn away() -> Failure {
+    Failure::always(Reason::KubernetesApiUnavailable, "nobody answers")
+}
+
+#[test]
+fn what_is_away_is_asked_for_with_growing_pauses_and_without_end() {
+    let mut bench = Bench::new(&release("a"));
+    bench.up_to(StepKind::Apply);
+    let mut last = Duration::ZERO;
+    for _ in 0..40 {
+        bench.on(Err(away()));
+        let pause = bench.machine.wake_at().unwrap() - bench.moment.now;
+        assert!(pause >= last && pause <= LONGEST_PAUSE, "{pause:?} after {last:?}");
+        last = pause;
+        assert_eq!(bench.next(), None);
+        bench.moment.now += pause;
+        assert_eq!(bench.next().unwrap().kind(), StepKind::Apply);
+    }
+    assert_eq!(last, LONGEST_PAUSE);
+    bench.on(Ok(()));
+    bench.finish();
+    assert_eq!(bench.machine.state().phase, ReleasePhase::Committed);
+}
+
+#[test]
+fn what_may_pass_is_asked_for_as_long_as_the_object_may_take() {
+    let mut bench = Bench::new(&release("a"));
+    bench.up_to(StepKind::Apply);
+    let failure = Failure::soon(Reason::ReleaseWebhookRefused, "its webhook does not answer");
+    let began = bench.moment.now;
+    while !bench.machine.is_going_back() {
+        bench.on(Err(failure.clone()));
+        if let Some(until) = bench.machine.wake_at() {
+            bench.moment.now = until;
+        }
+        bench.next();
+    }
+    let took = bench.moment.now - began;
+    assert!(took >= DEFAULT_TIMEOUT && took <= DEFAULT_TIMEOUT + LONGEST_PAUSE, "{took:?}");
+}
+
+#[test]
+fn jitter_only_shortens_and_by_half_at_most() {
+    let mut pauses = Vec::new();
+    for jitter in [0, 500, 1000] {
+        let mut bench = Bench::new(&release("a"));
+        bench.moment.jitter = jitter;
+        bench.next();
+        bench.on(Err(away()));
+        pauses.push(bench.machine.wake_at().unwrap() - bench.moment.now);
+    }
+    assert_eq!(pauses, [1000, 750, 500].map(Duration::from_millis));
+}
+
+#[test]
+fn only_the_last_failures_are_remembered() {
+    let mut bench = Bench::new(&release("r0"));
+    for n in 0..MAX_FAILED + 3 {
+        bench.machine.want(Some(Wanted::Release(release(&format!("r{n}")))));
+        bench.up_to(StepKind::DryRun);
+        bench.on(Err(Failure::never(Reason::ReleaseInvalid, "a typo")));
+        assert_eq!(bench.next(), None);
+    }
+    let failed = bench.machine.state().failed;
+    assert_eq!(failed.len(), MAX_FAILED);
+    assert_eq!(failed.last().unwrap().release.name, format!("r{}", MAX_FAILED + 2));
+}
+
+#[test]
+fn a_rollback_that_fails_is_made_again_and_lets_a_newer_release_pass() {
+    let mut bench = Bench::new(&release("a"));
+    bench.finish();
+    bench.machine.want(Some(Wanted::Release(release("b"))));
+    bench.up_to(StepKind::Wait);
+    bench.on(Err(Failure::never(Reason::PodCrashing, "it crashes")));
+    for round in 1..5u32 {
+        bench.up_to(StepKind::Apply);
+        bench.on(Err(Failure::never(Reason::ReleaseApplyRefused, "no")));
+        while bench.next().is_some() {
+            bench.on(Ok(()));
+        }
+        let state = bench.machine.state();
+        assert_eq!(state.phase, ReleasePhase::RollingBack);
+        assert_eq!(state.reason, Some(Reason::ReleaseRollbackFailed));
+        let pause = bench.machine.wake_at().unwrap() - bench.moment.now;
+        assert_eq!(pause, Duration::from_secs(5 << (round - 1)));
+        bench.moment.now += pause;
+    }
+    assert!(bench.machine.want(Some(Wanted::Release(release("c")))));
+    bench.finish();
+    let state = bench.machine.state();
+    assert_eq!(state.phase, ReleasePhase::Committed);
+    assert_eq!(state.good.unwrap().name, "c");
+    assert!(bench.machine.record().leftovers.is_empty() && !bench.machine.is_torn());
+}
+
+#[test]
+fn the_last_good_release_asked_for_in_the_middle_is_put_back_without_blame() {
+    let (a, b) = (release("a"), release("b"));
+    let mut bench = Bench::new(&a);
+    bench.finish();
+    bench.machine.want(Some(Wanted::Release(b)));
+    bench.up_to(StepKind::Wait);
+    assert!(bench.machine.want(Some(Wanted::Release(a))));
+    assert!(bench.machine.is_going_back());
+    bench.finish();
+    let state = bench.machine.state();
+    assert_eq!((state.phase, state.failed), (ReleasePhase::Committed, vec![]));
+}
+
+#[test]
+fn nothing_interrupts_pruning() {
+    let mut bench = Bench::new(&release("a"));
+    bench.finish();
+    bench.machine.want(Some(Wanted::Release(release("b"))));
+    bench.up_to(StepKind::Prune);
+    assert!(!bench.machine.want(Some(Wanted::Release(release("c")))));
+    bench.up_to(StepKind::Commit);
+    assert_eq!(bench.machine.trying().unwrap().reference.name, "b");
+}
+
+#[test]
+fn a_plan_that_is_another_one_after_an_update_of_the_manager_begins_anew() {
+    let a = release("a");
+    let mut bench = Bench::new(&a);
+    bench.up_to(StepKind::Wait);
+    let mut record = bench.machine.record().clone();
+    let again = Machine::new(record.clone(), None, Some(Arc::clone(&a)));
+    assert_eq!(again.state().done, bench.machine.state().done);
+    record.attempt.as_mut().unwrap().plan += 1;
+    let again = Machine::new(record, None, Some(a));
+    assert_eq!(again.state().done, 0);
+    assert!(again.is_torn());
+}

@@ -265,7 +265,7 @@ fn sites_join_a_running_world_and_operators_see_them() {
         assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
         text(&output.stdout)
     };
-    ok(lab(&["up", "--edges", "2"]));
+    ok(lab(&["up", "--no-kubernetes", "--edges", "2"]));
     ok(lab(&["add-site"]));
     let status: serde_json::Value =
         serde_json::from_str(&ok(lab(&["status", "-o", "json"]))).unwrap();
@@ -296,7 +296,7 @@ fn a_world_whose_making_was_killed_goes_without_a_trace() {
     for service in ["controller", "re-1", "node-1.tunneld", "node-1.holdfastd"] {
         let place = Place::new();
         let mut up = Command::new(LAB)
-            .args(["up", "-w", place.home.world().as_str(), "--dir"])
+            .args(["up", "--no-kubernetes", "-w", place.home.world().as_str(), "--dir"])
             .arg(place.home.base())
             .env("HOLDFAST_BIN_DIR", programs.dir())
             .stdout(Stdio::null())

@@ -222,7 +222,12 @@ fn an_interrupt_says_what_is_left() {
         lab.env("HOLDFAST_BIN_DIR", programs.path());
         lab
     };
-    let up = lab("up").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let up = lab("up")
+        .arg("--no-kubernetes")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     // It waits for a controller that never answers.
     until("the controller is started", Duration::from_secs(30), || {
         exec::recorded(&place.home.record("controller")).is_some()
@@ -234,7 +239,7 @@ fn an_interrupt_says_what_is_left() {
     assert_eq!(output.status.code(), Some(130), "{text}");
     assert!(text.contains(&format!("`cargo lab -w {world} down`")), "{text}");
 
-    let again = lab("up").output().unwrap();
+    let again = lab("up").arg("--no-kubernetes").output().unwrap();
     let text = String::from_utf8_lossy(&again.stderr);
     assert_eq!(again.status.code(), Some(1), "{text}");
     assert!(text.contains("not complete") && text.contains("down`"), "{text}");
@@ -266,7 +271,7 @@ fn a_world_whose_making_was_killed_at_any_moment_goes_without_a_trace() {
             lab.stdout(Stdio::null()).stderr(Stdio::null());
             lab
         };
-        let mut up = lab("up").spawn().unwrap();
+        let mut up = lab("up").arg("--no-kubernetes").spawn().unwrap();
         std::thread::sleep(Duration::from_millis(moment_ms));
         up.kill().unwrap();
         up.wait().unwrap();

@@ -50,15 +50,13 @@ pub fn node(host: Host, k3s: Option<&Path>) -> String {
     let text =
         |address: Option<std::net::Ipv4Addr>| address.map(|a| a.to_string()).unwrap_or_default();
     let (address, gateway) = (text(host.address()), text(host.gateway()));
-    let kubernetes = match k3s {
-        Some(program) => {
-            format!("start = \"child\"\nprogram = {:?}", program.display().to_string())
-        }
-        None => "start = \"off\"".into(),
-    };
+    let kubernetes = k3s.map_or_else(String::new, |program| {
+        let program = program.display().to_string();
+        format!("[kubernetes]\nstart = \"child\"\nprogram = {program:?}\n\n")
+    });
     format!(
         "hostname = \"{host}\"\n\n\
-         [kubernetes]\n{kubernetes}\n\n\
+         {kubernetes}\
          [tunneld]\nstart = \"external\"\n\n\
          [[network.links]]\nrole = \"outside\"\naddresses = [\"{address}/30\"]\n\n\
          [[network.routes]]\nprefix = \"0.0.0.0/0\"\nvia = \"{gateway}\"\n"
@@ -73,6 +71,15 @@ pub fn site(node: u8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_node_with_kubernetes_is_told_of_it() {
+        assert!(!node(Host::Node(1), None).contains("kubernetes"));
+        let text = node(Host::Node(1), Some(Path::new("/bin/lab-k3s")));
+        assert!(text.contains("\n[kubernetes]\nstart = \"child\"\nprogram = \"/bin/lab-k3s\"\n"));
+        let table = text.find("[tunneld]");
+        assert!(table > text.find("[kubernetes]"), "{text}");
+    }
 
     #[test]
     fn edges_tell_where_they_are_on_both_sides() {

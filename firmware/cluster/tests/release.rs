@@ -168,7 +168,9 @@ impl<'a> Site<'a> {
                 && (state.phase != ReleasePhase::Committed
                     || state.good.as_ref() == Some(&kept.release))
         };
-        self.reach(what, is_it).await
+        let state = self.reach(what, is_it).await;
+        eprintln!("          {:?}", self.handle().report().borrow().took_ms);
+        state
     }
 
     fn get(&self, object: &str, path: &str) -> String {
@@ -201,7 +203,6 @@ impl<'a> Site<'a> {
         let one = release(&Shop { has_old: true, ..self.shop("one", "v1") });
         let state = self.bring("the first release", &one).await;
         assert_eq!(state.phase, ReleasePhase::Committed, "{state:#?}");
-        eprintln!("          {:?}", self.handle().report().borrow().took_ms);
         assert_eq!(self.answer(), "one");
         let mark = self
             .node
@@ -355,7 +356,9 @@ fn release(shop: &Shop) -> Kept {
     let image = image(tag);
     let crash = if *crash { ", {name: CRASH_AFTER, value: 1ms}" } else { "" };
     let config = if *has_old { "old" } else { "fresh" };
-    let pod = |name: &str| {
+    // What is asked from stays the same pod throughout: only `web` changes.
+    let agent = crate::image("v1");
+    let pod = |name: &str, image: &str, text: &str, crash: &str| {
         format!(
             "metadata: {{labels: {{app: {name}}}}}\n    spec:\n      terminationGracePeriodSeconds: 1\n      \
              containers:\n      - name: web\n        image: {image}\n        \
@@ -372,8 +375,8 @@ fn release(shop: &Shop) -> Kept {
          selector: {{matchLabels: {{app: agent}}}}\n  template:\n    {}---\n\
          apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: shop}}\nspec: \
          {{selector: {{app: web}}, ports: [{{port: 8080, protocol: TCP}}]}}\n",
-        pod("web"),
-        pod("agent").replace(crash, ""),
+        pod("web", &image, text, crash),
+        pod("agent", &agent, "agent", ""),
     );
     let gadget = match *gadget {
         "" => String::new(),

@@ -10,7 +10,7 @@ use super::state::{Parts, state};
 use super::{Ask, Wanted};
 use crate::settings::{KubernetesStart, Settings};
 use holdfast_api::Reason;
-use holdfast_api::kubernetes::{KubernetesIntent, KubernetesPhase, KubernetesState};
+use holdfast_api::kubernetes::{KubernetesPhase, KubernetesState};
 use holdfast_api::local::Problem;
 use holdfast_cluster::distribution::service::StayThere;
 use holdfast_cluster::distribution::{
@@ -33,6 +33,11 @@ const LOOK_SOON: Duration = Duration::from_secs(3);
 /// Between two attempts to put a damaged datastore back; the decision itself is the service's.
 const DAMAGED_AGAIN: Duration = Duration::from_secs(60);
 
+/// Until the service of snapshots carries on what was cut off, and until it has stopped the
+/// distribution by itself then.
+const CARRIED_ON: Duration = Duration::from_secs(60);
+const TAKEN_OVER: Duration = Duration::from_secs(5);
+
 /// Everything that the task owns.
 pub(super) struct Task {
     paths: ClusterPaths,
@@ -49,6 +54,7 @@ pub(super) struct Task {
     seen: Option<Seen>,
     next_look: Instant,
     damaged: Option<Instant>,
+    looked_for_restore: bool,
 }
 
 impl Task {
@@ -90,6 +96,7 @@ impl Task {
             seen: None,
             next_look: Instant::now(),
             damaged: None,
+            looked_for_restore: false,
         }
     }
 
@@ -101,7 +108,7 @@ impl Task {
             let ready = self.phase() == KubernetesPhase::Ready;
             tokio::select! {
                 changed = self.wanted.changed() => match changed {
-                    Ok(()) => self.take_wanted(),
+                    Ok(()) => self.take_wanted().await,
                     Err(_) => return,
                 },
                 changed = self.running.changed() => match changed {
@@ -126,8 +133,31 @@ impl Task {
         self.wanted.borrow().clone()
     }
 
-    fn take_wanted(&mut self) {
+    /// A restore that was cut off is carried on before anything starts: k3s would make an empty
+    /// datastore in the middle of it. Stopped by us until the service of snapshots has stopped it.
+    async fn hold_for_restore(&mut self, wanted: &Wanted) {
+        let server = wanted.intent.as_ref().is_some_and(|intent| intent.role.is_server());
+        if !server || std::mem::replace(&mut self.looked_for_restore, true) {
+            return;
+        }
+        if !snapshots::restore::pending(&self.paths) {
+            return;
+        }
+        warn!("a restore was cut off and is carried on");
+        let Ok(pause) = self.distribution.pause().await else { return };
+        self.configure_snapshots(wanted);
+        let Some((handle, _)) = &self.snapshots else { return };
+        let mut restoring = handle.restoring();
+        tokio::spawn(async move {
+            let _late = tokio::time::timeout(CARRIED_ON, restoring.wait_for(|is| *is)).await;
+            tokio::time::sleep(TAKEN_OVER).await;
+            drop(pause);
+        });
+    }
+
+    async fn take_wanted(&mut self) {
         let Some(wanted) = self.wanted.borrow_and_update().clone() else { return };
+        self.hold_for_restore(&wanted).await;
         let wish = match &wanted.node {
             Some(node) => Wish::Run(Box::new(node.clone())),
             None => Wish::Off,
@@ -137,9 +167,9 @@ impl Task {
             *now = wish;
             news
         });
-        match &wanted.intent {
-            Some(intent) if wanted.node.is_some() => self.configure_snapshots(&wanted, intent),
-            _ => self.snapshots = None,
+        match wanted.node {
+            Some(_) => self.configure_snapshots(&wanted),
+            None => self.snapshots = None,
         }
         match &self.releasing {
             Some(releasing) if wanted.node.is_some() => releasing.want(&wanted),
@@ -151,11 +181,11 @@ impl Task {
     }
 
     /// Servers have a datastore; agents have nothing to keep.
-    fn configure_snapshots(&mut self, wanted: &Wanted, intent: &KubernetesIntent) {
-        if !intent.role.is_server() {
+    fn configure_snapshots(&mut self, wanted: &Wanted) {
+        let Some(intent) = wanted.intent.as_ref().filter(|intent| intent.role.is_server()) else {
             self.snapshots = None;
             return;
-        }
+        };
         let settings = snapshots::Settings {
             paths: self.paths.clone(),
             site: wanted.site.clone(),

@@ -140,7 +140,8 @@ impl Task {
         if !server || std::mem::replace(&mut self.looked_for_restore, true) {
             return;
         }
-        if !snapshots::restore::pending(&self.paths) {
+        // A journal that cannot be read is the service's to judge; nothing starts before it did.
+        if matches!(snapshots::restore::pending(&self.paths), Ok(None)) {
             return;
         }
         warn!("a restore was cut off and is carried on");

@@ -150,7 +150,8 @@ impl Task {
         let Some((handle, _)) = &self.snapshots else { return };
         let mut restoring = handle.restoring();
         tokio::spawn(async move {
-            let _late = tokio::time::timeout(CARRIED_ON, restoring.wait_for(|is| *is)).await;
+            let begun = async { restoring.wait_for(|is| *is).await.is_ok() };
+            let _late = tokio::time::timeout(CARRIED_ON, begun).await;
             tokio::time::sleep(TAKEN_OVER).await;
             drop(pause);
         });

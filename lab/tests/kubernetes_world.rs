@@ -4,13 +4,16 @@
 mod common;
 
 use common::{Place, cannot, until};
+use holdfast_api::kubernetes::ReleasePhase;
 use holdfast_lab_kubernetes::cgroups::Cgroup;
 use holdfast_lab_kubernetes::find::Kubernetes;
 use holdfast_lab_kubernetes::node::REGISTRY;
+use lab::faults::{Fault, Target};
 use lab::fleet::kubernetes::{answers, environment, release, start_registries};
+use lab::programs::Programs;
 use lab::world::topology::netns_prefix;
 use lab::world::{EmulatorMode, Host, World, WorldSpec, down};
-use lab::{exec, netns};
+use lab::{exec, faults, fleet, netns, status};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -100,4 +103,44 @@ fn a_nodes_kubernetes_goes_with_its_world() {
     let prefix = netns_prefix(place.home.world());
     assert_eq!(Cgroup::with_prefix(&prefix), []);
     assert!(netns::with_prefix(&prefix).is_empty());
+}
+
+#[test]
+fn a_world_ends_with_a_pod_that_answers_and_outlives_the_manager() {
+    let name = "a_world_ends_with_a_pod_that_answers_and_outlives_the_manager";
+    let Some(kubernetes) = kubernetes(name) else { return };
+    let beside = Path::new(LAB).parent().unwrap().to_path_buf();
+    let dir = std::env::var_os("HOLDFAST_BIN_DIR").map_or(beside, Into::into);
+    let programs = match Programs::in_dir(&dir) {
+        Ok(programs) => programs,
+        Err(error) => {
+            eprintln!("skipped: {name}: {error}; `cargo build --workspace --bins` makes it");
+            return;
+        }
+    };
+    let place = Place::new();
+    let spec = WorldSpec {
+        edges: 2,
+        kubernetes: Some(kubernetes.built().root().to_path_buf()),
+        ..WorldSpec::default()
+    };
+    let mode = EmulatorMode::Process(LAB.into());
+    let mut world = World::create(&place.home, &spec, programs.dir(), &mode, &mut |_| {}).unwrap();
+    if let Err(error) = fleet::start(&mut world, &programs, &mut |stage| eprintln!("{stage:?}")) {
+        let log = |name: &str| std::fs::read_to_string(world.home().log(name)).unwrap_or_default();
+        eprintln!("--- manager\n{}", log("node-1.holdfastd"));
+        panic!("{}", holdfast_api::chain(&error));
+    }
+    let state = status::observe(&world).unwrap().nodes[0].kubernetes.clone().unwrap();
+    assert_eq!(state.release.phase, ReleasePhase::Committed);
+
+    let manager: Target = "process:node-1.holdfastd".parse().unwrap();
+    faults::inject(&world, &manager, &Fault::Kill).unwrap();
+    assert!(answers(&place.home), "it does not need its manager");
+    faults::heal(&mut world, None).unwrap();
+    fleet::wait_online(&mut world, &[1]).unwrap();
+    assert!(answers(&place.home), "the manager took it over as it was");
+
+    assert!(down(&place.home).unwrap().problems.is_empty());
+    assert_eq!(Cgroup::with_prefix(&netns_prefix(place.home.world())), []);
 }

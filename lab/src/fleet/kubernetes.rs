@@ -141,7 +141,7 @@ pub fn of_site() -> SiteKubernetes {
     }
 }
 
-/// The workload.
+/// The workload. Its ports name their protocol, which Kubernetes 1.20 wants for server-side apply.
 pub fn release() -> ReleaseSpec {
     let manifest = format!(
         "apiVersion: apps/v1
@@ -158,7 +158,7 @@ spec:
       - name: web
         image: {image}
         env: [{{name: TEXT, value: {ANSWER:?}}}]
-        ports: [{{containerPort: 8080}}]
+        ports: [{{containerPort: 8080, protocol: TCP}}]
         readinessProbe: {{httpGet: {{path: /ready, port: 8080}}, periodSeconds: 1}}
 ---
 apiVersion: v1
@@ -167,7 +167,7 @@ metadata: {{name: web, namespace: default}}
 spec:
   type: NodePort
   selector: {{app: web}}
-  ports: [{{port: 80, targetPort: 8080, nodePort: {NODE_PORT}}}]
+  ports: [{{port: 80, protocol: TCP, targetPort: 8080, nodePort: {NODE_PORT}}}]
 ",
         image = image_name(),
     );

@@ -49,11 +49,11 @@ pub const RUN_PACKAGES: &[&str] = &[
 /// Without the clouds' own code and without Docker's, which would double the time.
 pub const TAGS: &str = "providerless,dockerless";
 
-/// A change to a line of the sources.
+/// A change to one place in the sources; a file may have several.
 pub struct Change {
     /// The file, from the root of the sources.
     pub file: &'static str,
-    /// What is there.
+    /// What is there, exactly once.
     pub old: &'static str,
     /// What is put there.
     pub new: &'static str,
@@ -81,7 +81,74 @@ pub const CHANGES: &[Change] = &[
         new: "wait.PollImmediate(10*time.Second, apiserverStartupGracePeriod,",
         why: "the first look at the nodes is at once; every controller waits for it",
     },
+    Change {
+        file: "vendor/github.com/modern-go/reflect2/unsafe_link.go",
+        old: "func mapiterinit(rtype unsafe.Pointer, m unsafe.Pointer) *hiter\n",
+        new: "func mapiterinit(rtype unsafe.Pointer, m unsafe.Pointer, it *hiter)\n",
+        why: ITERATOR,
+    },
+    Change {
+        file: "vendor/github.com/modern-go/reflect2/unsafe_link.go",
+        old: "\t// rest fields are ignored\n",
+        new: HITER_REST,
+        why: ITERATOR,
+    },
+    Change {
+        file: "vendor/github.com/modern-go/reflect2/unsafe_map.go",
+        old: "\treturn &UnsafeMapIterator{\n\
+              \t\thiter:      mapiterinit(type2.rtype, *(*unsafe.Pointer)(obj)),\n",
+        new: "\tit := new(hiter)\n\
+              \tmapiterinit(type2.rtype, *(*unsafe.Pointer)(obj), it)\n\
+              \treturn &UnsafeMapIterator{\n\
+              \t\thiter:      it,\n",
+        why: ITERATOR,
+    },
+    Change {
+        file: "staging/src/k8s.io/apiserver/pkg/server/genericapiserver.go",
+        old: "\topenAPIConfig *openapicommon.Config\n",
+        new: "\topenAPIConfig *openapicommon.Config\n\
+              \t// SkipOpenAPIInstallation leaves /openapi/v2 to whoever runs this server.\n\
+              \tSkipOpenAPIInstallation bool\n",
+        why: SCHEMA,
+    },
+    Change {
+        file: "staging/src/k8s.io/apiserver/pkg/server/genericapiserver.go",
+        old: "\tif s.openAPIConfig != nil {\n",
+        new: "\tif s.openAPIConfig != nil && !s.SkipOpenAPIInstallation {\n",
+        why: SCHEMA,
+    },
+    Change {
+        file: "staging/src/k8s.io/kube-aggregator/pkg/apiserver/apiserver.go",
+        old: "\tc.GenericConfig.OpenAPIConfig = nil\n",
+        new: "",
+        why: SCHEMA,
+    },
+    Change {
+        file: "staging/src/k8s.io/kube-aggregator/pkg/apiserver/apiserver.go",
+        old: "\ts := &APIAggregator{\n",
+        new: "\tgenericServer.SkipOpenAPIInstallation = true\n\
+              \ts := &APIAggregator{\n",
+        why: SCHEMA,
+    },
 ];
+
+/// Without the schema nobody manages its fields: kubernetes/kubernetes issue 89264, repaired in a
+/// later version.
+const SCHEMA: &str = "server-side apply of an APIService panicked; its server knew no schema";
+
+/// The sources are older than Go 1.18, whose runtime no longer makes the iterator: it fills the one
+/// that the caller brings, and without this change writes through a stray pointer.
+const ITERATOR: &str =
+    "maps are walked as since Go 1.18; JSON of custom resources crashed the API server";
+
+/// The members of `hiter` in `runtime/map.go` of Go 1.19 after its first two, with every pointer
+/// where the garbage collector looks for it.
+const HITER_REST: &str = "\
+\t_ [6]unsafe.Pointer // t, h, buckets, bptr, overflow, oldoverflow
+\t_ uintptr           // startBucket
+\t_ [4]uint8          // offset, wrapped, B, i
+\t_ [2]uintptr        // bucket, checkBucket
+";
 
 /// Our Go sources: where each goes in the tree of Kubernetes, and what is in it.
 pub const GO_FILES: &[(&str, &str)] = &[

@@ -42,6 +42,50 @@ fn is_as_asked(node: &mut Node) {
     assert!(node.kubectl(&["get", "configmap", "unwanted"]).is_err(), "it is disabled");
 }
 
+/// Kinds that the API server learns while it runs: objects of a custom kind, and an API whose
+/// server does not exist. No way to apply them makes the API server panic.
+fn takes_kinds_of_others(node: &mut Node) {
+    let apply = |node: &Node, manifests: &str| {
+        node.apply(manifests)?;
+        let path = node.state().join("apply.yaml").display().to_string();
+        node.kubectl(&["apply", "--server-side", "--force-conflicts", "--filename", &path])
+    };
+    let schema = "{type: object, x-kubernetes-preserve-unknown-fields: true}";
+    apply(
+        node,
+        &format!(
+            "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\n\
+             metadata: {{name: boats.lab.example}}\n\
+             spec:\n  group: lab.example\n  scope: Namespaced\n  names: {{kind: Boat, plural: boats}}\n  \
+             versions:\n  - name: v1\n    served: true\n    storage: true\n    \
+             schema: {{openAPIV3Schema: {schema}}}\n---\n\
+             apiVersion: apiregistration.k8s.io/v1\nkind: APIService\n\
+             metadata: {{name: v1.absent.example}}\n\
+             spec:\n  group: absent.example\n  version: v1\n  groupPriorityMinimum: 100\n  \
+             versionPriority: 10\n  insecureSkipTLSVerify: true\n  \
+             service: {{namespace: default, name: absent}}\n"
+        ),
+    )
+    .unwrap();
+    node.until("a custom object is applied", Duration::from_secs(20), |node| {
+        let boat = "apiVersion: lab.example/v1\nkind: Boat\nmetadata: {name: one, labels: {a: b}}\n\
+                    spec: {masts: 2, crew: {cook: ann, pilot: ben}}\n";
+        apply(node, boat).map(|_| ()).map_err(|error| error.to_string())
+    })
+    .unwrap();
+    let fields = "jsonpath={.items[*].spec.masts} {.items[*].spec.crew.pilot}";
+    assert_eq!(node.kubectl(&["get", "boats", "-o", fields]).unwrap(), "2 ben");
+    let service = "apiservice/v1.absent.example";
+    node.kubectl(&["wait", "--for=condition=Available=false", service, "--timeout=20s"]).unwrap();
+    node.kubectl(&["delete", "crd/boats.lab.example", service]).unwrap();
+    // k3s writes to its output, the laboratory's parts to a file.
+    for log in [node.state().join("k3s.log"), node.data("log/kubernetes.log")] {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let panics: Vec<&str> = text.lines().filter(|line| line.contains("panic")).collect();
+        assert_eq!(panics, [] as [&str; 0], "{}", log.display());
+    }
+}
+
 fn interfaces() -> BTreeSet<String> {
     std::fs::read_dir("/sys/class/net")
         .unwrap()
@@ -107,6 +151,8 @@ fn a_node_comes_up_runs_a_pod_and_leaves_nothing() {
     node.wait_ready("node1", Duration::from_secs(120)).unwrap();
     passed("the node is Ready");
     is_as_asked(&mut node);
+    takes_kinds_of_others(&mut node);
+    passed("custom kinds are taken");
 
     assert!(node.token().unwrap().starts_with("K10"));
     node.k3s(&["crictl", "pull", &image]).unwrap();

@@ -56,9 +56,7 @@ fn the_door_to_a_real_api_server() {
     node.wait_up(Duration::from_secs(120)).unwrap();
     node.wait_ready("node1", Duration::from_secs(120)).unwrap();
 
-    let custom = kubernetes.is_real();
-    let told =
-        std::thread::scope(|scope| scope.spawn(|| within(&node, story(&node, custom))).join());
+    let told = std::thread::scope(|scope| scope.spawn(|| within(&node, story(&node))).join());
     if told.is_err() {
         let log = std::fs::read(node.data("log/kubernetes.log")).unwrap_or_default();
         let end = String::from_utf8_lossy(&log[log.len().saturating_sub(4096)..]).into_owned();
@@ -74,9 +72,7 @@ fn within(node: &Node, work: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
 }
 
-/// `custom` says whether objects of custom kinds may be made: the laboratory's API server ends on
-/// them, for its JSON library is older than its Go.
-async fn story(node: &Node, custom: bool) {
+async fn story(node: &Node) {
     let started = Instant::now();
     let passed = |what: &str| eprintln!("{:6.2} s  {what}", started.elapsed().as_secs_f64());
     let api = Api::connect(&admin(node)).unwrap();
@@ -100,7 +96,7 @@ async fn story(node: &Node, custom: bool) {
     fields_of_others_stay(node, &api).await;
     leases_change_hands(&api).await;
     passed("applied");
-    a_kind_made_a_moment_ago_is_used(&api, custom).await;
+    a_kind_made_a_moment_ago_is_used(&api).await;
     passed("a custom resource");
     workloads_become_ready_or_tell_why(&api).await;
     passed("workloads");
@@ -231,7 +227,7 @@ async fn leases_change_hands(api: &Api) {
     assert!(!api.delete(&id, Some(uid), Propagation::Background).await.unwrap());
 }
 
-async fn a_kind_made_a_moment_ago_is_used(api: &Api, custom: bool) {
+async fn a_kind_made_a_moment_ago_is_used(api: &Api) {
     let definition = object(
         &id("apiextensions.k8s.io/v1", "CustomResourceDefinition", "gadgets.example.org"),
         json!({"spec": {
@@ -255,15 +251,10 @@ async fn a_kind_made_a_moment_ago_is_used(api: &Api, custom: bool) {
     })
     .await;
     let mut wanted = vec![&definition.id, &gadget.id];
-    if custom {
-        until("a gadget is made", Duration::from_secs(20), async || {
-            api.apply(&gadget, APPLY).await.map_err(|error| format!("{error:?}"))
-        })
-        .await;
-    } else {
-        eprintln!("skipped: objects of custom kinds: the laboratory's API server ends on them");
-        wanted.pop();
-    }
+    until("a gadget is made", Duration::from_secs(20), async || {
+        api.apply(&gadget, APPLY).await.map_err(|error| format!("{error:?}"))
+    })
+    .await;
     let map = config_map("one", "").id;
     wanted.push(&map);
     let managed = api.managed("edge").await.unwrap();

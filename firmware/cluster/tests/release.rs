@@ -61,9 +61,7 @@ fn releases_on_a_real_cluster() {
     eprintln!("{:6.2} s  the node is Ready", started.elapsed().as_secs_f64());
 
     let state = tempfile::tempdir().unwrap();
-    let custom = kubernetes.is_real();
-    let story =
-        || within(&node, async { Site::new(&node, state.path(), started, custom).story().await });
+    let story = || within(&node, async { Site::new(&node, state.path(), started).story().await });
     let told = std::thread::scope(|scope| scope.spawn(story).join());
     assert!(told.is_ok(), "the story broke off");
     assert_eq!(node.stop().unwrap(), [] as [String; 0]);
@@ -93,16 +91,13 @@ struct Site<'a> {
     node: &'a Node,
     paths: ClusterPaths,
     started: Instant,
-    /// Objects of custom kinds can be made: the laboratory's API server ends on them, for its JSON
-    /// library is older than its Go.
-    custom: bool,
     engine: Option<(Releases, JoinHandle<()>)>,
 }
 
 impl<'a> Site<'a> {
-    fn new(node: &'a Node, state: &Path, started: Instant, custom: bool) -> Self {
+    fn new(node: &'a Node, state: &Path, started: Instant) -> Self {
         let paths = ClusterPaths::new(&Root::new(state));
-        let mut site = Site { node, paths, started, custom, engine: None };
+        let mut site = Site { node, paths, started, engine: None };
         site.open();
         site
     }
@@ -131,14 +126,13 @@ impl<'a> Site<'a> {
     }
 
     fn shop(&self, text: &'static str, tag: &'static str) -> Shop {
-        let gadget = if self.custom { "size: 3" } else { "" };
         Shop {
             text,
             tag,
             crash: false,
             has_old: false,
             extra: "replicas: 1",
-            gadget,
+            gadget: "size: 3",
             namespace: "shop",
         }
     }
@@ -378,13 +372,10 @@ fn release(shop: &Shop) -> Kept {
         pod("web", &image, text, crash),
         pod("agent", &agent, "agent", ""),
     );
-    let gadget = match *gadget {
-        "" => String::new(),
-        spec => format!(
-            "---\napiVersion: lab.example/v1\nkind: Gadget\nmetadata: {{name: one, namespace: shop}}\n\
-             spec: {{{spec}}}\n"
-        ),
-    };
+    let gadget = format!(
+        "---\napiVersion: lab.example/v1\nkind: Gadget\nmetadata: {{name: one, namespace: shop}}\n\
+         spec: {{{gadget}}}\n"
+    );
     let custom = format!(
         "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {{name: \
          gadgets.lab.example}}\nspec:\n  group: lab.example\n  scope: Namespaced\n  names: {{kind: Gadget, \

@@ -62,7 +62,7 @@ mod tests {
         store.store(&release("x")).unwrap();
         assert_eq!(store.load(&digest("x")), Some(release("x")));
         assert_eq!(store.load(&digest("y")), None, "another one is wanted");
-        std::fs::write(dir.path().join("var/lib/holdfast/release.json"), b"{").unwrap();
+        std::fs::File::create(dir.path().join("var/lib/holdfast/release.json")).unwrap();
         assert_eq!(store.load(&digest("x")), None, "damaged and nothing before it: fetched again");
     }
 }

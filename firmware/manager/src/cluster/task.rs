@@ -246,12 +246,9 @@ impl Task {
     async fn look(&mut self) {
         self.start_releasing();
         let Some(wanted) = self.current() else { return };
+        // Why there is no answer the distribution's own probe finds out, and says so.
         self.seen = match self.api(&wanted) {
-            Ok(api) => match status::observe(&api, &wanted.node_name).await {
-                Ok(seen) => Some(seen),
-                // The distribution's own probe finds out, and says so.
-                Err(_) => None,
-            },
+            Ok(api) => status::observe(&api, &wanted.node_name).await.ok(),
             Err(_) => None,
         };
         let calm = self.seen.as_ref().is_some_and(|seen| {

@@ -1,7 +1,7 @@
 //! Fetching a file by HTTPS, from any byte on (RFC 9110 §14): what is large is carried on with after
 //! a break, not begun again.
 //!
-//! Redirections are followed ([`REDIRECTIONS`] at most, never from `https` to anything else); what arrives
+//! Redirections are followed (five at most, never from `https` to anything else); what arrives
 //! is for the caller to verify.
 
 use crate::https;

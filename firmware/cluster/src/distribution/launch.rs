@@ -1,7 +1,7 @@
 //! Starting the distribution so that it outlives us, and finding it again.
 //!
-//! Where systemd is PID 1 it is a unit ([`super::unit`]), else a process of its own session
-//! ([`super::child`]). Either leaves a [`Record`] of what it was started with.
+//! Where systemd is PID 1 it is a unit (`unit`), else a process of its own session
+//! (`child`). Either leaves a [`Record`] of what it was started with.
 
 use super::child::ChildLauncher;
 use super::plan::Aspects;

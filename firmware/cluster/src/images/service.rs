@@ -25,7 +25,7 @@ pub struct Want {
     pub release: String,
     /// Its images.
     pub images: BTreeSet<String>,
-    /// Other releases whose images stay ([`site::keep`]). None: that is not known, and nothing is
+    /// Other releases whose images stay ([`super::keep`]). None: that is not known, and nothing is
     /// let go of.
     pub keep: Option<BTreeSet<String>>,
 }

@@ -2,7 +2,7 @@
 //!
 //! Each `apiVersion` is asked for when it is first needed and kept. A kind that is not among what
 //! is kept is asked for once more, so a definition made a moment ago is found; and whoever learns
-//! that a kept kind is gone ([`Discovery::forget`]) makes it be asked for again.
+//! that a kept kind is gone (`Discovery::forget`) makes it be asked for again.
 
 use super::connect::Api;
 use super::error::ApiError;

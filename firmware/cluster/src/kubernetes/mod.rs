@@ -9,7 +9,7 @@
 //! | [`discovery`] | which kinds there are |
 //! | [`api`] | read, apply, change, delete |
 //! | [`pods`] | evict a pod; why an object does not become ready |
-//! | [`readiness`] | is an object as it should be? |
+//! | [`mod@readiness`] | is an object as it should be? |
 //! | [`explain`] | why is it not? |
 //!
 //! Objects are plain JSON, so that one version of our code does for every version of Kubernetes

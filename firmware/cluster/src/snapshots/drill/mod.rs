@@ -4,7 +4,7 @@
 //! The control plane runs without a kubelet, in a folder and a network namespace of its own, where
 //! nothing can be reached and nothing reaches it; the site's Kubernetes goes on meanwhile. It needs
 //! memory and room, and is skipped where these are short. It ends with the thread that drives it
-//! ([`mod@thread`]), so that none is left when the manager is killed.
+//! (`thread`), so that none is left when the manager is killed.
 //!
 //! What a drill does not show: that workloads run (nothing is started), and that the storage has
 //! the same file (portable ones are checked by their sums when they are opened).

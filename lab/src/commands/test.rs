@@ -11,8 +11,6 @@ use lab::packages::{self, Purpose};
 use serde::Serialize;
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::sync::mpsc::{self, Receiver};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 #[derive(Debug, Args)]
@@ -113,7 +111,6 @@ impl Test {
                 true => Background::start()?,
                 false => None,
             };
-        let mut beside: Option<BesideMachine> = None;
         let mut outcomes: Vec<Outcome> = Vec::new();
         let mut failed = false;
         for (index, step) in wanted.iter().enumerate() {
@@ -129,18 +126,11 @@ impl Test {
                 continue;
             }
             eprintln!("\n[{}/{}] {}: {}", index + 1, wanted.len(), step.name, step.what);
-            if matches!(step.how, How::Kubernetes { .. })
-                && wanted[index..].iter().any(|later| matches!(later.how, How::Machine))
-            {
-                // Clusters wait more than they compute, and the machine is content with a core.
-                eprintln!("the step machine begins beside it");
-                beside = Some(BesideMachine::start());
-            }
             let (began, cpu_before) = (Instant::now(), cpu_of_children());
             let (result, skipped) = match &step.how {
                 How::Cargo { arguments, env } => (Verdict::of(cargo(arguments, env)?), None),
                 How::Nextest { arguments, env } => nextest(arguments, env)?,
-                How::Machine => beside.take().unwrap_or_else(BesideMachine::start).finish()?,
+                How::Machine => test_in_machine()?,
                 How::Kubernetes { arguments, nextest } => {
                     test_kubernetes(background.take(), arguments, *nextest)?
                 }
@@ -291,46 +281,27 @@ fn nextest(
     Ok((Verdict::of(passed), keeper.skips()))
 }
 
-/// [`machine::run_tests`], begun before it is its turn.
-struct BesideMachine {
-    lines: Receiver<String>,
-    ends: JoinHandle<Result<machine::Report, machine::MachineError>>,
-}
-
-impl BesideMachine {
-    fn start() -> Self {
-        let (say, lines) = mpsc::channel();
-        let ends = std::thread::spawn(move || {
-            machine::run_tests(&machine::Options::default(), &mut |line| {
-                let _nobody_listens = say.send(line.to_owned());
-            })
-        });
-        BesideMachine { lines, ends }
-    }
-
-    /// Tells what it said so far and from now on, until it ends.
-    fn finish(self) -> anyhow::Result<(Verdict, Option<Vec<Skip>>)> {
-        self.lines.iter().for_each(|line| eprintln!("machine: {line}"));
-        match self.ends.join() {
-            Ok(Ok(report)) => {
-                super::machine::print(&report);
-                let skip = |result: &machine::TestResult| match &result.outcome {
-                    machine::Outcome::Skipped { reason } => Some(Skip {
-                        test: format!("(machine) {}", result.test),
-                        reason: reason.clone(),
-                    }),
-                    machine::Outcome::Passed | machine::Outcome::Failed => None,
-                };
-                let skipped = report.results.iter().filter_map(skip).collect();
-                Ok((Verdict::of(report.passed()), Some(skipped)))
-            }
-            Ok(Err(error)) if error.skips() => {
-                eprintln!("skipped: {:#}", anyhow::Error::from(error));
-                Ok((Verdict::Skipped, None))
-            }
-            Ok(Err(error)) => Err(error.into()),
-            Err(panic) => std::panic::resume_unwind(panic),
+/// Alone: the emulated machine misses its liveness timers beside anything that computes.
+fn test_in_machine() -> anyhow::Result<(Verdict, Option<Vec<Skip>>)> {
+    let options = machine::Options::default();
+    match machine::run_tests(&options, &mut |line| eprintln!("machine: {line}")) {
+        Ok(report) => {
+            super::machine::print(&report);
+            let skip = |result: &machine::TestResult| match &result.outcome {
+                machine::Outcome::Skipped { reason } => Some(Skip {
+                    test: format!("(machine) {}", result.test),
+                    reason: reason.clone(),
+                }),
+                machine::Outcome::Passed | machine::Outcome::Failed => None,
+            };
+            let skipped = report.results.iter().filter_map(skip).collect();
+            Ok((Verdict::of(report.passed()), Some(skipped)))
         }
+        Err(error) if error.skips() => {
+            eprintln!("skipped: {:#}", anyhow::Error::from(error));
+            Ok((Verdict::Skipped, None))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -397,11 +368,11 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_comes_last_so_that_it_can_begin_beside_the_clusters() {
+    fn what_builds_comes_before_what_wants_the_machine_for_itself() {
         let steps = steps(true);
         let place = |name: &str| steps.iter().position(|step| step.name == name);
         assert!(place("kubernetes") < place("machine"));
-        assert!(place("worlds") < place("kubernetes"), "worlds want the machine for themselves");
+        assert!(place("build") < place("worlds") && place("worlds") < place("kubernetes"));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{Namespace, cannot, until};
+use common::{Namespace, cannot};
+use holdfast_poll::holds as until;
 use lab::emulator::{
     Change, Control, ControlError, Cut, Emulator, EmulatorError, End, Link, LinkModel,
 };

@@ -3,11 +3,12 @@
 
 mod common;
 
-use common::{Place, cannot, until};
+use common::{Place, cannot};
 use holdfast_api::kubernetes::ReleasePhase;
+use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::cgroups::Cgroup;
-use holdfast_lab_kubernetes::find::Kubernetes;
 use holdfast_lab_kubernetes::node::REGISTRY;
+use holdfast_poll::holds as until;
 use lab::faults::{Fault, Target};
 use lab::fleet::kubernetes::{answers, environment, release, start_registries};
 use lab::programs::Programs;
@@ -20,34 +21,13 @@ use std::time::Duration;
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 
-/// Whoever sets it has time to build Kubernetes, and lets these tests run one at a time.
-const ASKED: &str = "HOLDFAST_TEST_KUBERNETES";
-
-fn kubernetes(test: &str) -> Option<Kubernetes> {
-    if std::env::var_os(ASKED).is_none() {
-        eprintln!("skipped: it builds and runs a whole Kubernetes: {ASKED}=1 asks for it");
-        return None;
-    }
-    if cannot(test) {
-        return None;
-    }
-    let program = Path::new(LAB).with_file_name("lab-k3s");
-    if !program.is_file() {
-        eprintln!("skipped: {test}: `cargo build -p holdfast-lab-kubernetes` makes lab-k3s");
-        return None;
-    }
-    match Kubernetes::with_program(&program, &mut |progress| eprintln!("{progress}")) {
-        Ok(kubernetes) => Some(kubernetes),
-        Err(error) => {
-            eprintln!("skipped: {test}: {:#}", anyhow::Error::from(error));
-            None
-        }
-    }
-}
-
 #[test]
 fn a_nodes_kubernetes_goes_with_its_world() {
-    let Some(kubernetes) = kubernetes("a_nodes_kubernetes_goes_with_its_world") else { return };
+    let test = "a_nodes_kubernetes_goes_with_its_world";
+    let Some(kubernetes) = kubernetes(test) else { return };
+    if cannot(test) {
+        return;
+    }
     let place = Place::new();
     let spec = WorldSpec {
         edges: 0,
@@ -109,6 +89,9 @@ fn a_nodes_kubernetes_goes_with_its_world() {
 fn a_world_ends_with_a_pod_that_answers_and_outlives_the_manager() {
     let name = "a_world_ends_with_a_pod_that_answers_and_outlives_the_manager";
     let Some(kubernetes) = kubernetes(name) else { return };
+    if cannot(name) {
+        return;
+    }
     let beside = Path::new(LAB).parent().unwrap().to_path_buf();
     let dir = std::env::var_os("HOLDFAST_BIN_DIR").map_or(beside, Into::into);
     let programs = match Programs::in_dir(&dir) {

@@ -4,9 +4,10 @@
 
 mod common;
 
-use common::{Place, cannot, rtts, until};
+use common::{Place, cannot, rtts};
 use holdfast_api::local::Stage;
 use holdfast_api::tunnel::{BfdState, TunnelsState};
+use holdfast_poll::holds as until;
 use lab::faults::{self, Fault, Target};
 use lab::netns;
 use lab::node_root::Hardware;

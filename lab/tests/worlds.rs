@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::{Place, cannot, rtts, until};
+use common::{Place, cannot, rtts};
+use holdfast_poll::holds as until;
 use lab::emulator::Cut;
 use lab::faults::{self, Fault, Target};
 use lab::process::ProcessId;

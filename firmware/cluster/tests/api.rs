@@ -8,44 +8,22 @@ use holdfast_cluster::kubernetes::{
 };
 use holdfast_cluster::object::{Object, ObjectId, Origin};
 use holdfast_cluster::status;
-use holdfast_lab_kubernetes::find::Kubernetes;
+use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::node::{Node, NodeSpec};
-use nix::sched::{CloneFlags, setns};
+use holdfast_poll::until_async as until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::future::Future;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Whoever sets it has Kubernetes built, and lets these tests run one at a time.
-const ASKED: &str = "HOLDFAST_TEST_KUBERNETES";
 /// An image that is there. Others are asked of the registry's own address: where a mirror lacks an
 /// image, containerd goes on to the registry itself, and only tells that there is none.
 const GOOD: &str = "registry.lab:5000/app:v1";
 const DRY_RUN: Mode = Mode { dry_run: true, force: false };
 const APPLY: Mode = Mode { dry_run: false, force: false };
 const FORCE: Mode = Mode { dry_run: false, force: true };
-
-fn kubernetes(test: &str) -> Option<Kubernetes> {
-    if std::env::var_os(ASKED).is_none() {
-        eprintln!("skipped: {test}: it runs a whole Kubernetes: {ASKED}=1 asks for it");
-        return None;
-    }
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: {test}: it needs root");
-        return None;
-    }
-    match Kubernetes::find_or_build(&mut |progress| eprintln!("{progress}")) {
-        Ok(kubernetes) => Some(kubernetes),
-        Err(error) => {
-            eprintln!("skipped: {test}: {error}");
-            None
-        }
-    }
-}
 
 #[test]
 fn the_door_to_a_real_api_server() {
@@ -56,20 +34,15 @@ fn the_door_to_a_real_api_server() {
     node.wait_up(Duration::from_secs(120)).unwrap();
     node.wait_ready("node1", Duration::from_secs(120)).unwrap();
 
-    let told = std::thread::scope(|scope| scope.spawn(|| within(&node, story(&node))).join());
+    let told = std::thread::scope(|scope| {
+        scope.spawn(|| node.in_network(|| story(&node)).unwrap()).join()
+    });
     if told.is_err() {
         let log = std::fs::read(node.data("log/kubernetes.log")).unwrap_or_default();
         let end = String::from_utf8_lossy(&log[log.len().saturating_sub(4096)..]).into_owned();
         panic!("the story broke off; Kubernetes' log ends with\n{end}");
     }
     assert_eq!(node.stop().unwrap(), [] as [String; 0]);
-}
-
-/// Runs in the network of the node: a namespace belongs to a thread.
-fn within(node: &Node, work: impl Future<Output = ()>) {
-    let net = File::open(format!("/proc/{}/ns/net", node.pid().unwrap())).unwrap();
-    setns(net, CloneFlags::CLONE_NEWNET).unwrap();
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
 }
 
 async fn story(node: &Node) {
@@ -455,22 +428,5 @@ async fn is_ready(api: &Api, id: &ObjectId) -> Result<(), String> {
     match api.readiness(id).await.unwrap() {
         Some(Readiness::Ready) => Ok(()),
         other => Err(format!("{other:?}")),
-    }
-}
-
-/// Tries until it succeeds.
-async fn until<T>(
-    what: &str,
-    patience: Duration,
-    mut attempt: impl AsyncFnMut() -> Result<T, String>,
-) -> T {
-    let deadline = Instant::now() + patience;
-    loop {
-        let last = match attempt().await {
-            Ok(done) => return done,
-            Err(last) => last,
-        };
-        assert!(Instant::now() < deadline, "not within {patience:?}: {what}: {last}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

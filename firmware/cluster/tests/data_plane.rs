@@ -16,11 +16,12 @@ use holdfast_cluster::kubernetes::Api;
 use holdfast_cluster::release::model::Release;
 use holdfast_cluster::release::parse::parse;
 use holdfast_cluster::release::target::Failure;
+use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::image::archive;
 use holdfast_lab_kubernetes::node::{Node, NodeSpec};
 use images_lab::faraway::{FarRegistry, REGISTRY_ADDRESS};
 use images_lab::probe::Probe;
-use images_lab::{enter_network, image, inside, kubernetes, socket};
+use images_lab::{image, socket};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -78,24 +79,20 @@ fn pre_pull(node: &Node, release: Release) -> Result<(), Failure> {
     let own = own.replace("/var/lib/rancher/k3s", node.data("").to_str().unwrap());
     let path = node.state().join("kubelet.kubeconfig");
     holdfast_durable::write(&path, own.as_bytes(), 0o600).unwrap();
-    let (pid, socket) = (node.pid().unwrap(), socket(node));
-    let admin = inside(node, "etc/rancher/k3s/k3s.yaml");
-    let work = move || {
-        enter_network(pid);
-        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        tokio.block_on(async move {
-            let api = Api::connect(&admin).unwrap();
-            let images = ReleaseImages::new(Runtime::connect(&socket), OwnNode::new(path, "node1"));
-            let blocked = images.may_apply(&api, &release, &release.items[0]).await.unwrap_err();
-            assert_eq!(blocked.reason, Reason::ReleasePrePull);
-            eprintln!("          {blocked}");
-            let say = |words: String| eprintln!("          {words}");
-            images.pull_here(&release, &say).await?;
-            images.pulled_everywhere(&api, &release, &say).await?;
-            images.may_apply(&api, &release, &release.items[0]).await
-        })
+    let admin = node.path("etc/rancher/k3s/k3s.yaml");
+    let work = async || {
+        let api = Api::connect(&admin).unwrap();
+        let images =
+            ReleaseImages::new(Runtime::connect(&socket(node)), OwnNode::new(path, "node1"));
+        let blocked = images.may_apply(&api, &release, &release.items[0]).await.unwrap_err();
+        assert_eq!(blocked.reason, Reason::ReleasePrePull);
+        eprintln!("          {blocked}");
+        let say = |words: String| eprintln!("          {words}");
+        images.pull_here(&release, &say).await?;
+        images.pulled_everywhere(&api, &release, &say).await?;
+        images.may_apply(&api, &release, &release.items[0]).await
     };
-    std::thread::spawn(work).join().unwrap()
+    node.in_network(work).unwrap()
 }
 
 #[test]

@@ -14,10 +14,11 @@ use holdfast_cluster::distribution::{
     ApiProbe, Distribution, DistributionState, Handle, Helpers, How, NodeWants, Settings, Wish,
 };
 use holdfast_cluster::paths::ClusterPaths;
+use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::cache::BUILD_VARIABLE;
 use holdfast_lab_kubernetes::cgroups::Cgroup;
-use holdfast_lab_kubernetes::find::Kubernetes;
 use holdfast_lab_kubernetes::server::outer::GROUP_VARIABLE;
+use holdfast_poll::until_async;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
@@ -27,8 +28,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Whoever sets it has time to run a whole Kubernetes.
-const ASKED: &str = "HOLDFAST_TEST_KUBERNETES";
 /// Which part of the story this process plays.
 const PART: &str = "HOLDFAST_TEST_PART";
 /// The program, told to the parts.
@@ -64,21 +63,7 @@ impl Drop for Group {
 
 /// Runs the story where it can harm nobody.
 fn isolated() {
-    if std::env::var_os(ASKED).is_none() {
-        eprintln!("skipped: it runs a whole Kubernetes: {ASKED}=1 asks for it");
-        return;
-    }
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: it needs root");
-        return;
-    }
-    let kubernetes = match Kubernetes::find_or_build(&mut |progress| eprintln!("{progress}")) {
-        Ok(kubernetes) => kubernetes,
-        Err(error) => {
-            eprintln!("skipped: {error}");
-            return;
-        }
-    };
+    let Some(kubernetes) = kubernetes(NAME) else { return };
     let folder = tempfile::tempdir().unwrap();
     let id = format!("{}-distribution", std::process::id());
     let group = Group(Cgroup::named(&id));
@@ -188,15 +173,11 @@ impl Killed {
     }
 
     async fn told(&mut self) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Ok(told) = std::fs::read_to_string(TOLD) {
-                return told;
-            }
+        until_async("the manager's node is ready", PATIENCE, async || {
             assert!(self.0.try_wait().unwrap().is_none(), "the manager ended");
-            assert!(Instant::now() < deadline, "the manager's node is not ready");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            std::fs::read_to_string(TOLD)
+        })
+        .await
     }
 }
 

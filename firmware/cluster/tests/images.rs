@@ -5,8 +5,9 @@ mod images_lab;
 
 use holdfast_api::Reason;
 use holdfast_cluster::images::{ImageError, Runtime};
+use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::node::{Node, NodeSpec};
-use images_lab::{WAY, Way, image, kubernetes, socket};
+use images_lab::{WAY, Way, image, socket};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 

@@ -15,8 +15,9 @@ use holdfast_cluster::nodes::refusal::{Kind, Refusal};
 use holdfast_cluster::nodes::removal::Removal;
 use holdfast_cluster::nodes::replace::{Plan, Wanted};
 use holdfast_cluster::nodes::service::{Group, LockSettings, RebootLock};
+use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::node::{Node, NodeSpec, REGISTRY, Switch};
-use nodes_common::{PATIENCE, client, cluster, inside, kubernetes, serve, until};
+use nodes_common::{PATIENCE, client, cluster, serve, until};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -99,7 +100,9 @@ async fn manager(journal: &Path, boot: &str, lock: &Client<Http>, seen: &mut Vec
 
 #[test]
 fn nodes_take_turns_and_a_broken_one_is_replaced() {
-    let Some(kubernetes) = kubernetes() else { return };
+    let Some(kubernetes) = kubernetes("nodes_take_turns_and_a_broken_one_is_replaced") else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let started = Instant::now();
     let passed = |what: &str| eprintln!("{:6.2} s  {what}", started.elapsed().as_secs_f64());
@@ -127,134 +130,145 @@ fn nodes_take_turns_and_a_broken_one_is_replaced() {
 
     let key = Key::of_site(&token);
     let journal = folder.path().join("reboot.json");
-    let retired = inside(&server, async || {
-        let cluster = cluster(&server);
-        let lock = Arc::new(RebootLock::new(Arc::clone(&cluster), LockSettings::default()));
-        let address = serve(&lock, &key).await;
-        let first = client("node1", address, &key);
-        let second = client("node2", address, &key);
+    let retired = server
+        .in_network(async || {
+            let cluster = cluster(&server);
+            let lock = Arc::new(RebootLock::new(Arc::clone(&cluster), LockSettings::default()));
+            let address = serve(&lock, &key).await;
+            let first = client("node1", address, &key);
+            let second = client("node2", address, &key);
 
-        // A reboot: the pods move, one at a time, and the data plane stays.
-        assert_eq!(pods(&*cluster, "node2", "web").await, 2);
-        let mut seen = Vec::new();
-        let state = manager(&journal, "before", &second, &mut seen).await;
-        assert!(matches!(state, State::Going { purpose: Purpose::Reboot, .. }), "{state:?}");
-        assert!(
-            seen.iter().all(|kind| [Kind::Draining, Kind::DrainBlocked].contains(kind)),
-            "{seen:?}"
-        );
-        assert!(!seen.is_empty(), "a budget of one lets no two pods go within the first answer");
-        assert_eq!(pods(&*cluster, "node2", "web").await, 0);
-        assert_eq!(pods(&*cluster, "node2", "data-plane").await, 1);
-        assert!(node(&*cluster, "node2").await.unwrap().cordoned_by_us);
-        passed("the agent is drained and has the lock");
-        let refusal = first.ask(Call::PreReboot).await.unwrap_err();
-        assert_eq!(refusal, Refusal::new(Kind::Locked, "node node2 has the reboot lock"));
-        first.ask(Call::SteadyState).await.unwrap();
-        assert_eq!(lock.holders().await.unwrap(), [(Group::default(), "node2".into())]);
-        let state = manager(&journal, "after", &second, &mut seen).await;
-        assert_eq!(state, State::Idle);
-        let view = node(&*cluster, "node2").await.unwrap();
-        assert!(!view.unschedulable && !view.cordoned_by_us);
-        assert_eq!(lock.holders().await.unwrap(), []);
-        passed("it is back and takes pods");
+            // A reboot: the pods move, one at a time, and the data plane stays.
+            assert_eq!(pods(&*cluster, "node2", "web").await, 2);
+            let mut seen = Vec::new();
+            let state = manager(&journal, "before", &second, &mut seen).await;
+            assert!(matches!(state, State::Going { purpose: Purpose::Reboot, .. }), "{state:?}");
+            assert!(
+                seen.iter().all(|kind| [Kind::Draining, Kind::DrainBlocked].contains(kind)),
+                "{seen:?}"
+            );
+            assert!(
+                !seen.is_empty(),
+                "a budget of one lets no two pods go within the first answer"
+            );
+            assert_eq!(pods(&*cluster, "node2", "web").await, 0);
+            assert_eq!(pods(&*cluster, "node2", "data-plane").await, 1);
+            assert!(node(&*cluster, "node2").await.unwrap().cordoned_by_us);
+            passed("the agent is drained and has the lock");
+            let refusal = first.ask(Call::PreReboot).await.unwrap_err();
+            assert_eq!(refusal, Refusal::new(Kind::Locked, "node node2 has the reboot lock"));
+            first.ask(Call::SteadyState).await.unwrap();
+            assert_eq!(lock.holders().await.unwrap(), [(Group::default(), "node2".into())]);
+            let state = manager(&journal, "after", &second, &mut seen).await;
+            assert_eq!(state, State::Idle);
+            let view = node(&*cluster, "node2").await.unwrap();
+            assert!(!view.unschedulable && !view.cordoned_by_us);
+            assert_eq!(lock.holders().await.unwrap(), []);
+            passed("it is back and takes pods");
 
-        // A budget that lets no pod go: named, then given up.
-        let strict = r#"{"spec":{"minAvailable":2}}"#;
-        server.kubectl(&["patch", "poddisruptionbudget", "web", "--patch", strict]).unwrap();
-        until("the budget lets nobody go", async || {
-            match cluster.budgets().await.unwrap().iter().all(|budget| budget.allowed == 0) {
-                true => Ok(()),
-                false => Err("not yet"),
-            }
+            // A budget that lets no pod go: named, then given up.
+            let strict = r#"{"spec":{"minAvailable":2}}"#;
+            server.kubectl(&["patch", "poddisruptionbudget", "web", "--patch", strict]).unwrap();
+            until("the budget lets nobody go", async || {
+                match cluster.budgets().await.unwrap().iter().all(|budget| budget.allowed == 0) {
+                    true => Ok(()),
+                    false => Err("not yet"),
+                }
+            })
+            .await;
+            let drain =
+                DrainSettings { deadline: Duration::from_secs(4), ..DrainSettings::default() };
+            let settings = LockSettings { drain, ..LockSettings::default() };
+            let impatient = Arc::new(RebootLock::new(Arc::clone(&cluster), settings));
+            let address = serve(&impatient, &key).await;
+            let blocked = client("node1", address, &key).ask(Call::PreReboot).await.unwrap_err();
+            assert_eq!(blocked.reason(), Reason::NodeDrainBlocked);
+            assert!(
+                blocked.message.contains("budget default/web does not let pod default/web-"),
+                "{blocked}"
+            );
+            let late = until("the drain is given up", async || {
+                let refusal =
+                    client("node1", address, &key).ask(Call::PreReboot).await.unwrap_err();
+                match refusal.kind {
+                    Kind::DrainTimeout => Ok(refusal),
+                    _ => Err(refusal),
+                }
+            })
+            .await;
+            assert!(late.message.contains("default/web-"), "{late}");
+            assert!(!node(&*cluster, "node1").await.unwrap().unschedulable);
+            assert_eq!(lock.holders().await.unwrap(), []);
+            assert_eq!(pods(&*cluster, "node1", "web").await, 2);
+            passed("a strict budget is named, and the server takes pods again");
+
+            // An operator's cordon outlives a reboot.
+            server.kubectl(&["cordon", "node2"]).unwrap();
+            until("the lock is granted", async || second.ask(Call::PreReboot).await).await;
+            second.ask(Call::SteadyState).await.unwrap();
+            assert!(node(&*cluster, "node2").await.unwrap().unschedulable);
+            server.kubectl(&["uncordon", "node2"]).unwrap();
+
+            // One manager leads.
+            let mut one = LeaderLock::of_releases(Arc::clone(&cluster), "node1");
+            let mut other = LeaderLock::of_releases(Arc::clone(&cluster), "node2");
+            assert!(matches!(one.attempt().await.unwrap(), Leadership::Ours { .. }));
+            assert!(matches!(one.attempt().await.unwrap(), Leadership::Ours { .. }));
+            let leader = other.attempt().await.unwrap();
+            assert!(matches!(&leader, Leadership::Others { holder, .. } if holder == "node1"));
+            one.give_back().await.unwrap();
+            assert!(matches!(other.attempt().await.unwrap(), Leadership::Ours { .. }));
+            passed("one manager leads");
+
+            // The agent dies with the lock.
+            until("the lock is granted", async || second.ask(Call::PreReboot).await).await;
+            let removal = Removal::new(Arc::clone(&cluster), lock, "node1");
+            removal.retire("node2").await.unwrap().unwrap()
         })
-        .await;
-        let drain = DrainSettings { deadline: Duration::from_secs(4), ..DrainSettings::default() };
-        let settings = LockSettings { drain, ..LockSettings::default() };
-        let impatient = Arc::new(RebootLock::new(Arc::clone(&cluster), settings));
-        let address = serve(&impatient, &key).await;
-        let blocked = client("node1", address, &key).ask(Call::PreReboot).await.unwrap_err();
-        assert_eq!(blocked.reason(), Reason::NodeDrainBlocked);
-        assert!(
-            blocked.message.contains("budget default/web does not let pod default/web-"),
-            "{blocked}"
-        );
-        let late = until("the drain is given up", async || {
-            let refusal = client("node1", address, &key).ask(Call::PreReboot).await.unwrap_err();
-            match refusal.kind {
-                Kind::DrainTimeout => Ok(refusal),
-                _ => Err(refusal),
-            }
-        })
-        .await;
-        assert!(late.message.contains("default/web-"), "{late}");
-        assert!(!node(&*cluster, "node1").await.unwrap().unschedulable);
-        assert_eq!(lock.holders().await.unwrap(), []);
-        assert_eq!(pods(&*cluster, "node1", "web").await, 2);
-        passed("a strict budget is named, and the server takes pods again");
-
-        // An operator's cordon outlives a reboot.
-        server.kubectl(&["cordon", "node2"]).unwrap();
-        until("the lock is granted", async || second.ask(Call::PreReboot).await).await;
-        second.ask(Call::SteadyState).await.unwrap();
-        assert!(node(&*cluster, "node2").await.unwrap().unschedulable);
-        server.kubectl(&["uncordon", "node2"]).unwrap();
-
-        // One manager leads.
-        let mut one = LeaderLock::of_releases(Arc::clone(&cluster), "node1");
-        let mut other = LeaderLock::of_releases(Arc::clone(&cluster), "node2");
-        assert!(matches!(one.attempt().await.unwrap(), Leadership::Ours { .. }));
-        assert!(matches!(one.attempt().await.unwrap(), Leadership::Ours { .. }));
-        let leader = other.attempt().await.unwrap();
-        assert!(matches!(&leader, Leadership::Others { holder, .. } if holder == "node1"));
-        one.give_back().await.unwrap();
-        assert!(matches!(other.attempt().await.unwrap(), Leadership::Ours { .. }));
-        passed("one manager leads");
-
-        // The agent dies with the lock.
-        until("the lock is granted", async || second.ask(Call::PreReboot).await).await;
-        let removal = Removal::new(Arc::clone(&cluster), lock, "node1");
-        removal.retire("node2").await.unwrap().unwrap()
-    });
+        .unwrap();
     assert_eq!(agent.kill(), [] as [String; 0]);
     let wanted = Wanted {
         names: ["node1".to_owned(), "node2".to_owned()].into(),
         retired: [retired].into(),
     };
-    inside(&server, async || {
-        let cluster = cluster(&server);
-        let lock = Arc::new(RebootLock::new(Arc::clone(&cluster), LockSettings::default()));
-        let mut removal = Removal::new(Arc::clone(&cluster), Arc::clone(&lock), "node1");
-        let plan = removal.pass(&wanted, Instant::now()).await.unwrap();
-        assert_eq!(plan.steps.len(), 3, "{plan:?}");
-        assert_eq!(lock.holders().await.unwrap(), []);
-        until("the node and its pods are gone", async || {
-            let left = cluster.pods_on("node2").await.unwrap().len();
-            match node(&*cluster, "node2").await {
-                None if left == 0 => Ok(()),
-                there => Err((there, left)),
-            }
+    server
+        .in_network(async || {
+            let cluster = cluster(&server);
+            let lock = Arc::new(RebootLock::new(Arc::clone(&cluster), LockSettings::default()));
+            let mut removal = Removal::new(Arc::clone(&cluster), Arc::clone(&lock), "node1");
+            let plan = removal.pass(&wanted, Instant::now()).await.unwrap();
+            assert_eq!(plan.steps.len(), 3, "{plan:?}");
+            assert_eq!(lock.holders().await.unwrap(), []);
+            until("the node and its pods are gone", async || {
+                let left = cluster.pods_on("node2").await.unwrap().len();
+                match node(&*cluster, "node2").await {
+                    None if left == 0 => Ok(()),
+                    there => Err((there, left)),
+                }
+            })
+            .await;
         })
-        .await;
-    });
+        .unwrap();
     passed("the dead agent is removed, its lock is free");
 
     let mut agent = join("new", &server);
     agent.wait_up(PATIENCE).unwrap();
     server.wait_ready("node2", PATIENCE).unwrap();
-    inside(&server, async || {
-        let cluster = cluster(&server);
-        let lock = Arc::new(RebootLock::new(Arc::clone(&cluster), LockSettings::default()));
-        let mut removal = Removal::new(Arc::clone(&cluster), lock, "node1");
-        assert_eq!(removal.pass(&wanted, Instant::now()).await.unwrap(), Plan::default());
-        until("the new agent has its data plane", async || {
-            match pods(&*cluster, "node2", "data-plane").await {
-                1 => Ok(()),
-                other => Err(other),
-            }
+    server
+        .in_network(async || {
+            let cluster = cluster(&server);
+            let lock = Arc::new(RebootLock::new(Arc::clone(&cluster), LockSettings::default()));
+            let mut removal = Removal::new(Arc::clone(&cluster), lock, "node1");
+            assert_eq!(removal.pass(&wanted, Instant::now()).await.unwrap(), Plan::default());
+            until("the new agent has its data plane", async || {
+                match pods(&*cluster, "node2", "data-plane").await {
+                    1 => Ok(()),
+                    other => Err(other),
+                }
+            })
+            .await;
         })
-        .await;
-    });
+        .unwrap();
     passed("another one of the same name is there, and stays");
     assert_eq!(agent.stop().unwrap(), [] as [String; 0]);
     assert_eq!(server.stop().unwrap(), [] as [String; 0]);

@@ -10,27 +10,33 @@ use holdfast_cluster::nodes::refusal::Kind;
 use holdfast_cluster::nodes::removal::Removal;
 use holdfast_cluster::nodes::replace::{Held, Wanted, Why};
 use holdfast_cluster::nodes::service::{LockSettings, RebootLock};
+use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::node::{Node, NodeSpec, Switch};
-use nodes_common::{PATIENCE, client, cluster, inside, kubernetes, serve, until};
+use nodes_common::{PATIENCE, client, cluster, serve, until};
 use std::sync::Arc;
 use std::time::Instant;
 
 /// What a node's client is told by the lock that `server` serves.
 fn ask(server: &Node, key: &Key, id: &str, call: Call, passing: &[Kind]) -> Option<Kind> {
-    inside(server, async || {
-        let lock = Arc::new(RebootLock::new(cluster(server), LockSettings::default()));
-        let client = client(id, serve(&lock, key).await, key);
-        until("an answer that stays", async || match client.ask(call).await {
-            Err(refusal) if passing.contains(&refusal.kind) => Err(refusal),
-            answer => Ok(answer.err().map(|refusal| refusal.kind)),
+    server
+        .in_network(async || {
+            let lock = Arc::new(RebootLock::new(cluster(server), LockSettings::default()));
+            let client = client(id, serve(&lock, key).await, key);
+            until("an answer that stays", async || match client.ask(call).await {
+                Err(refusal) if passing.contains(&refusal.kind) => Err(refusal),
+                answer => Ok(answer.err().map(|refusal| refusal.kind)),
+            })
+            .await
         })
-        .await
-    })
+        .unwrap()
 }
 
 #[test]
 fn three_servers_share_the_lock_and_a_dead_one_is_replaced() {
-    let Some(kubernetes) = kubernetes() else { return };
+    let Some(kubernetes) = kubernetes("three_servers_share_the_lock_and_a_dead_one_is_replaced")
+    else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let started = Instant::now();
     let passed = |what: &str| eprintln!("{:6.2} s  {what}", started.elapsed().as_secs_f64());
@@ -64,42 +70,46 @@ fn three_servers_share_the_lock_and_a_dead_one_is_replaced() {
     // It dies with the lock, in the middle of its reboot.
     assert_eq!(third.kill(), [] as [String; 0]);
     assert_eq!(ask(&second, &key, "node2", Call::PreReboot, &away), Some(Kind::Locked));
-    let wanted = inside(&second, async || {
-        let cluster = cluster(&second);
-        let lock = Arc::new(RebootLock::new(Arc::clone(&cluster), LockSettings::default()));
-        let mut removal = Removal::new(Arc::clone(&cluster), Arc::clone(&lock), "node2");
-        let names = ["node1", "node2", "node3"].map(str::to_owned).into();
-        let mut retired = [removal.retire("node3").await.unwrap().unwrap()].to_vec();
-        retired.push(removal.retire("node1").await.unwrap().unwrap());
-        let both = Wanted { names, retired: retired.iter().cloned().collect() };
-        let plan = removal.plan(&both, Instant::now()).await.unwrap();
-        assert_eq!(plan.held, [Held { node: "node3".into(), why: Why::OneAtATime }]);
-        retired.pop();
-        let wanted = Wanted { retired: retired.into_iter().collect(), ..both };
-        removal.pass(&wanted, Instant::now()).await.unwrap();
-        assert_eq!(lock.holders().await.unwrap(), []);
-        until("the dead server is gone", async || {
-            let nodes = cluster.nodes().await.map_err(|error| error.chain())?;
-            match nodes.iter().any(|node| node.name == "node3") {
-                true => Err("it is there".to_owned()),
-                false => Ok(()),
-            }
+    let wanted = second
+        .in_network(async || {
+            let cluster = cluster(&second);
+            let lock = Arc::new(RebootLock::new(Arc::clone(&cluster), LockSettings::default()));
+            let mut removal = Removal::new(Arc::clone(&cluster), Arc::clone(&lock), "node2");
+            let names = ["node1", "node2", "node3"].map(str::to_owned).into();
+            let mut retired = [removal.retire("node3").await.unwrap().unwrap()].to_vec();
+            retired.push(removal.retire("node1").await.unwrap().unwrap());
+            let both = Wanted { names, retired: retired.iter().cloned().collect() };
+            let plan = removal.plan(&both, Instant::now()).await.unwrap();
+            assert_eq!(plan.held, [Held { node: "node3".into(), why: Why::OneAtATime }]);
+            retired.pop();
+            let wanted = Wanted { retired: retired.into_iter().collect(), ..both };
+            removal.pass(&wanted, Instant::now()).await.unwrap();
+            assert_eq!(lock.holders().await.unwrap(), []);
+            until("the dead server is gone", async || {
+                let nodes = cluster.nodes().await.map_err(|error| error.chain())?;
+                match nodes.iter().any(|node| node.name == "node3") {
+                    true => Err("it is there".to_owned()),
+                    false => Ok(()),
+                }
+            })
+            .await;
+            wanted
         })
-        .await;
-        wanted
-    });
+        .unwrap();
     passed("the dead server is removed, its lock is free");
 
     let mut third = join("node3", "new", "10.200.0.3/24");
     third.wait_up(PATIENCE).unwrap();
     second.wait_ready("node3", PATIENCE).unwrap();
-    inside(&third, async || {
-        let cluster = cluster(&third);
-        let lock = Arc::new(RebootLock::new(Arc::clone(&cluster), LockSettings::default()));
-        let mut removal = Removal::new(Arc::clone(&cluster), lock, "node2");
-        assert_eq!(removal.pass(&wanted, Instant::now()).await.unwrap().steps, []);
-        assert_eq!(cluster.nodes().await.unwrap().iter().filter(|node| node.server).count(), 3);
-    });
+    third
+        .in_network(async || {
+            let cluster = cluster(&third);
+            let lock = Arc::new(RebootLock::new(Arc::clone(&cluster), LockSettings::default()));
+            let mut removal = Removal::new(Arc::clone(&cluster), lock, "node2");
+            assert_eq!(removal.pass(&wanted, Instant::now()).await.unwrap().steps, []);
+            assert_eq!(cluster.nodes().await.unwrap().iter().filter(|node| node.server).count(), 3);
+        })
+        .unwrap();
     assert_eq!(ask(&third, &key, "node2", Call::PreReboot, &busy), None);
     assert_eq!(ask(&second, &key, "node2", Call::SteadyState, &away), None);
     passed("another one of the same name is there, and answers for the lock");

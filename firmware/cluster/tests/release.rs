@@ -11,39 +11,17 @@ use holdfast_cluster::release::engine::{ReleaseEngine, Releases};
 use holdfast_cluster::release::journal::Kept;
 use holdfast_cluster::release::live::{Later, Live, Manager};
 use holdfast_cluster::release::target::Check;
-use holdfast_lab_kubernetes::find::Kubernetes;
+use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::node::{Node, NodeSpec};
-use nix::sched::{CloneFlags, setns};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
-/// Whoever sets it has Kubernetes built, and lets these tests run one at a time.
-const ASKED: &str = "HOLDFAST_TEST_KUBERNETES";
 /// The node's own registry, which containerd asks without TLS, and nobody after it.
 const REGISTRY: &str = "127.0.0.1:5000";
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn kubernetes(test: &str) -> Option<Kubernetes> {
-    if std::env::var_os(ASKED).is_none() {
-        eprintln!("skipped: {test}: it runs a whole Kubernetes: {ASKED}=1 asks for it");
-        return None;
-    }
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: {test}: it needs root");
-        return None;
-    }
-    match Kubernetes::find_or_build(&mut |progress| eprintln!("{progress}")) {
-        Ok(kubernetes) => Some(kubernetes),
-        Err(error) => {
-            eprintln!("skipped: {test}: {error}");
-            None
-        }
-    }
-}
 
 #[test]
 fn releases_on_a_real_cluster() {
@@ -61,17 +39,8 @@ fn releases_on_a_real_cluster() {
     eprintln!("{:6.2} s  the node is Ready", started.elapsed().as_secs_f64());
 
     let state = tempfile::tempdir().unwrap();
-    let story = || within(&node, async { Site::new(&node, state.path(), started).story().await });
-    let told = std::thread::scope(|scope| scope.spawn(story).join());
-    assert!(told.is_ok(), "the story broke off");
+    node.in_network(async || Site::new(&node, state.path(), started).story().await).unwrap();
     assert_eq!(node.stop().unwrap(), [] as [String; 0]);
-}
-
-/// Runs in the network of the node: a namespace belongs to a thread.
-fn within(node: &Node, work: impl Future<Output = ()>) {
-    let net = File::open(format!("/proc/{}/ns/net", node.pid().unwrap())).unwrap();
-    setns(net, CloneFlags::CLONE_NEWNET).unwrap();
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
 }
 
 /// A manager whose checks hold.

@@ -6,7 +6,7 @@
 //! snapshots, [`registries`] where its images come from. So whatever starts and watches k3s in
 //! production has one way only.
 //!
-//! Tests use [`find`] (a real k3s where there is one), [`node`] (a node in namespaces of its own
+//! Tests use [`asked`] (whether they may run one), [`find`] (a real k3s where there is one), [`node`] (a node in namespaces of its own
 //! by [`isolate`]) and [`image`] (images from nothing).
 //!
 //! It fails by errors that name the next step, never by half a build or half a node: a build is
@@ -16,6 +16,7 @@
 //! docs/reference/kubernetes-lab.md has the list.
 #![warn(missing_docs)]
 
+pub mod asked;
 pub mod build;
 pub mod cache;
 pub mod cgroups;

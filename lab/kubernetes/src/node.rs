@@ -13,6 +13,7 @@ use crate::find::Kubernetes;
 use crate::image::Image;
 use crate::server::outer::GROUP_VARIABLE;
 use holdfast_durable::WriteError;
+use netd::netns::{NetNs, NetNsError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
@@ -84,6 +85,9 @@ pub enum NodeError {
     /// A file cannot be written.
     #[error("cannot write the node's files")]
     Write(#[from] WriteError),
+    /// Its network cannot be entered.
+    #[error("cannot go into the network of the node")]
+    Network(#[from] NetNsError),
     /// A file or a process cannot be handled.
     #[error("cannot {attempt} {}", path.display())]
     Io {
@@ -220,6 +224,39 @@ impl Node {
     /// A path of the node below `/var/lib/rancher/k3s`, as this process sees it.
     pub fn data(&self, path: &str) -> PathBuf {
         self.state.join("own/var/lib/rancher/k3s").join(path)
+    }
+
+    /// A path inside the node (`/` is its own root), as this process sees it.
+    pub fn path(&self, path: &str) -> PathBuf {
+        let root = format!("/proc/{}/root", self.pid().unwrap_or_default());
+        Path::new(&root).join(path.trim_start_matches('/'))
+    }
+
+    /// Its network namespace, where its API server is.
+    ///
+    /// # Errors
+    /// The node has ended.
+    pub fn network(&self) -> Result<NetNs, NodeError> {
+        let path = format!("/proc/{}/ns/net", self.pid().unwrap_or_default());
+        Ok(NetNs::open_at(Path::new(&path))?)
+    }
+
+    /// Does async work in the node's network, on a thread and a runtime of its own.
+    ///
+    /// # Errors
+    /// The node has ended, or the runtime cannot be made.
+    ///
+    /// # Panics
+    /// When `work` does.
+    pub fn in_network<T: Send, F: Future<Output = T>>(
+        &self,
+        work: impl FnOnce() -> F + Send,
+    ) -> Result<T, NodeError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(io_error("make a runtime in", &self.state))?;
+        Ok(self.network()?.enter(|| runtime.block_on(work()))?)
     }
 
     /// The token that others join with.

@@ -1,12 +1,11 @@
 //! One node of real Kubernetes, from its start to its end.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panics, as tests do")]
 
-mod common;
-
-use common::kubernetes;
+use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::cache::BUILD_VARIABLE;
 use holdfast_lab_kubernetes::find::Kubernetes;
 use holdfast_lab_kubernetes::node::{Node, NodeError, NodeSpec, REGISTRY, Switch};
+use holdfast_poll::until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
@@ -242,18 +241,14 @@ impl Drill<'_> {
         assert!(String::from_utf8_lossy(&again.stderr).contains("was reset already"), "{again:?}");
         let ports = ["--disable-agent", "--https-listen-port=7443"];
         let mut server = self.server(&ports).spawn().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let answer = loop {
+        let answer = until("the question is answered", Duration::from_secs(60), || {
             let mut kubectl = Command::new("nsenter");
             kubectl.arg(format!("--net=/proc/{}/ns/net", server.id())).arg(self.kubernetes.k3s());
             kubectl.arg("kubectl").args(question).env("KUBECONFIG", self.data.join("admin.yaml"));
             let output = kubectl.output().unwrap();
-            if output.status.success() || Instant::now() >= deadline {
-                break output;
-            }
             assert_eq!(server.try_wait().unwrap(), None, "it ended");
-            std::thread::sleep(Duration::from_millis(100));
-        };
+            if output.status.success() { Ok(output) } else { Err(output) }
+        });
         kill(Pid::from_raw(server.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
         assert!(server.wait().unwrap().success());
         String::from_utf8_lossy(&answer.stdout).into_owned()

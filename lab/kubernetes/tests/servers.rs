@@ -1,9 +1,7 @@
 //! Three servers: one dies, and another takes its place under its name.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panics, as tests do")]
 
-mod common;
-
-use common::kubernetes;
+use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::node::{Node, NodeSpec, Switch};
 use std::time::{Duration, Instant};
 

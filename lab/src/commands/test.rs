@@ -6,6 +6,7 @@ use super::up;
 use super::{Global, Output, print_json, table};
 use anyhow::Context;
 use clap::Args;
+use holdfast_lab_kubernetes::asked::ASKED;
 use lab::machine;
 use lab::packages::{self, Purpose};
 use serde::Serialize;
@@ -50,7 +51,7 @@ macro_rules! on_kubernetes {
 }
 
 /// Set for tests on real Kubernetes.
-const ASKS_FOR_KUBERNETES: (&str, &str) = ("HOLDFAST_TEST_KUBERNETES", "1");
+const ASKS_FOR_KUBERNETES: (&str, &str) = (ASKED, "1");
 
 /// What came of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -6,7 +6,6 @@ use lab::world::{Home, WorldName};
 use netd::netns::NetNs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 /// Why this machine cannot run tests with namespaces, after saying so.
 pub(crate) fn cannot(test: &str) -> bool {
@@ -90,14 +89,5 @@ impl Drop for Place {
             other => eprintln!("left behind: {other:?}"),
         }
         let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
-
-/// Waits for a condition.
-pub(crate) fn until(what: &str, patience: Duration, mut met: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience;
-    while !met() {
-        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -73,12 +73,11 @@ impl FarRegistry {
             let _either = told.recv();
         });
         ready.recv().unwrap();
-        let near = std::thread::spawn(move || {
-            super::enter_network(pid);
+        let near = || {
             ip(&["addr", "add", &format!("{NODE_END}/24"), "dev", "near"]);
             ip(&["link", "set", "near", "up"]);
-        });
-        near.join().unwrap();
+        };
+        node.network().unwrap().enter(near).unwrap();
         Self { ends, thread: Some(thread) }
     }
 }

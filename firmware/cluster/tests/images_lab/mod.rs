@@ -13,44 +13,16 @@ pub mod probe;
 use holdfast_lab_kubernetes::find::Kubernetes;
 use holdfast_lab_kubernetes::image::Image;
 use holdfast_lab_kubernetes::node::{Node, web_image};
-use nix::sched::{CloneFlags, setns};
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Whoever sets it has time to build Kubernetes, and lets these tests run one at a time.
-const ASKED: &str = "HOLDFAST_TEST_KUBERNETES";
-
-pub fn kubernetes(test: &str) -> Option<Kubernetes> {
-    if std::env::var_os(ASKED).is_none() {
-        eprintln!("skipped: {test}: it runs a whole Kubernetes: {ASKED}=1 asks for it");
-        return None;
-    }
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: {test}: it needs root");
-        return None;
-    }
-    match Kubernetes::find_or_build(&mut |progress| eprintln!("{progress}")) {
-        Ok(kubernetes) => Some(kubernetes),
-        Err(error) => {
-            eprintln!("skipped: {test}: {error}");
-            None
-        }
-    }
-}
-
-/// A file of the node, whose mounts are its own.
-pub fn inside(node: &Node, path: &str) -> PathBuf {
-    Path::new("/proc").join(node.pid().unwrap().to_string()).join("root").join(path)
-}
-
 pub fn socket(node: &Node) -> PathBuf {
-    inside(node, "run/k3s/containerd/containerd.sock")
+    node.path("run/k3s/containerd/containerd.sock")
 }
 
 /// The tests' web server with `mib` MiB that no registry and no disk can make smaller.
@@ -58,12 +30,6 @@ pub fn image(kubernetes: &Kubernetes, name: &str, mib: usize) -> Image {
     let mut ballast = vec![0u8; mib << 20];
     getrandom::fill(&mut ballast).unwrap();
     web_image(kubernetes.built(), name).unwrap().file("ballast", 0o644, ballast)
-}
-
-/// Takes the thread into the node's network.
-pub fn enter_network(pid: u32) {
-    let namespace = File::open(format!("/proc/{pid}/ns/net")).unwrap();
-    setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
 }
 
 /// A thread in the node's network; it is told to end when this is dropped.
@@ -74,13 +40,11 @@ pub struct InNetwork {
 }
 
 impl InNetwork {
-    pub fn run(pid: u32, work: impl FnOnce(&AtomicBool) + Send + 'static) -> Self {
+    pub fn run(node: &Node, work: impl FnOnce(&AtomicBool) + Send + 'static) -> Self {
+        let network = node.network().unwrap();
         let ends = Arc::new(AtomicBool::new(false));
         let told = ends.clone();
-        let thread = std::thread::spawn(move || {
-            enter_network(pid);
-            work(&told);
-        });
+        let thread = std::thread::spawn(move || network.enter(|| work(&told)).unwrap());
         Self { ends, thread: Some(thread) }
     }
 }
@@ -118,7 +82,7 @@ impl Way {
         let state = Arc::new(WayState::default());
         state.cut_at.store(u64::MAX, Ordering::Relaxed);
         let shared = state.clone();
-        let thread = InNetwork::run(node.pid().unwrap(), move |ends| {
+        let thread = InNetwork::run(node, move |ends| {
             let listener = TcpListener::bind(WAY).unwrap();
             listener.set_nonblocking(true).unwrap();
             while !ends.load(Ordering::Relaxed) {

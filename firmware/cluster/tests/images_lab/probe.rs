@@ -21,7 +21,7 @@ impl Probe {
     pub fn start(node: &Node, way: &str) -> Self {
         let answers = Arc::new(Mutex::new(vec![Instant::now()]));
         let (remembers, way) = (answers.clone(), way.parse().unwrap());
-        let thread = InNetwork::run(node.pid().unwrap(), move |ends| {
+        let thread = InNetwork::run(node, move |ends| {
             while !ends.load(Ordering::Relaxed) {
                 let asked = Instant::now();
                 if answers_at(way) {

@@ -1,58 +1,18 @@
-//! What the stories about nodes share: a Kubernetes if one is asked for, and a seat inside a node.
+//! What the stories about nodes share: the lock and those who ask it.
 
 use holdfast_cluster::kubernetes::Api;
 use holdfast_cluster::nodes::client::{Address, Client, Http};
 use holdfast_cluster::nodes::fleetlock::{self, Key};
 use holdfast_cluster::nodes::kube::KubeCluster;
 use holdfast_cluster::nodes::service::RebootLock;
-use holdfast_lab_kubernetes::find::Kubernetes;
 use holdfast_lab_kubernetes::node::Node;
-use nix::sched::{CloneFlags, setns};
-use std::fs::File;
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long anything of a cluster may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Whoever sets it has time to build Kubernetes, and lets these tests run one at a time.
-const ASKED: &str = "HOLDFAST_TEST_KUBERNETES";
-
-pub(crate) fn kubernetes() -> Option<Kubernetes> {
-    if std::env::var_os(ASKED).is_none() {
-        eprintln!("skipped: it runs a whole Kubernetes: {ASKED}=1 asks for it");
-        return None;
-    }
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: it needs root");
-        return None;
-    }
-    match Kubernetes::find_or_build(&mut |progress| eprintln!("{progress}")) {
-        Ok(kubernetes) => Some(kubernetes),
-        Err(error) => {
-            eprintln!("skipped: {error}");
-            None
-        }
-    }
-}
-
-/// Does `work` in a thread that is in the node's network, where its API server is.
-pub(crate) fn inside<T: Send, F: Future<Output = T>>(
-    node: &Node,
-    work: impl FnOnce() -> F + Send,
-) -> T {
-    let network = File::open(format!("/proc/{}/ns/net", node.pid().unwrap())).unwrap();
-    let thread = || {
-        setns(network, CloneFlags::CLONE_NEWNET).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(work())
-    };
-    std::thread::scope(|scope| match scope.spawn(thread).join() {
-        Ok(done) => done,
-        Err(panic) => std::panic::resume_unwind(panic),
-    })
-}
 
 pub(crate) fn cluster(node: &Node) -> Arc<KubeCluster> {
     let kubeconfig = node.state().join("etc/rancher/k3s/k3s.yaml");
@@ -74,16 +34,9 @@ pub(crate) fn client(id: &str, address: SocketAddr, key: &Key) -> Client<Http> {
 }
 
 /// Tries until it succeeds.
-pub(crate) async fn until<T, E: std::fmt::Debug>(
+pub(crate) async fn until<T, E: Debug>(
     what: &str,
-    mut attempt: impl AsyncFnMut() -> Result<T, E>,
+    attempt: impl AsyncFnMut() -> Result<T, E>,
 ) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match attempt().await {
-            Ok(done) => return done,
-            Err(last) => assert!(Instant::now() < deadline, "not: {what}: {last:?}"),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    holdfast_poll::until_async(what, PATIENCE, attempt).await
 }

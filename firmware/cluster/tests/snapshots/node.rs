@@ -8,12 +8,13 @@ use holdfast_cluster::snapshots::{Distribution, Paused};
 use holdfast_lab_kubernetes::cache::BUILD_VARIABLE;
 use holdfast_lab_kubernetes::find::Kubernetes;
 use holdfast_lab_kubernetes::places::ROOT_VARIABLE;
+use holdfast_poll::TICK;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::process::Command;
 
 /// A control plane without a kubelet: all that snapshots are about.
@@ -134,18 +135,21 @@ impl Distribution for Supervised {
 
     fn wait_ready(&self, patience: Duration) -> BoxFuture<'_, Result<(), Refusal>> {
         Box::pin(async move {
-            let deadline = Instant::now() + patience;
-            loop {
-                match self.0.kubectl(&["get", "--raw=/readyz"]).await {
-                    Ok(_) => return Ok(()),
-                    Err(last) if Instant::now() >= deadline => return Err(last.into()),
-                    Err(_) => {}
+            let mut last = Refusal::from("it does not answer");
+            let mut ticks = tokio::time::interval(TICK);
+            let answers = tokio::time::timeout(patience, async {
+                loop {
+                    ticks.tick().await;
+                    match self.0.kubectl(&["get", "--raw=/readyz"]).await {
+                        Ok(_) => return Ok(()),
+                        Err(said) => last = said.into(),
+                    }
+                    if let Some(how) = self.0.has_ended() {
+                        return Err(how.into());
+                    }
                 }
-                if let Some(how) = self.0.has_ended() {
-                    return Err(how.into());
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            });
+            answers.await.unwrap_or_else(|_| Err(last))
         })
     }
 }

@@ -10,40 +10,27 @@ use holdfast_cluster::snapshots::service::{Automatic, Task};
 use holdfast_cluster::snapshots::{
     Distribution, Handle, Settings, SnapshotError, Source, Why, start,
 };
+use holdfast_lab_kubernetes::asked;
 use holdfast_lab_kubernetes::find::Kubernetes;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Whoever sets it has time to build Kubernetes, and lets these tests run one at a time.
-const ASKED: &str = "HOLDFAST_TEST_KUBERNETES";
 const READY: Duration = Duration::from_secs(120);
 
-fn kubernetes() -> Option<Kubernetes> {
-    if std::env::var_os(ASKED).is_none() {
-        eprintln!("skipped: it builds and runs a whole Kubernetes: {ASKED}=1 asks for it");
-        return None;
-    }
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: it needs root");
+/// What `test` needs besides a Kubernetes: age, and a Kubernetes that takes a root of its own.
+fn kubernetes(test: &str) -> Option<Kubernetes> {
+    let kubernetes = asked::kubernetes(test)?;
+    if kubernetes.is_real() {
+        eprintln!("skipped: {test}: a real k3s cannot be given a root of its own");
         return None;
     }
     if Command::new("age").arg("--version").output().is_err() {
-        eprintln!("skipped: it needs Debian's package age");
+        eprintln!("skipped: {test}: it needs Debian's package age");
         return None;
     }
-    match Kubernetes::find_or_build(&mut |progress| eprintln!("{progress}")) {
-        Ok(kubernetes) if kubernetes.is_real() => {
-            eprintln!("skipped: a real k3s cannot be given a root of its own");
-            None
-        }
-        Ok(kubernetes) => Some(kubernetes),
-        Err(error) => {
-            eprintln!("skipped: {error}");
-            None
-        }
-    }
+    Some(kubernetes)
 }
 
 /// A network of this thread, and of all that it starts.
@@ -116,7 +103,11 @@ impl Node {
 
 #[test]
 fn a_datastore_is_kept_through_restores_other_hardware_and_a_power_cut() {
-    let Some(kubernetes) = kubernetes() else { return };
+    let Some(kubernetes) =
+        kubernetes("a_datastore_is_kept_through_restores_other_hardware_and_a_power_cut")
+    else {
+        return;
+    };
     own_network();
     let _log = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())

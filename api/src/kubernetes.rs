@@ -152,6 +152,8 @@ pub struct KubernetesIntent {
     /// The server to join, `https://HOST:6443`; for all but the first server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
+    /// Addresses of all servers of the site, for what nodes ask of each other.
+    pub servers: Vec<std::net::IpAddr>,
     /// What nodes join with; the same on every node of the site.
     pub token: Secret,
     /// The node's address in the cluster; k3s finds one when absent.

@@ -252,7 +252,8 @@ pub struct ReleaseInput {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RestoreInput {
-    /// Name of one of the node's snapshots, or absolute path of a portable one.
+    /// Name of one of the node's snapshots, `NODE/NAME` of one in the site's storage, or absolute
+    /// path of a file.
     pub snapshot: String,
     /// The age identity that opens a portable one (`AGE-SECRET-KEY-1…`).
     #[serde(skip_serializing_if = "Option::is_none")]

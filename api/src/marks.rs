@@ -48,5 +48,7 @@ pub const PRE_PULLED_ANNOTATION: &str = "holdfast.dev/pre-pulled";
 pub const PRE_PULL_PROGRESS_ANNOTATION: &str = "holdfast.dev/pre-pull-progress";
 /// Annotation of a Node, written by whoever applied the release: digest of the one in force.
 pub const RELEASE_ANNOTATION: &str = "holdfast.dev/release";
+/// Port on which servers of a site with several nodes answer for the reboot lock (FleetLock).
+pub const FLEET_LOCK_PORT: u16 = 6460;
 /// Lease that holds the images of a release in containerd, followed by the release's digest.
 pub const IMAGE_LEASE_PREFIX: &str = "holdfast-";

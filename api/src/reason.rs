@@ -125,6 +125,7 @@ reasons! {
     KubernetesForbidden = "kubernetes.forbidden", Error, 96, "The API server refuses the manager.", "Check the kubeconfig of the distribution; a restart writes it anew.";
     KubernetesArtifactRejected = "kubernetes.artifact-rejected", Error, 97, "The distribution's program could not be fetched, or is not what the controller promised.", "Check the address and the checksum on the controller.";
     KubernetesUpgradeFailed = "kubernetes.upgrade-failed", Error, 97, "The new version of Kubernetes did not become ready; the old one runs again.", "Read the message; the version is not tried again until another one is asked for.";
+    KubernetesServersFirst = "kubernetes.servers-first", Info, 97, "The servers of the site run an older Kubernetes than this agent is to run, and go first.", "Wait; the agent follows its servers.";
     NodeDrainBlocked = "node.drain-blocked", Warning, 98, "A disruption budget does not let a pod go.", "Wait until its other replicas are ready, or change the budget that the message names.";
     NodeDrainTimeout = "node.drain-timeout", Error, 98, "The node could not be drained in time; it takes workloads again.", "Look at the pods that the message names.";
     NodeRebootLocked = "node.reboot-locked", Info, 99, "Another node of the site is rebooting.", "Wait; one node goes at a time.";

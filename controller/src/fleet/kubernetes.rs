@@ -24,6 +24,7 @@ pub(super) fn intent(input: NodeInput<'_>) -> Option<KubernetesIntent> {
     Some(KubernetesIntent {
         role,
         server: host.filter(|_| joins).map(|host| format!("https://{host}")),
+        servers: nodes.iter().filter(is_server).filter_map(|node| node.address).collect(),
         token: Secret::default(),
         node_ip: input.node.address,
         labels: want.labels.clone(),
@@ -81,5 +82,7 @@ mod tests {
                 (KubernetesRole::Server, join),
             ]
         );
+        let servers = told(&spec, 0).map(|intent| intent.servers).unwrap();
+        assert_eq!(servers, [[10, 0, 0, 2], [10, 0, 0, 3]].map(std::net::IpAddr::from));
     }
 }

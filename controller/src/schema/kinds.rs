@@ -275,6 +275,7 @@ const TUNNELS: Schema = Object(&[
 const KUBERNETES: Schema = Object(&[
     field("role", &Enum(&["cluster-init", "server", "agent"]), "How the node takes part."),
     field("server", &Text, "The server to join, https://HOST:6443."),
+    field("servers", &List(&IP), "Addresses of all servers of the site."),
     field("token", &Text, "What nodes join with; shown to the node only."),
     field("nodeIp", &IP, "The node's address in the cluster."),
     field("labels", &TEXT_MAP, "Labels of the node."),

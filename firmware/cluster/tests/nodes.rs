@@ -134,9 +134,9 @@ fn nodes_take_turns_and_a_broken_one_is_replaced() {
         .in_network(async || {
             let cluster = cluster(&server);
             let lock = Arc::new(RebootLock::new(Arc::clone(&cluster), LockSettings::default()));
-            let address = serve(&lock, &key).await;
-            let first = client("node1", address, &key);
-            let second = client("node2", address, &key);
+            let face = serve(&server, &lock, &key).await;
+            let first = client("node1", &face, &key);
+            let second = client("node2", &face, &key);
 
             // A reboot: the pods move, one at a time, and the data plane stays.
             assert_eq!(pods(&*cluster, "node2", "web").await, 2);
@@ -180,16 +180,15 @@ fn nodes_take_turns_and_a_broken_one_is_replaced() {
                 DrainSettings { deadline: Duration::from_secs(4), ..DrainSettings::default() };
             let settings = LockSettings { drain, ..LockSettings::default() };
             let impatient = Arc::new(RebootLock::new(Arc::clone(&cluster), settings));
-            let address = serve(&impatient, &key).await;
-            let blocked = client("node1", address, &key).ask(Call::PreReboot).await.unwrap_err();
+            let face = serve(&server, &impatient, &key).await;
+            let blocked = client("node1", &face, &key).ask(Call::PreReboot).await.unwrap_err();
             assert_eq!(blocked.reason(), Reason::NodeDrainBlocked);
             assert!(
                 blocked.message.contains("budget default/web does not let pod default/web-"),
                 "{blocked}"
             );
             let late = until("the drain is given up", async || {
-                let refusal =
-                    client("node1", address, &key).ask(Call::PreReboot).await.unwrap_err();
+                let refusal = client("node1", &face, &key).ask(Call::PreReboot).await.unwrap_err();
                 match refusal.kind {
                     Kind::DrainTimeout => Ok(refusal),
                     _ => Err(refusal),

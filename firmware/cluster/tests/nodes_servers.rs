@@ -21,7 +21,8 @@ fn ask(server: &Node, key: &Key, id: &str, call: Call, passing: &[Kind]) -> Opti
     server
         .in_network(async || {
             let lock = Arc::new(RebootLock::new(cluster(server), LockSettings::default()));
-            let client = client(id, serve(&lock, key).await, key);
+            let face = serve(server, &lock, key).await;
+            let client = client(id, &face, key);
             until("an answer that stays", async || match client.ask(call).await {
                 Err(refusal) if passing.contains(&refusal.kind) => Err(refusal),
                 answer => Ok(answer.err().map(|refusal| refusal.kind)),

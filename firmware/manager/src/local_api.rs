@@ -5,7 +5,7 @@
 
 use crate::cluster::{self, Ask};
 use crate::tunnel_daemon::TunnelDaemon;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -20,6 +20,10 @@ use std::path::Path;
 use std::time::Instant;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
+
+/// Longest body with manifests. A release has at most 768 KiB of them, of which JSON may make six
+/// times as much (every character escaped).
+const PLAN_LIMIT: usize = 5 << 20;
 
 /// What a client may ask of the manager's loop.
 #[derive(Debug)]
@@ -74,7 +78,7 @@ pub fn router(handle: Handle) -> Router {
         .route("/v1/token", put(token))
         .route("/v1/reconcile", post(reconcile))
         .route("/v1/kubernetes", get(kubernetes))
-        .route("/v1/kubernetes/plan", post(plan_release))
+        .route("/v1/kubernetes/plan", post(plan_release).layer(DefaultBodyLimit::max(PLAN_LIMIT)))
         .route("/v1/kubernetes/snapshot", post(snapshot))
         .route("/v1/kubernetes/drill", post(drill))
         .route("/v1/kubernetes/restore", post(restore))

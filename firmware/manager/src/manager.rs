@@ -278,6 +278,7 @@ impl Manager {
         }
         self.last_pass = Instant::now();
         self.next_pass = self.last_pass + self.settings.pass;
+        self.want_kubernetes();
         self.look_at_tunnels().await;
     }
 
@@ -354,16 +355,15 @@ impl Manager {
                 error!(%error, "cannot start tunneld");
             }
         }
-        self.want_kubernetes();
+        self.cluster.tunnels(self.tunnels.as_ref().map_or(0, TunnelsState::up));
         self.look_at_health();
     }
 
-    /// Told after each pass (what the pass makes, such as huge pages, is there then) and whenever the
-    /// tunnels change.
+    /// Told after each pass (what the pass makes, such as huge pages, is there then) and when a
+    /// release was fetched, or could not be.
     fn want_kubernetes(&self) {
-        let problem = self.release_problem.as_ref();
-        let before = self.cluster.wanted();
-        self.cluster.want(Wanted::of(&self.inputs(), self.tunnels.as_ref(), problem, &before));
+        let (inputs, problem) = (self.inputs(), self.release_problem.as_ref());
+        self.cluster.want(|before| Wanted::of(&inputs, problem, before));
     }
 
     fn look_at_health(&mut self) {
@@ -465,7 +465,7 @@ async fn changed(watcher: &mut Option<AsyncWatch>) {
     }
 }
 
-fn empty_report() -> NodeReport {
+pub(crate) fn empty_report() -> NodeReport {
     NodeReport {
         version: env!("CARGO_PKG_VERSION").into(),
         node: String::new(),

@@ -8,6 +8,7 @@ use holdfast_api::local::{ItemState, NodeReport, Stage};
 use holdfast_api::tunnel::BfdState;
 use holdfast_cluster::status::metrics::{COUNTER, GAUGE, Page, kubernetes};
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The page. `uptime` is the manager's.
@@ -48,8 +49,13 @@ pub fn render(report: &NodeReport, uptime: Duration, now: Timestamp) -> String {
         GAUGE,
         "1 when a domain of the pass is not as it should be.",
     );
+    // A domain may have several things to say, and is one series.
+    let mut domains = BTreeMap::new();
     for item in &report.items {
-        page.sample(&[("domain", &item.domain)], truth(item.state == ItemState::Failed));
+        *domains.entry(&item.domain).or_insert(false) |= item.state == ItemState::Failed;
+    }
+    for (domain, failed) in domains {
+        page.sample(&[("domain", domain)], truth(failed));
     }
     page.metric(
         "holdfast_reason",
@@ -78,4 +84,133 @@ pub fn render(report: &NodeReport, uptime: Duration, now: Timestamp) -> String {
         kubernetes(&mut page, state, now);
     }
     page.into_text()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_api::Reason;
+    use holdfast_api::kubernetes::{
+        ComponentState, DrillResult, KubernetesState, PodCounts, PodProblem, SnapshotInfo,
+        SnapshotsState,
+    };
+    use holdfast_api::local::{ItemReport, Problem, StageTime};
+    use holdfast_api::tunnel::{TunnelKind, TunnelState, TunnelsState};
+    use std::collections::BTreeSet;
+
+    /// Something of everything, and some things twice.
+    fn full() -> NodeReport {
+        let component =
+            |name: &str| ComponentState { name: name.into(), ok: false, message: String::new() };
+        let item = |state| ItemReport {
+            domain: "dhcp".into(),
+            state,
+            reason: Some(Reason::ControllerUnreachable),
+            message: String::new(),
+        };
+        let pod = PodProblem {
+            pod: "default/web".into(),
+            reason: "CrashLoopBackOff".into(),
+            code: Reason::PodCrashing,
+            message: String::new(),
+        };
+        let taken = |place: &str| SnapshotInfo {
+            name: "s".into(),
+            taken: Timestamp::UNIX_EPOCH,
+            bytes: 1,
+            place: place.into(),
+            portable: false,
+        };
+        let drill = DrillResult {
+            snapshot: "s".into(),
+            at: Timestamp::UNIX_EPOCH,
+            took_ms: 1,
+            ok: true,
+            message: String::new(),
+        };
+        let kubernetes = KubernetesState {
+            components: vec![component("etcd"), component("etcd")],
+            conditions: vec![component("Ready")],
+            pods: PodCounts { failed: 2, problems: vec![pod.clone(), pod], ..PodCounts::default() },
+            ready_after_ms: Some(7000),
+            release_ms: [("Applying".into(), 3)].into(),
+            snapshots: SnapshotsState {
+                snapshots: vec![taken("local"), taken("local"), taken("s3")],
+                drill: Some(drill),
+                problem: Some(Problem::new(Reason::Internal, "")),
+                ..SnapshotsState::default()
+            },
+            ..KubernetesState::default()
+        };
+        let tunnel = TunnelState {
+            edge: "re-1".into(),
+            link: "hf-wg-1".into(),
+            kind: TunnelKind::WireguardKernel,
+            state: BfdState::Up,
+            active: true,
+            rtt_us: None,
+            rx_bytes: 0,
+            tx_bytes: 0,
+            handshake_age_secs: None,
+            since_ms: 0,
+            reason: None,
+        };
+        let tunnels = TunnelsState {
+            generation: 1,
+            tunnels: vec![tunnel],
+            candidates: Vec::new(),
+            failovers: 1,
+            last_failover: None,
+            pending: Vec::new(),
+            reason: None,
+            message: String::new(),
+        };
+        let reached = |stage| StageTime { stage, at_ms: 1 };
+        NodeReport {
+            stages: vec![reached(Stage::Online), reached(Stage::Degraded), reached(Stage::Online)],
+            items: vec![item(ItemState::Failed), item(ItemState::Ok)],
+            tunnels: Some(tunnels),
+            kubernetes: Some(kubernetes),
+            ..crate::manager::empty_report()
+        }
+    }
+
+    fn page(report: &NodeReport) -> String {
+        render(report, Duration::from_secs(1), Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn the_page_and_its_documentation_name_the_same() {
+        let page = page(&full());
+        let told: BTreeSet<&str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+            .collect();
+        let documented: BTreeSet<&str> = include_str!("../../../docs/reference/metrics.md")
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .collect();
+        assert_eq!(told, documented);
+    }
+
+    #[test]
+    fn no_series_is_given_twice() {
+        let page = page(&full());
+        let mut seen = BTreeSet::new();
+        for series in page.lines().filter(|line| !line.starts_with('#')) {
+            let series = series.rsplit_once(' ').expect("a series and its value").0;
+            assert!(seen.insert(series), "{series}\n{page}");
+        }
+        assert!(page.contains("holdfast_item_failed{domain=\"dhcp\"} 1\n"), "the worst counts");
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let bare = page(&crate::manager::empty_report());
+        assert!(
+            !bare.contains("holdfast_kubernetes") && !bare.contains("holdfast_tunnel"),
+            "{bare}"
+        );
+        assert!(bare.contains("holdfast_online 0\n"), "{bare}");
+    }
 }

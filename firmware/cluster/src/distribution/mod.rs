@@ -45,3 +45,4 @@ pub use launch::How;
 pub use model::{NodeWants, WantsError};
 pub use probe::{ApiProbe, Probe};
 pub use service::{Distribution, DistributionState, Handle, Helpers, Settings, Wish, Workloads};
+pub use upgrade::{Service, Version};

@@ -7,6 +7,7 @@ use super::launch::How;
 use super::model::NodeWants;
 use super::probe::Probe;
 use super::task::Task;
+use super::upgrade::{Service, Version};
 use crate::paths::ClusterPaths;
 use holdfast_api::Reason;
 use holdfast_api::kubernetes::{KubernetesPhase, KubernetesRole, KubernetesState};
@@ -66,18 +67,20 @@ pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Moves workloads away from this node before its program is replaced. The manager implements it.
 pub trait Workloads: Send + Sync + 'static {
-    /// Takes the node out of service; fails with what blocks it, and is asked again.
-    fn drain(&self) -> Later<'_, Result<(), Diagnosis>>;
-    /// Puts it back into service.
+    /// Takes the node out of service, and whatever else comes before its program becomes `to`.
+    /// Fails with what it waits for, and is asked again soon. May be dropped at any time, and is
+    /// followed by [`Workloads::uncordon`] then.
+    fn drain(&self, to: &Version) -> Later<'_, Result<(), Diagnosis>>;
+    /// Puts it back into service; also a node that was never taken out of it.
     fn uncordon(&self) -> Later<'_, Result<(), Diagnosis>>;
 }
 
-/// Nobody to move: a node alone has nowhere to move its workloads to.
+/// Nobody to move.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StayThere;
 
 impl Workloads for StayThere {
-    fn drain(&self) -> Later<'_, Result<(), Diagnosis>> {
+    fn drain(&self, _to: &Version) -> Later<'_, Result<(), Diagnosis>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
@@ -118,8 +121,8 @@ pub struct DistributionState {
     pub pid: Option<u32>,
     /// The program that is run, or would be; it also makes and restores snapshots.
     pub program: PathBuf,
-    /// The workloads were moved away for another version of the program.
-    pub drained: bool,
+    /// Whether the node serves workloads; another version of the program may come.
+    pub service: Service,
 }
 
 impl DistributionState {

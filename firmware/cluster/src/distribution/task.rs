@@ -17,14 +17,14 @@ use super::plan::{Aspect, Have, Running, Step, plan};
 use super::process::{Ending, Process};
 use super::render::{self, MODE};
 use super::service::{Command, DistributionState, Helpers, Settings, Wish};
-use super::upgrade::Versions;
+use super::upgrade::{Version, Versions};
 use super::want::Wanted;
 use super::{last_good, observe};
 use holdfast_api::Reason;
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::{error, info, warn};
 use watch::LOOK_EVERY;
 
@@ -37,7 +37,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60);
 enum News {
     Probe(Result<(), String>),
     Fetched(Result<(), Diagnosis>),
-    Drained(Result<(), Diagnosis>),
+    Drained(Version, Result<(), Diagnosis>),
     Uncordoned(Result<(), Diagnosis>),
     Version(Option<String>),
     Released,
@@ -65,6 +65,8 @@ pub(super) struct Task {
     sent: JoinSet<News>,
     probing: bool,
     upgrading: bool,
+    /// For which version the node is drained.
+    draining: Option<(Version, AbortHandle)>,
     pauses: usize,
     waiting_for_end: Vec<oneshot::Sender<()>>,
 
@@ -121,6 +123,7 @@ impl Task {
             sent: JoinSet::new(),
             probing: false,
             upgrading: false,
+            draining: None,
             pauses: 0,
             waiting_for_end: Vec::new(),
             problem: None,
@@ -159,9 +162,10 @@ impl Task {
                 () = ended(self.process.as_ref()) => self.has_ended().await,
                 Some(news) = self.sent.join_next() => match news {
                     Ok(news) => self.hear(news).await,
+                    Err(ended) if ended.is_cancelled() => {}
                     Err(fault) => {
                         error!(error = %fault, "a helper of Kubernetes' supervision failed");
-                        (self.probing, self.upgrading) = (false, false);
+                        (self.probing, self.upgrading, self.draining) = (false, false, None);
                     }
                 },
                 () = tokio::time::sleep_until(wake) => self.pass_time().await,
@@ -404,7 +408,7 @@ impl Task {
                 self.reconcile().await;
             }
             News::Fetched(result) => self.fetched(result).await,
-            News::Drained(result) => self.drained(result),
+            News::Drained(version, result) => self.drained(&version, result),
             News::Uncordoned(result) => self.uncordoned(result),
         }
     }

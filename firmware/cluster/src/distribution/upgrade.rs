@@ -8,7 +8,8 @@
 //!
 //! Each step is written down before it is carried out ([`Versions`]), so that a manager that dies
 //! in between carries on. The version that was replaced is kept until the next one is good.
-//! A trial whose wish changed meanwhile is ended first, one way or the other.
+//! One that is not wanted any more while the node is being drained ends that, and the node takes
+//! workloads again. A trial whose wish changed meanwhile is ended first, one way or the other.
 
 use holdfast_api::kubernetes::DistributionArtifact;
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,20 @@ impl fmt::Display for Version {
     }
 }
 
+/// Whether an agent of version `agent` would be of a newer minor version than its API server,
+/// which Kubernetes does not support (<https://kubernetes.io/releases/version-skew-policy/>). Not
+/// so of versions that say no numbers.
+pub fn is_ahead(agent: &str, server: &str) -> bool {
+    let minor = |version: &str| {
+        let mut numbers = version.trim_start_matches('v').split('.').map(str::parse::<u32>);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    };
+    match (minor(agent), minor(server)) {
+        (Some(agent), Some(server)) => agent > server,
+        _ => false,
+    }
+}
+
 /// A version that did not become ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -55,6 +70,19 @@ pub struct Failed {
     pub version: Version,
     /// What it died of.
     pub message: String,
+}
+
+/// Whether the node serves workloads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Service {
+    /// As ever.
+    #[default]
+    In,
+    /// They are being moved away for another version; how far that came is not known.
+    Leaving,
+    /// They were moved away.
+    Out,
 }
 
 /// What is known of versions; kept on disk.
@@ -67,8 +95,8 @@ pub struct Versions {
     pub previous: Option<Version>,
     /// The current one was not ready yet.
     pub on_trial: bool,
-    /// The node takes no workloads by our doing.
-    pub drained: bool,
+    /// Whether the node serves workloads.
+    pub service: Service,
     /// Versions that failed, newest last.
     pub failed: Vec<Failed>,
 }
@@ -80,6 +108,9 @@ pub struct Situation {
     pub fetched: bool,
     /// The distribution was ready a moment ago, so that there are workloads to move.
     pub ready: bool,
+    /// It runs, is not ready, and may be in a moment: it starts, was only just found running, or
+    /// does not answer for a while.
+    pub settling: bool,
     /// There is something to switch back to.
     pub fallback: bool,
     /// How long the current version has been on trial, under this manager.
@@ -93,8 +124,8 @@ pub struct Situation {
 pub enum Step {
     /// Fetch and verify the program.
     Fetch(Version),
-    /// Move the workloads away.
-    Drain,
+    /// Move the workloads away, for this version.
+    Drain(Version),
     /// Run the new version.
     Switch(Version),
     /// The new version is good.
@@ -109,7 +140,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::Fetch(version) => write!(f, "fetch Kubernetes {version}"),
-            Step::Drain => f.write_str("drain the node for another version of Kubernetes"),
+            Step::Drain(version) => write!(f, "drain the node for Kubernetes {version}"),
             Step::Switch(version) => write!(f, "switch to Kubernetes {version}"),
             Step::Commit => f.write_str("keep the new version of Kubernetes"),
             Step::SwitchBack => f.write_str("switch back to the version of Kubernetes before"),
@@ -131,9 +162,10 @@ pub fn plan(want: Option<&Version>, have: &Versions, now: &Situation) -> Option<
     }
     let next = want.filter(|want| have.current.as_ref() != Some(want) && !have.has_failed(want));
     match next {
-        None => (have.drained && now.ready).then_some(Step::Uncordon),
+        None => (have.service != Service::In && now.ready).then_some(Step::Uncordon),
         Some(want) if !now.fetched => Some(Step::Fetch(want.clone())),
-        Some(_) if now.ready && !have.drained => Some(Step::Drain),
+        Some(want) if now.ready && have.service != Service::Out => Some(Step::Drain(want.clone())),
+        Some(_) if now.settling => None,
         Some(want) => Some(Step::Switch(want.clone())),
     }
 }
@@ -196,6 +228,7 @@ mod tests {
             let now = Situation {
                 fetched,
                 ready,
+                settling: false,
                 fallback: true,
                 on_trial_for: patience,
                 window: Duration::from_secs(600),
@@ -204,11 +237,11 @@ mod tests {
                 Some(step) => {
                     match &step {
                         Step::Fetch(_) => fetched = true,
-                        Step::Drain => have.drained = true,
+                        Step::Drain(_) => have.service = Service::Out,
                         Step::Switch(to) => have.switched(to.clone(), true),
                         Step::Commit => have.committed(),
                         Step::SwitchBack => have.switched_back("it ended".into()),
-                        Step::Uncordon => have.drained = false,
+                        Step::Uncordon => have.service = Service::In,
                     }
                     done.push(step);
                 }
@@ -227,7 +260,7 @@ mod tests {
             steps,
             [
                 Step::Fetch(two.clone()),
-                Step::Drain,
+                Step::Drain(two.clone()),
                 Step::Switch(two.clone()),
                 Step::Commit,
                 Step::Uncordon
@@ -242,9 +275,21 @@ mod tests {
         let steps = run(&version("2"), &mut have, false);
         assert_eq!(steps[3..], [Step::SwitchBack, Step::Uncordon]);
         assert_eq!(have.current, Some(version("1")));
-        assert!(have.has_failed(&version("2")) && !have.drained && !have.on_trial);
+        assert!(have.has_failed(&version("2")) && have.service == Service::In && !have.on_trial);
         assert_eq!(run(&version("2"), &mut have, true), []);
         assert_eq!(run(&version("3"), &mut have, true).len(), 5);
+    }
+
+    #[test]
+    fn one_that_may_be_ready_in_a_moment_is_waited_for_and_drained() {
+        let want = version("2");
+        let have = Versions { current: Some(version("1")), ..Versions::default() };
+        let settling = Situation { fetched: true, settling: true, ..Situation::default() };
+        assert_eq!(plan(Some(&want), &have, &settling), None);
+        let ready = Situation { ready: true, settling: false, ..settling };
+        assert_eq!(plan(Some(&want), &have, &ready), Some(Step::Drain(want.clone())));
+        let hopeless = Situation { settling: false, ..settling };
+        assert_eq!(plan(Some(&want), &have, &hopeless), Some(Step::Switch(want)));
     }
 
     #[test]
@@ -255,6 +300,35 @@ mod tests {
         let mut first = Versions::default();
         first.switched(want.clone(), false);
         assert_eq!(plan(Some(&want), &first, &now), None);
+    }
+
+    #[test]
+    fn an_agent_is_ahead_by_its_minor_version_alone() {
+        for (agent, server, ahead) in [
+            ("v1.34.0+k3s1", "v1.33.9+k3s1", true),
+            ("v1.33.9+k3s2", "v1.33.1+k3s1", false),
+            ("v1.33.1+k3s1", "v1.34.0+k3s1", false),
+            ("v1.10.0", "v1.9.0", true),
+            ("v2.0.0", "v1.99.0", true),
+            ("latest", "v1.33.1", false),
+            ("v1.33", "", false),
+        ] {
+            assert_eq!(is_ahead(agent, server), ahead, "{agent} {server}");
+        }
+    }
+
+    /// Whatever had become of the drain when the version was not wanted any more.
+    #[test]
+    fn a_version_that_is_not_wanted_any_more_leaves_the_node_in_service() {
+        let now = Situation { fetched: true, ready: true, ..Situation::default() };
+        for service in [Service::Leaving, Service::Out] {
+            let have = Versions { current: Some(version("1")), service, ..Versions::default() };
+            assert_eq!(plan(Some(&version("1")), &have, &now), Some(Step::Uncordon));
+            assert_eq!(plan(None, &have, &now), Some(Step::Uncordon));
+        }
+        let have = Versions { service: Service::Leaving, ..Versions::default() };
+        let again = plan(Some(&version("2")), &have, &now);
+        assert_eq!(again, Some(Step::Drain(version("2"))), "how far it came is not known");
     }
 
     proptest! {
@@ -269,7 +343,7 @@ mod tests {
                 let before = have.current.clone();
                 let was_bad = bad.contains(&name);
                 let steps = run(&want, &mut have, is_good);
-                prop_assert!(!have.drained && !have.on_trial);
+                prop_assert!(have.service == Service::In && !have.on_trial);
                 if was_bad {
                     prop_assert!(steps.is_empty());
                 } else if is_good || before == Some(want.clone()) {

@@ -3,9 +3,11 @@
 //!
 //! One call is one round through the servers until one of them answers; what it answers counts.
 //! How often a node asks, and when it gives up, is [`super::reboot`]'s. Fails with a [`Refusal`]:
-//! `api_unavailable` when no server answers. What it leaves out: TLS, see [`super::fleetlock`].
+//! `api_unavailable` when no server answers. On the network it goes by HTTPS
+//! ([`super::outside`]).
 
 use super::fleetlock::{Body, ClientParams, Key, PROTOCOL_HEADER, Problem};
+use super::outside::Server;
 use super::refusal::{Kind, Refusal};
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
@@ -13,11 +15,10 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 
 /// How long one server may take; it waits two seconds for a quick drain itself.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -69,14 +70,14 @@ pub enum Address {
     /// The manager on this machine.
     Unix(PathBuf),
     /// The manager of a server of the site.
-    Tcp(SocketAddr),
+    Tcp(Server),
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Unix(path) => write!(f, "{}", path.display()),
-            Address::Tcp(address) => address.fmt(f),
+            Address::Tcp(server) => server.address.fmt(f),
         }
     }
 }
@@ -97,8 +98,8 @@ impl Http {
                 let stream = UnixStream::connect(socket).await.map_err(|e| e.to_string())?;
                 self.over(stream, path, body).await
             }
-            Address::Tcp(address) => {
-                let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+            Address::Tcp(server) => {
+                let stream = server.connect().await.map_err(|e| e.to_string())?;
                 self.over(stream, path, body).await
             }
         }

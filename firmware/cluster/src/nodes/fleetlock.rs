@@ -12,7 +12,7 @@
 //!
 //! Who may ask: on a Unix socket the socket's mode decides. On a network address a [`Key`] should
 //! be asked for, as a bearer token or as the password of basic authentication (which clients take
-//! from the URL). The protocol runs over plain HTTP; keep the address inside the site's network.
+//! from the URL), and the protocol run over TLS ([`super::outside`]).
 
 use super::cluster::Cluster;
 use super::refusal::{Kind, Refusal};

@@ -6,11 +6,13 @@
 //! | [`lease`] | a Lease as a lock: who may hold it, judged without comparing clocks |
 //! | [`drain`] | which pods leave a node, in which order, and for how long that is tried |
 //! | [`reboot`] | a node's own way through lock, drain, reboot and back, kept in a journal |
+//! | [`turn`] | the task that carries that out |
 //! | [`replace`] | which Nodes are removed from the cluster, and when that would cost the datastore |
 //! | [`removal`] | carries that out |
 //! | [`cluster`] | what these need of Kubernetes, as a trait; [`kube`] carries it out |
 //! | [`service`] | lock and drain behind FleetLock's two requests |
 //! | [`fleetlock`] | FleetLock's HTTP protocol |
+//! | [`outside`] | the protocol on the site's network, by HTTPS |
 //! | [`client`] | the other side of it, for nodes without an administrator's rights |
 //! | [`refusal`] | why the lock refuses, one list for both sides |
 //! | [`leader`] | the lock of whoever applies releases |
@@ -29,8 +31,10 @@ pub mod kube;
 pub mod leader;
 pub mod lease;
 pub mod model;
+pub mod outside;
 pub mod reboot;
 pub mod refusal;
 pub mod removal;
 pub mod replace;
 pub mod service;
+pub mod turn;

@@ -1,13 +1,16 @@
 //! What the stories about nodes share: the lock and those who ask it.
 
+use holdfast_api::paths::Root;
 use holdfast_cluster::kubernetes::Api;
 use holdfast_cluster::nodes::client::{Address, Client, Http};
 use holdfast_cluster::nodes::fleetlock::{self, Key};
 use holdfast_cluster::nodes::kube::KubeCluster;
+use holdfast_cluster::nodes::outside::{self, Server};
 use holdfast_cluster::nodes::service::RebootLock;
+use holdfast_cluster::paths::ClusterPaths;
 use holdfast_lab_kubernetes::node::Node;
 use std::fmt::Debug;
-use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,21 +18,25 @@ use std::time::Duration;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) fn cluster(node: &Node) -> Arc<KubeCluster> {
-    let kubeconfig = node.state().join("etc/rancher/k3s/k3s.yaml");
-    Arc::new(KubeCluster::new(Api::connect(&kubeconfig).unwrap()))
+    Arc::new(KubeCluster::new(Api::connect(&kubeconfig(node)).unwrap()))
 }
 
-/// The lock's network face, as a manager serves it.
-pub(crate) async fn serve(lock: &Arc<RebootLock<KubeCluster>>, key: &Key) -> SocketAddr {
+fn kubeconfig(node: &Node) -> PathBuf {
+    node.state().join("etc/rancher/k3s/k3s.yaml")
+}
+
+/// The lock's network face, as the manager on `node` serves it, and as others of the site see it.
+pub(crate) async fn serve(node: &Node, lock: &Arc<RebootLock<KubeCluster>>, key: &Key) -> Server {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let router = fleetlock::router(Arc::clone(lock), Some(key.clone()));
-    tokio::spawn(axum::serve(listener, router).into_future());
-    address
+    let paths = ClusterPaths::new(&Root::new(node.state().join("own")));
+    tokio::spawn(outside::serve(listener, paths, router));
+    Server { address, kubeconfig: kubeconfig(node) }
 }
 
-pub(crate) fn client(id: &str, address: SocketAddr, key: &Key) -> Client<Http> {
-    let server = Http { address: Address::Tcp(address), key: Some(key.clone()) };
+pub(crate) fn client(id: &str, server: &Server, key: &Key) -> Client<Http> {
+    let server = Http { address: Address::Tcp(server.clone()), key: Some(key.clone()) };
     Client::new(id, "default", vec![server])
 }
 

@@ -1,7 +1,7 @@
 //! What a release asks of the node before it begins, beyond the cluster itself.
 
-use super::Wanted;
 use super::releases::Leader;
+use super::{Tunnels, Wanted};
 use holdfast_api::{Reason, chain};
 use holdfast_cluster::distribution::diagnose::Facts;
 use holdfast_cluster::distribution::observe;
@@ -22,7 +22,7 @@ const OUTLIVES: SignedDuration = SignedDuration::from_hours(1);
 /// What is looked at.
 pub(super) struct Checks {
     pub(super) paths: ClusterPaths,
-    pub(super) wants: watch::Receiver<Option<Wanted>>,
+    pub(super) wants: watch::Receiver<Wanted>,
     /// None on an agent, which never leads.
     pub(super) leader: Option<Leader>,
     pub(super) snapshots: Option<snapshots::Handle>,
@@ -35,10 +35,7 @@ impl Manager for Checks {
                 Check::ApiServer => Ok(()),
                 Check::Disk => room(&self.facts().await),
                 Check::Certificates => certificates(&self.facts().await, Timestamp::now()),
-                Check::Tunnels => {
-                    let wanted = self.wants.borrow();
-                    tunnels(wanted.as_ref().map_or((0, 0), |wanted| wanted.tunnels))
-                }
+                Check::Tunnels => tunnels(self.wants.borrow().tunnels),
                 Check::Snapshot => self.snapshot().await,
             }
         })
@@ -65,9 +62,7 @@ impl Checks {
 
     async fn snapshot(&self) -> Result<(), Failure> {
         let Some(snapshots) = &self.snapshots else { return Ok(()) };
-        let name = self.wants.borrow().as_ref().and_then(|wanted| {
-            wanted.release.as_ref().map(|release| release.reference.name.clone())
-        });
+        let name = self.wants.borrow().release.as_ref().map(|it| it.reference.name.clone());
         let why = Why::Release(name.unwrap_or_default());
         match snapshots.take_now(why).await {
             Ok(_) => Ok(()),
@@ -100,7 +95,7 @@ fn certificates(facts: &Facts, now: Timestamp) -> Result<(), Failure> {
     })
 }
 
-fn tunnels((up, want): (usize, u8)) -> Result<(), Failure> {
+fn tunnels(Tunnels { up, want }: Tunnels) -> Result<(), Failure> {
     if up >= usize::from(want) {
         return Ok(());
     }
@@ -133,7 +128,7 @@ mod tests {
         assert_eq!(room(&free(None)), Ok(()));
         assert_eq!(room(&free(Some(ROOM))), Ok(()));
         assert!(room(&free(Some(ROOM - 1))).is_err());
-        assert_eq!(tunnels((2, 2)), Ok(()));
-        assert!(tunnels((1, 2)).unwrap_err().message.contains("1 of 2"));
+        assert_eq!(tunnels(Tunnels { up: 2, want: 2 }), Ok(()));
+        assert!(tunnels(Tunnels { up: 1, want: 2 }).unwrap_err().message.contains("1 of 2"));
     }
 }

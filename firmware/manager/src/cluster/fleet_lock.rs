@@ -1,9 +1,14 @@
-//! The reboot lock's outer face (FleetLock): on a Unix socket for this machine, and on an address
-//! for others of the site, who show that they know its join token.
+//! The reboot lock's outer face (FleetLock): on a Unix socket for this machine, and by HTTPS on an
+//! address for others of the site, who show that they know its join token.
 
+use super::Wanted;
+use holdfast_api::kubernetes::Secret;
+use holdfast_api::marks::FLEET_LOCK_PORT;
 use holdfast_cluster::nodes::fleetlock::{Key, router};
 use holdfast_cluster::nodes::kube::KubeCluster;
+use holdfast_cluster::nodes::outside;
 use holdfast_cluster::nodes::service::RebootLock;
+use holdfast_cluster::paths::ClusterPaths;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,11 +19,20 @@ use tracing::{info, warn};
 /// An address that is not there yet (its link is being made) is tried again after this.
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// Where others of the site ask this server: as the local settings say, else at its address in the
+/// cluster, if there are others.
+pub(super) fn address(wanted: &Wanted, setting: Option<SocketAddr>) -> Option<SocketAddr> {
+    let intent = wanted.server()?;
+    let own = intent.node_ip.filter(|_| intent.nodes.len() > 1);
+    setting.or_else(|| own.map(|ip| SocketAddr::new(ip, FLEET_LOCK_PORT)))
+}
+
 /// Serves until it is dropped.
 pub(super) async fn serve(
     lock: Arc<RebootLock<KubeCluster>>,
     socket: PathBuf,
-    outside: Option<(SocketAddr, String)>,
+    outside: Option<(SocketAddr, Secret)>,
+    paths: ClusterPaths,
 ) {
     let here = async {
         let listener = match crate::local_api::bind(&socket) {
@@ -39,10 +53,7 @@ pub(super) async fn serve(
             tokio::time::sleep(AGAIN).await;
         };
         info!(%address, "reboot lock");
-        let app = router(lock.clone(), Some(Key::of_site(&token)));
-        if let Err(error) = axum::serve(listener, app).await {
-            warn!(%error, "the reboot lock's address ended");
-        }
+        outside::serve(listener, paths, router(lock.clone(), Some(Key::of_site(&token.0)))).await;
     };
     tokio::join!(here, there);
 }

@@ -9,6 +9,7 @@
 mod checks;
 mod fleet_lock;
 mod lent;
+mod moving;
 mod releases;
 mod restore;
 mod state;
@@ -16,7 +17,7 @@ mod task;
 mod wanted;
 
 pub(crate) use state::item;
-pub use wanted::{Wanted, WantedRelease};
+pub use wanted::{Look, Tunnels, Wanted, WantedRelease};
 
 use crate::settings::Settings;
 use holdfast_api::Reason;
@@ -47,7 +48,7 @@ const ASKS: usize = 4;
 /// The manager's end of the task.
 #[derive(Debug)]
 pub struct Cluster {
-    wanted: watch::Sender<Option<Wanted>>,
+    wanted: watch::Sender<Wanted>,
     client: Client,
     task: JoinHandle<()>,
 }
@@ -55,7 +56,7 @@ pub struct Cluster {
 impl Cluster {
     /// Starts the task below `root`; it does nothing until something is wanted.
     pub fn start(root: &Root, settings: Arc<Settings>) -> Self {
-        let (wanted, wants) = watch::channel(None);
+        let (wanted, wants) = watch::channel(Wanted::default());
         let (asks, asked) = mpsc::channel(ASKS);
         let (told, state) = watch::channel(None);
         let paths = ClusterPaths::new(root);
@@ -63,18 +64,18 @@ impl Cluster {
         Cluster { wanted, client: Client { asks, state }, task }
     }
 
-    /// What is wanted now; none while that is not known, and then nothing is touched.
-    pub fn want(&self, wanted: Wanted) {
-        self.wanted.send_if_modified(|now| {
-            let news = now.as_ref() != Some(&wanted);
-            *now = Some(wanted);
-            news
-        });
+    /// What is wanted now, made of what was wanted before.
+    pub fn want(&self, next: impl FnOnce(&Wanted) -> Wanted) {
+        let wanted = {
+            let before = self.wanted.borrow();
+            next(&before)
+        };
+        self.wanted.send_if_modified(|now| news(now, wanted));
     }
 
-    /// What was wanted last.
-    pub fn wanted(&self) -> Wanted {
-        self.wanted.borrow().clone().unwrap_or_default()
+    /// So many tunnels pass data.
+    pub fn tunnels(&self, up: usize) {
+        self.wanted.send_if_modified(|now| news(&mut now.tunnels.up, up));
     }
 
     /// For local clients.
@@ -100,6 +101,13 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Puts a value in the place of another; whether it is another one.
+fn news<T: PartialEq>(now: &mut T, next: T) -> bool {
+    let news = *now != next;
+    *now = next;
+    news
 }
 
 /// What local clients hold of the task.

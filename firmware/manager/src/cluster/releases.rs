@@ -1,7 +1,7 @@
 //! What brings releases onto the site, and what sees to its nodes: started when there is a cluster.
 
 use super::checks::Checks;
-use super::{Wanted, fleet_lock};
+use super::{Wanted, WantedRelease, fleet_lock};
 use holdfast_api::kubernetes::{ReleaseRef, release_digest};
 use holdfast_api::local::{PlanReport, PlannedStep, Problem, ReleaseInput, TrafficImpact};
 use holdfast_api::{Reason, chain};
@@ -52,7 +52,7 @@ pub(super) fn start(
     paths: &ClusterPaths,
     wanted: &Wanted,
     snapshots: Option<snapshots::Handle>,
-    wants: watch::Receiver<Option<Wanted>>,
+    wants: watch::Receiver<Wanted>,
     fleet_lock: Option<SocketAddr>,
 ) -> Result<Releasing, Problem> {
     let api = connect(paths, wanted)?;
@@ -73,12 +73,10 @@ pub(super) fn start(
         let lock = Arc::new(RebootLock::new(cluster.clone(), LockSettings::default()));
         let removal = Removal::new(cluster, lock.clone(), node);
         tasks.spawn(see_to_nodes(removal, leader, wants));
-        let token = wanted.intent.as_ref().map(|intent| intent.token.0.clone());
-        tasks.spawn(fleet_lock::serve(
-            lock,
-            paths.root().fleet_lock_socket(),
-            fleet_lock.zip(token),
-        ));
+        let outside = fleet_lock::address(wanted, fleet_lock);
+        let token = wanted.intent.as_ref().map(|intent| intent.token.clone());
+        let socket = paths.root().fleet_lock_socket();
+        tasks.spawn(fleet_lock::serve(lock, socket, outside.zip(token), paths.clone()));
     }
     Ok(Releasing { api, report: handle.report(), handle, _tasks: tasks })
 }
@@ -87,14 +85,7 @@ impl Releasing {
     /// Asks the engine for the release that is wanted, once its content is here. None is no order to
     /// remove anything: the site goes on with what it has.
     pub(super) fn want(&self, wanted: &Wanted) {
-        let kept = wanted.release.as_ref().and_then(|release| {
-            let content = release.content.as_ref()?;
-            Some(Kept {
-                release: release.reference.clone(),
-                manifests: content.manifests.clone(),
-                timeout_secs: content.timeout_secs,
-            })
-        });
+        let kept = wanted.release.as_ref().and_then(WantedRelease::kept);
         if kept.is_some() || wanted.release.is_none() {
             self.handle.want(kept);
         }
@@ -103,17 +94,9 @@ impl Releasing {
     /// A dry run.
     pub(super) fn plan(&self, input: ReleaseInput, wanted: &Wanted) -> Result<PlanReport, Problem> {
         let kept = match input.manifests.is_empty() {
-            true => wanted
-                .release
-                .as_ref()
-                .and_then(|release| {
-                    let content = release.content.clone()?;
-                    let (manifests, timeout_secs) = (content.manifests, content.timeout_secs);
-                    Some(Kept { release: release.reference.clone(), manifests, timeout_secs })
-                })
-                .ok_or_else(|| {
-                    Problem::new(Reason::ReleaseUnavailable, "the controller names no release")
-                })?,
+            true => wanted.release.as_ref().and_then(WantedRelease::kept).ok_or_else(|| {
+                Problem::new(Reason::ReleaseUnavailable, "the controller names no release")
+            })?,
             false => Kept {
                 release: ReleaseRef {
                     name: input.name,
@@ -138,15 +121,15 @@ impl Releasing {
 async fn see_to_nodes(
     mut removal: Removal<KubeCluster>,
     leader: Leader,
-    wants: watch::Receiver<Option<Wanted>>,
+    wants: watch::Receiver<Wanted>,
 ) {
     loop {
         tokio::time::sleep(NODES_EVERY).await;
         if !leader.lock().await.is_ours(Instant::now()) {
             continue;
         }
-        let names = wants.borrow().as_ref().and_then(|wanted| wanted.intent.clone());
-        let names = names.map(|intent| intent.nodes.into_iter().collect()).unwrap_or_default();
+        let names = wants.borrow().intent.as_ref().map(|intent| intent.nodes.clone());
+        let names = names.unwrap_or_default().into_iter().collect();
         let wanted = replace::Wanted { names, ..replace::Wanted::default() };
         match removal.pass(&wanted, Instant::now()).await {
             Ok(plan) => debug!(steps = plan.steps.len(), "nodes looked at"),

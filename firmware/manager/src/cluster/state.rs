@@ -7,16 +7,15 @@ use holdfast_api::kubernetes::{
 use holdfast_api::local::{ItemReport, ItemState};
 use holdfast_api::{Reason, Severity};
 use holdfast_cluster::distribution::DistributionState;
+use holdfast_cluster::release::engine::Report;
 use holdfast_cluster::status::Seen;
-use std::collections::BTreeMap;
 
 /// What there is to say.
 pub(super) struct Parts<'a> {
     pub(super) wanted: &'a Wanted,
     pub(super) distribution: &'a DistributionState,
     pub(super) seen: Option<&'a Seen>,
-    pub(super) release: Option<&'a ReleaseState>,
-    pub(super) release_ms: &'a BTreeMap<String, u64>,
+    pub(super) release: Option<&'a Report>,
     pub(super) snapshots: Option<&'a SnapshotsState>,
     pub(super) restoring: bool,
 }
@@ -39,14 +38,14 @@ pub(super) fn state(parts: &Parts<'_>) -> KubernetesState {
         release: release(parts),
         snapshots: parts.snapshots.cloned().unwrap_or_default(),
         ready_after_ms: ready_after.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
-        release_ms: parts.release_ms.clone(),
+        release_ms: parts.release.map(|report| report.took_ms.clone()).unwrap_or_default(),
         starts,
     }
 }
 
 /// Before the engine runs, or has the content, the wanted release waits.
 fn release(parts: &Parts<'_>) -> ReleaseState {
-    let told = parts.release.cloned().unwrap_or_default();
+    let told = parts.release.map(|report| report.state.clone()).unwrap_or_default();
     let Some(wanted) = &parts.wanted.release else { return told };
     if told.wanted == wanted.reference {
         return told;
@@ -105,16 +104,7 @@ mod tests {
     use holdfast_api::local::Problem;
 
     fn parts<'a>(wanted: &'a Wanted, distribution: &'a DistributionState) -> Parts<'a> {
-        static NONE: BTreeMap<String, u64> = BTreeMap::new();
-        Parts {
-            wanted,
-            distribution,
-            seen: None,
-            release: None,
-            release_ms: &NONE,
-            snapshots: None,
-            restoring: false,
-        }
+        Parts { wanted, distribution, seen: None, release: None, snapshots: None, restoring: false }
     }
 
     #[test]
@@ -134,7 +124,8 @@ mod tests {
         wanted.problem = None;
         let told = state(&parts(&wanted, &distribution)).release;
         assert_eq!((told.phase, told.reason), (ReleasePhase::Waiting, None));
-        let engine = ReleaseState { wanted: reference, phase: ReleasePhase::Applying, ..told };
+        let state_of = ReleaseState { wanted: reference, phase: ReleasePhase::Applying, ..told };
+        let engine = Report { state: state_of, ..Report::default() };
         let parts = Parts { release: Some(&engine), ..parts(&wanted, &distribution) };
         assert_eq!(state(&parts).release.phase, ReleasePhase::Applying);
     }

@@ -4,15 +4,15 @@
 //! and goes on when it is not: each service waits by itself for an API server that is away.
 
 use super::lent::Https;
+use super::moving::Moving;
 use super::releases::{self, Releasing};
 use super::restore;
 use super::state::{Parts, state};
 use super::{Ask, Wanted};
 use crate::settings::{KubernetesStart, Settings};
 use holdfast_api::Reason;
-use holdfast_api::kubernetes::{KubernetesPhase, KubernetesState};
+use holdfast_api::kubernetes::{KubernetesPhase, KubernetesState, SnapshotsState};
 use holdfast_api::local::Problem;
-use holdfast_cluster::distribution::service::StayThere;
 use holdfast_cluster::distribution::{
     self, ApiProbe, Distribution, DistributionState, Handle, Helpers, How, Wish,
 };
@@ -24,12 +24,15 @@ use holdfast_cluster::status::{self, Seen};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 /// How often a ready cluster is looked at: what `holdfast kube status` shows is at most this old.
 const LOOK: Duration = Duration::from_secs(15);
 /// While something is not as it should be: somebody may be watching.
 const LOOK_SOON: Duration = Duration::from_secs(3);
+/// Patience for the answers of one look; each question has its own within.
+const LOOK_WITHIN: Duration = Duration::from_secs(20);
 /// Between two attempts to put a damaged datastore back; the decision itself is the service's.
 const DAMAGED_AGAIN: Duration = Duration::from_secs(60);
 
@@ -42,19 +45,42 @@ const TAKEN_OVER: Duration = Duration::from_secs(5);
 pub(super) struct Task {
     paths: ClusterPaths,
     settings: Arc<Settings>,
-    wanted: watch::Receiver<Option<Wanted>>,
+    wanted: watch::Receiver<Wanted>,
     asks: mpsc::Receiver<Ask>,
     told: watch::Sender<Option<KubernetesState>>,
     wishes: watch::Sender<Wish>,
     distribution: Arc<Handle>,
     fixed: distribution::Settings,
     running: watch::Receiver<DistributionState>,
-    snapshots: Option<(snapshots::Handle, snapshots::service::Task)>,
+    moving: Arc<Moving>,
+    snapshots: Option<Snapshots>,
+    /// The same, for others.
+    lent: watch::Sender<Option<snapshots::Handle>>,
     releasing: Option<Releasing>,
     seen: Option<Seen>,
+    /// At most one look.
+    looking: JoinSet<Option<Seen>>,
     next_look: Instant,
     damaged: Option<Instant>,
     looked_for_restore: bool,
+}
+
+/// The service of snapshots, which ends with this value.
+struct Snapshots {
+    handle: snapshots::Handle,
+    state: watch::Receiver<SnapshotsState>,
+    restoring: watch::Receiver<bool>,
+    _task: snapshots::service::Task,
+}
+
+impl Snapshots {
+    /// Waits for something to show. Cancel safe: it only watches.
+    async fn changed(&mut self) {
+        tokio::select! {
+            () = changed(&mut self.state) => {}
+            () = changed(&mut self.restoring) => {}
+        }
+    }
 }
 
 impl Task {
@@ -62,7 +88,7 @@ impl Task {
     pub(super) fn new(
         paths: ClusterPaths,
         settings: Arc<Settings>,
-        wanted: watch::Receiver<Option<Wanted>>,
+        wanted: watch::Receiver<Wanted>,
         asks: mpsc::Receiver<Ask>,
         told: watch::Sender<Option<KubernetesState>>,
     ) -> Self {
@@ -75,10 +101,12 @@ impl Task {
         let program = settings.kubernetes.program.clone();
         let fixed =
             distribution::Settings { how, ..distribution::Settings::new(paths.clone(), program) };
+        let (lent, borrowed) = watch::channel(None);
+        let moving = Moving::new(&paths, wanted.clone(), borrowed, settings.kubernetes.fleet_lock);
         let helpers = Helpers {
             probe: Arc::new(ApiProbe::new(&paths)),
             fetch: Arc::new(Https),
-            workloads: Arc::new(StayThere),
+            workloads: moving.clone(),
         };
         let distribution = Arc::new(Distribution::start(fixed.clone(), helpers, wish));
         Task {
@@ -91,9 +119,12 @@ impl Task {
             asks,
             told,
             wishes,
+            moving,
             snapshots: None,
+            lent,
             releasing: None,
             seen: None,
+            looking: JoinSet::new(),
             next_look: Instant::now(),
             damaged: None,
             looked_for_restore: false,
@@ -119,8 +150,12 @@ impl Task {
                     Some(ask) => self.answer(ask),
                     None => return,
                 },
-                () = changed(self.releasing.as_mut().map(|releasing| &mut releasing.report)) => {}
-                () = tokio::time::sleep_until(look.into()), if ready => self.look().await,
+                () = told(self.releasing.as_mut()) => {}
+                () = shown(self.snapshots.as_mut()) => {}
+                Some(seen) = self.looking.join_next() => self.saw(seen.ok().flatten()),
+                () = tokio::time::sleep_until(look.into()), if ready && self.looking.is_empty() => {
+                    self.look();
+                }
             }
         }
     }
@@ -129,15 +164,14 @@ impl Task {
         self.running.borrow().phase
     }
 
-    fn current(&self) -> Option<Wanted> {
-        self.wanted.borrow().clone()
+    fn snapshots(&self) -> Option<snapshots::Handle> {
+        self.snapshots.as_ref().map(|snapshots| snapshots.handle.clone())
     }
 
     /// A restore that was cut off is carried on before anything starts: k3s would make an empty
     /// datastore in the middle of it. Stopped by us until the service of snapshots has stopped it.
     async fn hold_for_restore(&mut self, wanted: &Wanted) {
-        let server = wanted.intent.as_ref().is_some_and(|intent| intent.role.is_server());
-        if !server || std::mem::replace(&mut self.looked_for_restore, true) {
+        if wanted.server().is_none() || std::mem::replace(&mut self.looked_for_restore, true) {
             return;
         }
         // A journal that cannot be read is the service's to judge; nothing starts before it did.
@@ -147,8 +181,8 @@ impl Task {
         warn!("a restore was cut off and is carried on");
         let Ok(pause) = self.distribution.pause().await else { return };
         self.configure_snapshots(wanted);
-        let Some((handle, _)) = &self.snapshots else { return };
-        let mut restoring = handle.restoring();
+        let Some(snapshots) = &self.snapshots else { return };
+        let mut restoring = snapshots.restoring.clone();
         tokio::spawn(async move {
             let begun = async { restoring.wait_for(|is| *is).await.is_ok() };
             let _late = tokio::time::timeout(CARRIED_ON, begun).await;
@@ -158,33 +192,25 @@ impl Task {
     }
 
     async fn take_wanted(&mut self) {
-        let Some(wanted) = self.wanted.borrow_and_update().clone() else { return };
+        let wanted = self.wanted.borrow_and_update().clone();
         self.hold_for_restore(&wanted).await;
-        let wish = match &wanted.node {
-            Some(node) => Wish::Run(Box::new(node.clone())),
-            None => Wish::Off,
-        };
-        self.wishes.send_if_modified(|now| {
-            let news = *now != wish;
-            *now = wish;
-            news
-        });
-        match wanted.node {
-            Some(_) => self.configure_snapshots(&wanted),
-            None => self.snapshots = None,
+        self.wishes.send_if_modified(|now| super::news(now, wanted.wish.clone()));
+        self.configure_snapshots(&wanted);
+        if wanted.runs() {
+            self.moving.turn();
+        } else {
+            (self.releasing, self.seen) = (None, None);
         }
         match &self.releasing {
-            Some(releasing) if wanted.node.is_some() => releasing.want(&wanted),
-            _ => self.start_releasing(),
-        }
-        if wanted.node.is_none() {
-            (self.releasing, self.seen) = (None, None);
+            Some(releasing) => releasing.want(&wanted),
+            None => self.start_releasing(),
         }
     }
 
     /// Servers have a datastore; agents have nothing to keep.
     fn configure_snapshots(&mut self, wanted: &Wanted) {
-        let Some(intent) = wanted.intent.as_ref().filter(|intent| intent.role.is_server()) else {
+        let Some(intent) = wanted.server() else {
+            self.lent.send_replace(None);
             self.snapshots = None;
             return;
         };
@@ -192,14 +218,17 @@ impl Task {
             paths: self.paths.clone(),
             site: wanted.site.clone(),
             node: wanted.node_name.clone(),
-            single_server: wanted.single_server,
+            single_server: intent.single_server,
             policy: intent.snapshots.clone(),
         };
         match &self.snapshots {
-            Some((handle, _)) => handle.configure(|now| *now = settings),
+            Some(running) => running.handle.configure(|now| *now = settings),
             None => {
                 let distribution = Supervised::new(self.distribution.clone(), &self.fixed);
-                self.snapshots = Some(snapshots::start(settings, Arc::new(distribution)));
+                let (handle, task) = snapshots::start(settings, Arc::new(distribution));
+                let (state, restoring) = (handle.state(), handle.restoring());
+                self.lent.send_replace(Some(handle.clone()));
+                self.snapshots = Some(Snapshots { handle, state, restoring, _task: task });
             }
         }
     }
@@ -216,22 +245,22 @@ impl Task {
         let due = self.damaged.is_none_or(|at| at.elapsed() >= DAMAGED_AGAIN);
         if reason == Some(Reason::KubernetesDatastoreDamaged)
             && due
-            && let Some((snapshots, _)) = &self.snapshots
+            && let Some(snapshots) = self.snapshots()
         {
             self.damaged = Some(Instant::now());
-            restore::damaged(snapshots.clone());
+            restore::damaged(snapshots);
         }
     }
 
-    /// Once there is a cluster and somebody wants a release.
+    /// Once there is a cluster.
     fn start_releasing(&mut self) {
-        let Some(wanted) = self.current().filter(|wanted| wanted.node.is_some()) else { return };
-        if self.releasing.is_some() || self.phase() != KubernetesPhase::Ready {
+        let wanted = self.wanted.borrow().clone();
+        if !wanted.runs() || self.releasing.is_some() || self.phase() != KubernetesPhase::Ready {
             return;
         }
-        let snapshots = self.snapshots.as_ref().map(|(handle, _)| handle.clone());
         let fleet_lock = self.settings.kubernetes.fleet_lock;
-        match releases::start(&self.paths, &wanted, snapshots, self.wanted.clone(), fleet_lock) {
+        let (snapshots, wants) = (self.snapshots(), self.wanted.clone());
+        match releases::start(&self.paths, &wanted, snapshots, wants, fleet_lock) {
             Ok(releasing) => {
                 releasing.want(&wanted);
                 self.releasing = Some(releasing);
@@ -243,17 +272,25 @@ impl Task {
         }
     }
 
-    async fn look(&mut self) {
+    /// Sends off a look at the cluster. Why there is no answer the distribution's own probe finds
+    /// out, and says so.
+    fn look(&mut self) {
         self.start_releasing();
-        let Some(wanted) = self.current() else { return };
-        // Why there is no answer the distribution's own probe finds out, and says so.
-        self.seen = match self.api(&wanted) {
-            Ok(api) => status::observe(&api, &wanted.node_name).await.ok(),
-            Err(_) => None,
-        };
-        let calm = self.seen.as_ref().is_some_and(|seen| {
+        let wanted = self.wanted.borrow();
+        let (api, node) = (self.api(&wanted), wanted.node_name.clone());
+        drop(wanted);
+        self.looking.spawn(async move {
+            let api = api.ok()?;
+            let seen = tokio::time::timeout(LOOK_WITHIN, status::observe(&api, &node)).await;
+            seen.ok()?.ok()
+        });
+    }
+
+    fn saw(&mut self, seen: Option<Seen>) {
+        let calm = seen.as_ref().is_some_and(|seen| {
             seen.is_ready() && seen.pods.in_progress == 0 && seen.pods.failed == 0
         });
+        self.seen = seen.filter(|_| self.wanted.borrow().runs());
         self.next_look = Instant::now() + if calm { LOOK } else { LOOK_SOON };
     }
 
@@ -268,69 +305,77 @@ impl Task {
     fn answer(&mut self, ask: Ask) {
         let absent = || {
             let text = "this node holds no datastore of Kubernetes";
-            Problem::new(Reason::KubernetesAbsent, text)
+            Err(Problem::new(Reason::KubernetesAbsent, text))
         };
-        let snapshots = self.snapshots.as_ref().map(|(handle, _)| handle.clone());
+        let snapshots = self.snapshots();
         // Whoever asked may have gone; nobody misses the answer then.
         match ask {
             Ask::Plan(input, answer) => {
-                let plan = match (&self.releasing, self.current()) {
-                    (Some(releasing), Some(wanted)) => releasing.plan(input, &wanted),
-                    _ => Err(Problem::new(
+                let plan = match &self.releasing {
+                    Some(releasing) => releasing.plan(input, &self.wanted.borrow()),
+                    None => Err(Problem::new(
                         Reason::KubernetesNotReady,
                         "there is no cluster that a release could be compared with",
                     )),
                 };
                 let _ = answer.send(plan);
             }
-            Ask::Snapshot(answer) => {
-                let _ = answer.send(snapshots.ok_or_else(absent).map(restore::snapshot));
-            }
-            Ask::Drill(answer) => {
-                let _ = answer.send(snapshots.ok_or_else(absent).map(restore::drill));
-            }
-            Ask::Restore(input, answer) => {
-                let begun =
-                    snapshots.ok_or_else(absent).map(|handle| restore::begin(handle, input));
-                let _ = answer.send(begun);
-            }
+            Ask::Snapshot(answer) => match snapshots {
+                Some(handle) => restore::snapshot(handle, answer),
+                None => drop(answer.send(absent())),
+            },
+            Ask::Drill(answer) => match snapshots {
+                Some(handle) => restore::drill(handle, answer),
+                None => drop(answer.send(absent())),
+            },
+            Ask::Restore(input, answer) => match snapshots {
+                Some(handle) => {
+                    restore::begin(handle, input, &self.wanted.borrow().node_name, answer);
+                }
+                None => drop(answer.send(absent())),
+            },
         }
     }
 
     fn publish(&self) {
-        let wanted = self.current();
-        let state = wanted.as_ref().filter(|wanted| wanted.intent.is_some()).map(|wanted| {
-            let report = self.releasing.as_ref().map(|releasing| releasing.report.borrow().clone());
-            let snapshots =
-                self.snapshots.as_ref().map(|(handle, _)| handle.state().borrow().clone());
-            let restoring =
-                self.snapshots.as_ref().is_some_and(|(handle, _)| *handle.restoring().borrow());
-            let none = std::collections::BTreeMap::new();
-            state(&Parts {
-                wanted,
-                distribution: &self.running.borrow(),
-                seen: self.seen.as_ref(),
-                release: report.as_ref().map(|report| &report.state),
-                release_ms: report.as_ref().map_or(&none, |report| &report.took_ms),
-                snapshots: snapshots.as_ref(),
-                restoring,
+        let state = {
+            let wanted = self.wanted.borrow();
+            let report = self.releasing.as_ref().map(|releasing| releasing.report.borrow());
+            let snapshots = self.snapshots.as_ref().map(|snapshots| snapshots.state.borrow());
+            wanted.intent.is_some().then(|| {
+                state(&Parts {
+                    wanted: &wanted,
+                    distribution: &self.running.borrow(),
+                    seen: self.seen.as_ref(),
+                    release: report.as_deref(),
+                    snapshots: snapshots.as_deref(),
+                    restoring: self.snapshots.as_ref().is_some_and(|it| *it.restoring.borrow()),
+                })
             })
-        });
-        self.told.send_if_modified(|now| {
-            let news = *now != state;
-            *now = state;
-            news
-        });
+        };
+        self.told.send_if_modified(|now| super::news(now, state));
     }
 }
 
-/// Waits for the next change; forever when there is nothing to watch.
-async fn changed<T>(watched: Option<&mut watch::Receiver<T>>) {
-    let ended = match watched {
-        Some(watched) => watched.changed().await.is_err(),
-        None => true,
-    };
-    if ended {
+/// Waits until the engine tells something; forever where there is none.
+async fn told(releasing: Option<&mut Releasing>) {
+    match releasing {
+        Some(releasing) => changed(&mut releasing.report).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the service of snapshots shows something; forever where there is none.
+async fn shown(snapshots: Option<&mut Snapshots>) {
+    match snapshots {
+        Some(snapshots) => snapshots.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the next change; forever when whoever tells has ended.
+async fn changed<T>(watched: &mut watch::Receiver<T>) {
+    if watched.changed().await.is_err() {
         std::future::pending().await
     }
 }

@@ -1,30 +1,54 @@
-//! What the manager's loop wants of Kubernetes, taken from the inputs of a pass. Pure but for the
-//! release's content, which is read from the disk.
+//! What the manager's loop wants of Kubernetes, taken from the inputs of a pass. Pure: whatever
+//! must be read is asked for through [`Look`].
 
 use crate::inputs::Inputs;
-use crate::intent::cluster::{kept_off, wanted};
+use crate::intent::cluster::{kept_off, wish};
 use crate::releases::ReleaseStore;
 use holdfast_api::Reason;
 use holdfast_api::kubernetes::{KubernetesIntent, ReleaseRef};
 use holdfast_api::local::Problem;
 use holdfast_api::resources::ReleaseSpec;
-use holdfast_api::tunnel::TunnelsState;
-use holdfast_cluster::distribution::NodeWants;
+use holdfast_cluster::distribution::Wish;
+use holdfast_cluster::release::journal::Kept;
+use hugepages::Have;
+use hugepages::observe::ObserveError;
+use std::sync::Arc;
 
 /// A release with its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WantedRelease {
     /// Which.
     pub reference: ReleaseRef,
-    /// Its manifests; none while they were not fetched.
-    pub content: Option<ReleaseSpec>,
+    /// Its manifests; none while they were not fetched. Up to 768 KiB, so it is shared.
+    pub content: Option<Arc<ReleaseSpec>>,
+}
+
+impl WantedRelease {
+    /// As the engine takes it; none while there is no content.
+    pub fn kept(&self) -> Option<Kept> {
+        let content = self.content.as_ref()?;
+        Some(Kept {
+            release: self.reference.clone(),
+            manifests: content.manifests.clone(),
+            timeout_secs: content.timeout_secs,
+        })
+    }
+}
+
+/// Tunnels of the node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tunnels {
+    /// How many pass data.
+    pub up: usize,
+    /// How many there should be.
+    pub want: u8,
 }
 
 /// What is wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// The distribution; none when nobody asks for it.
-    pub node: Option<NodeWants>,
+    /// The distribution.
+    pub wish: Wish,
     /// The controller's word, with the policy of snapshots and the nodes of the site.
     pub intent: Option<KubernetesIntent>,
     /// The release.
@@ -33,37 +57,51 @@ pub struct Wanted {
     pub site: String,
     /// The node's name.
     pub node_name: String,
-    /// Tunnels that pass data, and how many there should be.
-    pub tunnels: (usize, u8),
-    /// The site has no other server.
-    pub single_server: bool,
+    /// The tunnels.
+    pub tunnels: Tunnels,
     /// What is asked for cannot be had; what runs goes on.
     pub problem: Option<Problem>,
 }
 
+/// What is read for it, when it matters.
+pub struct Look<'a> {
+    /// The kernel's huge pages.
+    pub pools: &'a dyn Fn() -> Result<Have, ObserveError>,
+    /// Content of the release with this digest, from the disk.
+    pub content: &'a dyn Fn(&str) -> Option<ReleaseSpec>,
+}
+
 impl Wanted {
-    /// What these inputs say. `release_problem` is why the content is not there yet.
-    pub fn of(
+    /// What these inputs say, looked up on this machine. `release_problem` is why the content of
+    /// the release is not there yet.
+    pub fn of(inputs: &Inputs, release_problem: Option<&Problem>, before: &Wanted) -> Wanted {
+        let look = Look {
+            pools: &|| hugepages::observe(&inputs.root),
+            content: &|digest| ReleaseStore::new(&inputs.root).load(digest),
+        };
+        Wanted::new(inputs, &look, release_problem, before)
+    }
+
+    /// What these inputs say. Without a desired state everything stays as it was `before`; so does
+    /// what runs when what is asked for cannot be had. The tunnels' number is told apart
+    /// ([`super::Cluster::tunnels`]).
+    pub fn new(
         inputs: &Inputs,
-        tunnels: Option<&TunnelsState>,
+        look: &Look<'_>,
         release_problem: Option<&Problem>,
         before: &Wanted,
     ) -> Wanted {
-        let desired = inputs.desired.as_deref();
-        let intent = desired.and_then(|spec| spec.kubernetes.clone());
-        let pools = hugepages::observe(&inputs.root).ok();
-        let (node, mut problem) = match wanted(inputs, pools.as_ref()) {
-            Ok(node) => (node, kept_off(inputs)),
-            // What cannot be had leaves what runs as it is.
-            Err(problem) => (before.node.clone(), Some(problem)),
+        let Some(desired) = inputs.desired.as_deref() else { return before.clone() };
+        let (wish, mut problem) = match wish(inputs, look.pools) {
+            Ok(wish) => (wish, kept_off(inputs)),
+            Err(problem) => (before.wish.clone(), Some(problem)),
         };
-        let reference = intent.as_ref().and_then(|intent| intent.release.clone());
-        let release = reference.filter(|_| node.is_some()).map(|reference| {
-            let known =
-                before.release.as_ref().filter(|known| known.reference.digest == reference.digest);
+        let reference = desired.kubernetes.as_ref().and_then(|intent| intent.release.clone());
+        let release = reference.filter(|_| matches!(wish, Wish::Run(_))).map(|reference| {
+            let known = before.release.as_ref();
+            let known = known.filter(|known| known.reference.digest == reference.digest);
             let content = known.and_then(|known| known.content.clone());
-            let content =
-                content.or_else(|| ReleaseStore::new(&inputs.root).load(&reference.digest));
+            let content = content.or_else(|| (look.content)(&reference.digest).map(Arc::new));
             WantedRelease { reference, content }
         });
         if let Some(release) = release.as_ref().filter(|release| release.content.is_none()) {
@@ -73,17 +111,28 @@ impl Wanted {
             };
             problem = problem.or_else(|| Some(release_problem.cloned().unwrap_or_else(waits)));
         }
-        let single_server = intent.as_ref().is_some_and(|intent| intent.single_server);
-        let want = desired.and_then(|spec| spec.tunnels.as_ref()).map_or(0, |t| t.want);
+        let want = desired.tunnels.as_ref().map_or(0, |tunnels| tunnels.want);
         Wanted {
-            node,
-            intent,
+            wish,
+            intent: desired.kubernetes.clone(),
             release,
-            site: desired.map(|spec| spec.site.clone()).unwrap_or_default(),
-            node_name: desired.map(|spec| spec.node.clone()).unwrap_or_default(),
-            single_server,
-            tunnels: (tunnels.map_or(0, TunnelsState::up), want),
+            site: desired.site.clone(),
+            node_name: desired.node.clone(),
+            tunnels: Tunnels { want, ..before.tunnels },
             problem,
         }
     }
+
+    /// It shall run.
+    pub fn runs(&self) -> bool {
+        matches!(self.wish, Wish::Run(_))
+    }
+
+    /// The controller's word, when this node is to hold the datastore.
+    pub fn server(&self) -> Option<&KubernetesIntent> {
+        self.intent.as_ref().filter(|intent| self.runs() && intent.role.is_server())
+    }
 }
+
+#[cfg(test)]
+mod tests;

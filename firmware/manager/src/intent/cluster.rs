@@ -2,26 +2,30 @@
 
 use crate::inputs::Inputs;
 use crate::settings::KubernetesStart;
-use holdfast_api::Reason;
 use holdfast_api::local::Problem;
-use holdfast_cluster::distribution::model::NodeWants;
-use hugepages::Have;
+use holdfast_api::{Reason, chain};
+use holdfast_cluster::distribution::{NodeWants, Wish};
+use hugepages::{Have, ObserveError};
 use std::collections::BTreeMap;
 
-/// What this node is to run; none when nobody asks for Kubernetes, or the local settings keep it
-/// off. `pools` are the kernel's huge pages as they are now.
+/// What this node is to run. Where nobody says, what runs is left as it is: the desired state was
+/// not given yet or is lost, or the local settings keep us out. `pools` are the kernel's huge pages
+/// as they are now, and are asked for only when they matter.
 ///
 /// # Errors
 /// The controller asks for something that cannot be had; what runs goes on.
-pub fn wanted(inputs: &Inputs, pools: Option<&Have>) -> Result<Option<NodeWants>, Problem> {
+pub fn wish(
+    inputs: &Inputs,
+    pools: impl FnOnce() -> Result<Have, ObserveError>,
+) -> Result<Wish, Problem> {
+    let Some(desired) = inputs.desired.as_deref() else { return Ok(Wish::Unknown) };
     if inputs.settings.kubernetes.start == KubernetesStart::Off {
-        return Ok(None);
+        return Ok(Wish::Unknown);
     }
-    let Some(desired) = inputs.desired.as_deref() else { return Ok(None) };
-    let Some(intent) = &desired.kubernetes else { return Ok(None) };
-    let pages = pools.map(pages).unwrap_or_default();
-    NodeWants::new(&desired.node, intent, &inputs.profile.kubernetes, pages)
-        .map(Some)
+    let Some(intent) = &desired.kubernetes else { return Ok(Wish::Off) };
+    let pools = pools().map_err(|error| Problem::new(error.reason(), chain(&error)))?;
+    NodeWants::new(&desired.node, intent, &inputs.profile.kubernetes, pages(&pools))
+        .map(|wants| Wish::Run(Box::new(wants)))
         .map_err(|error| Problem::new(error.reason(), error.to_string()))
 }
 

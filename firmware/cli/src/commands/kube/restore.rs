@@ -18,8 +18,9 @@ use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Name of a snapshot of this node (`holdfast kube snapshots`), or path of one in a file.
-    #[arg(value_name = "NAME|FILE", value_hint = clap::ValueHint::FilePath)]
+    /// Name of a snapshot of this node (`holdfast kube snapshots`), `NODE/NAME` of one in the
+    /// site's storage, or path of one in a file.
+    #[arg(value_name = "NAME|NODE/NAME|FILE", value_hint = clap::ValueHint::FilePath)]
     snapshot: String,
     /// File with the age identity that opens a portable snapshot, or `-` for standard input.
     #[arg(long, value_name = "FILE|-", value_hint = clap::ValueHint::FilePath)]
@@ -44,6 +45,10 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<u8, Failure> {
     let manager = context.manager();
     let before = manager.get::<KubernetesState>(STATE).await?.known;
     let source = find(&args.snapshot, &before)?;
+    if args.identity.is_none() && source.is_far() {
+        let text = "it is only in the site's storage, encrypted: give --identity";
+        return Err(Failure::Usage(format!("{}: {text}", args.snapshot)));
+    }
     let identity = match &args.identity {
         None => None,
         Some(from) => {
@@ -83,15 +88,27 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<u8, Failure> {
 enum Source {
     /// One that the manager knows.
     Known(SnapshotInfo),
+    /// In the site's storage, `<node>/<name>`.
+    Stored(String),
     /// A file.
     File(PathBuf),
 }
 
 impl Source {
+    /// It has to be fetched, and opened with an identity.
+    fn is_far(&self) -> bool {
+        match self {
+            Source::Known(one) => one.place != LOCAL,
+            Source::Stored(_) => true,
+            Source::File(_) => false,
+        }
+    }
+
     /// What the manager is told; it has another working directory, so a file gets its full path.
     fn sent(&self) -> Result<String, Failure> {
         match self {
             Source::Known(one) => Ok(one.name.clone()),
+            Source::Stored(object) => Ok(object.clone()),
             Source::File(path) => path.to_str().map(Into::into).ok_or_else(|| {
                 Failure::Usage(format!("the path {} is no text (UTF-8)", path.display()))
             }),
@@ -107,6 +124,11 @@ fn find(typed: &str, state: &KubernetesState) -> Result<Source, Failure> {
         return Ok(Source::Known(one.clone()));
     }
     let path = Path::new(typed);
+    // A path to a file that is not there is told by the manager.
+    let in_a_folder = path.is_absolute() || typed.starts_with('.');
+    if !in_a_folder && typed.split('/').count() == 2 && !path.is_file() {
+        return Ok(Source::Stored(typed.to_owned()));
+    }
     if !typed.contains('/') && !path.is_file() {
         let hint = "`holdfast kube snapshots` lists them";
         return Err(Failure::Usage(format!(
@@ -130,6 +152,10 @@ fn explain(source: &Source, state: &KubernetesState, now: Timestamp) -> String {
             words::age(now, one.taken),
             words::moment(one.taken),
             bytes(one.bytes),
+        ),
+        Source::Stored(object) => format!(
+            "The datastore of Kubernetes goes back to {} in the site's storage.\n",
+            clean(object)
         ),
         Source::File(path) => format!(
             "The datastore of Kubernetes goes back to the snapshot in\n{}.\n",
@@ -293,6 +319,10 @@ mod tests {
         assert_eq!(find("Cargo.toml", &known).unwrap(), Source::Known(one));
         // Only the manager may be able to see a path; a bare name that nobody knows is a mistake.
         assert!(matches!(find("/no/such", &known), Ok(Source::File(_))));
+        assert!(matches!(find("./n2/lost", &known), Ok(Source::File(_))));
+        let far = find("n2/lost", &known).unwrap();
+        assert_eq!(far, Source::Stored("n2/lost".into()));
+        assert!(far.is_far() && !file.is_far());
         let unknown = find("no-such", &known).unwrap_err();
         assert!(matches!(&unknown, Failure::Usage(why) if why.contains("kube snapshots")));
     }

@@ -37,7 +37,7 @@ impl Task {
             starts: self.starts,
             pid: self.process.as_ref().map(|process| process.pid()),
             program: self.program(),
-            drained: self.versions.drained,
+            service: self.versions.service,
         }
     }
 

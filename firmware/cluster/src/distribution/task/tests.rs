@@ -5,6 +5,7 @@ use crate::distribution::binary::{Download, Fetch};
 use crate::distribution::launch::How;
 use crate::distribution::model::tests::server;
 use crate::distribution::service::{Distribution, Handle, Later, Workloads};
+use crate::distribution::upgrade::{Service, Version};
 use crate::distribution::{NodeWants, Probe};
 use crate::paths::ClusterPaths;
 use holdfast_api::kubernetes::{DistributionArtifact, KubernetesPhase};
@@ -58,7 +59,10 @@ impl Fetch for Answers {
 }
 
 impl Workloads for Answers {
-    fn drain(&self) -> Later<'_, Result<(), Diagnosis>> {
+    fn drain(&self, to: &Version) -> Later<'_, Result<(), Diagnosis>> {
+        if to.version == "v-held" {
+            return Box::pin(std::future::pending());
+        }
         self.moved.lock().unwrap().push("drained");
         Box::pin(std::future::ready(Ok(())))
     }
@@ -331,12 +335,36 @@ async fn a_first_program_is_fetched_and_a_better_one_replaces_it() {
     assert_eq!(*bed.moved.lock().unwrap(), [] as [&str; 0]);
     bed.want(|wants| wants.artifact = Some(two.clone()));
     until(&manager, "v2", |state| {
-        state.version == "v2" && state.phase == KubernetesPhase::Ready && !state.drained
+        state.version == "v2"
+            && state.phase == KubernetesPhase::Ready
+            && state.service == Service::In
     })
     .await;
     assert_eq!(bed.moved.lock().unwrap()[0], "drained");
     let current = bed.path("var/lib/holdfast/cluster/distribution/current/k3s");
     assert!(std::fs::read_to_string(current).unwrap().contains("version v2"));
+}
+
+#[tokio::test]
+async fn a_drain_that_is_held_up_ends_when_its_version_is_not_wanted_any_more() {
+    let bed = Bed::new();
+    let held = bed.artifact("v-held");
+    bed.want(|_| {});
+    let manager = bed.manager();
+    let pid = ready(&manager).await.pid;
+    bed.want(|wants| wants.artifact = Some(held.clone()));
+    until(&manager, "a drain", |state| state.service == Service::Leaving).await;
+    drop(manager);
+    let manager = bed.manager();
+    until(&manager, "the drain again", |state| state.service == Service::Leaving).await;
+    assert_eq!(*bed.moved.lock().unwrap(), [] as [&str; 0]);
+    bed.want(|_| {});
+    let state = until(&manager, "back in service", |state| state.service == Service::In).await;
+    assert_eq!((state.pid, state.starts), (pid, 0), "the program was never touched");
+    assert_eq!(*bed.moved.lock().unwrap(), ["uncordoned"]);
+    let better = bed.artifact("v2");
+    bed.want(|wants| wants.artifact = Some(better.clone()));
+    until(&manager, "v2", |state| state.version == "v2").await;
 }
 
 #[tokio::test]
@@ -350,7 +378,7 @@ async fn a_version_that_does_not_come_up_is_left_and_not_tried_again() {
     let state = until(&manager, "back", |state| {
         state.reason == Some(Reason::KubernetesUpgradeFailed)
             && state.phase == KubernetesPhase::Ready
-            && !state.drained
+            && state.service == Service::In
     })
     .await;
     assert!(state.message.contains("v-never-ready"), "{}", state.message);

@@ -6,7 +6,7 @@ use crate::distribution::diagnose::Diagnosis;
 use crate::distribution::machine::State;
 use crate::distribution::plan::Aspect;
 use crate::distribution::service::Wish;
-use crate::distribution::upgrade::{Situation, Step, Version, Versions, plan};
+use crate::distribution::upgrade::{Service, Situation, Step, Version, Versions, plan};
 use crate::paths::ClusterPaths;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -68,6 +68,17 @@ impl Task {
         earlier.is_some() || self.settings.program.is_file()
     }
 
+    /// As long as a new version may take to start, the old one may.
+    fn is_settling(&self) -> bool {
+        match self.machine.state() {
+            State::Starting { since, .. } | State::NotReady { since, .. } => {
+                since.elapsed() < self.settings.upgrade_window
+            }
+            State::Stopping { .. } => true,
+            State::Off | State::Ready { .. } | State::Backoff { .. } => false,
+        }
+    }
+
     fn next_step(&self) -> Option<Step> {
         let Wish::Run(wants) = &self.wish else { return None };
         let want = wants.artifact.as_ref().map(Version::of);
@@ -77,6 +88,7 @@ impl Task {
             fetched: want.as_ref().is_some_and(|want| self.store.has(want)),
             // One that is about to be replaced does not speak for its successor.
             ready: ready && self.record.aspects.get(&Aspect::Program) == Some(&program),
+            settling: self.is_settling(),
             fallback: self.has_fallback(),
             on_trial_for: self.trial_since.map_or(Duration::ZERO, |since| since.elapsed()),
             window: self.settings.upgrade_window,
@@ -101,6 +113,7 @@ impl Task {
         if self.versions.on_trial && self.trial_since.is_none() {
             self.trial_since = Some(Instant::now());
         }
+        self.end_drain_of_another();
         if self.upgrading || self.pauses > 0 || Instant::now() < self.next_upgrade {
             return;
         }
@@ -108,10 +121,17 @@ impl Task {
         info!(step = %step, "Kubernetes");
         match step {
             Step::Fetch(_) => self.send_fetch(),
-            Step::Drain => {
+            Step::Drain(version) => {
                 let workloads = self.helpers.workloads.clone();
                 self.upgrading = true;
-                self.sent.spawn(async move { News::Drained(workloads.drain().await) });
+                self.versions.service = Service::Leaving;
+                self.keep();
+                let to = version.clone();
+                let task = self.sent.spawn(async move {
+                    let result = workloads.drain(&to).await;
+                    News::Drained(to, result)
+                });
+                self.draining = Some((version, task));
             }
             Step::Uncordon => {
                 let workloads = self.helpers.workloads.clone();
@@ -138,6 +158,17 @@ impl Task {
                 self.trial_since = None;
                 self.follow().await;
             }
+        }
+    }
+
+    /// The version for which the node is drained is not the next one any more, or Kubernetes is
+    /// not ready any more, and then there is nothing to wait for.
+    fn end_drain_of_another(&mut self) {
+        let Some((version, task)) = &self.draining else { return };
+        let next = self.next_step();
+        if !matches!(&next, Some(Step::Drain(next)) if next == version) {
+            task.abort();
+            (self.draining, self.upgrading) = (None, false);
         }
     }
 
@@ -176,16 +207,24 @@ impl Task {
         }
     }
 
-    pub(super) fn drained(&mut self, result: Result<(), Diagnosis>) {
+    pub(super) fn drained(&mut self, version: &Version, result: Result<(), Diagnosis>) {
+        // One that was given up may still tell.
+        if self.draining.take_if(|(draining, _)| draining == version).is_none() {
+            return;
+        }
         if self.tried(result) {
-            self.versions.drained = true;
+            self.versions.service = Service::Out;
             self.keep();
+        } else {
+            // The lock may be ours in a moment, and others wait for it then.
+            self.upgrade_failures = 0;
+            self.next_upgrade = Instant::now() + FIRST_PAUSE;
         }
     }
 
     pub(super) fn uncordoned(&mut self, result: Result<(), Diagnosis>) {
         if self.tried(result) {
-            self.versions.drained = false;
+            self.versions.service = Service::In;
             self.keep();
         }
     }

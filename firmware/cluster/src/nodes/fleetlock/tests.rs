@@ -2,11 +2,14 @@ use super::*;
 use crate::nodes::client::{Address, Call, Client, Http};
 use crate::nodes::cluster::fake::Fake;
 use crate::nodes::model::{NodeView, Readiness};
+use crate::nodes::outside;
 use crate::nodes::service::LockSettings;
+use crate::paths::ClusterPaths;
 use axum::body::Body as HttpBody;
 use axum::http::Request;
 use http_body_util::BodyExt;
 use proptest::prelude::*;
+use std::path::{Path, PathBuf};
 use tower::ServiceExt;
 
 fn lock() -> Arc<RebootLock<Fake>> {
@@ -125,6 +128,48 @@ async fn a_network_face_asks_for_the_key() {
     assert_eq!(send(&router, basic(format!("zincati:{}", key.text()))).await.status, 200);
 }
 
+/// A server's certificate and a node's kubeconfig, as k3s keeps them.
+struct Site(tempfile::TempDir);
+
+impl Site {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority =
+            rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap())
+                .unwrap();
+        let leaf = rcgen::KeyPair::generate().unwrap();
+        let names = vec!["kubernetes.default.svc".to_owned()];
+        let certificate =
+            rcgen::CertificateParams::new(names).unwrap().signed_by(&leaf, &authority).unwrap();
+        let site = Site(tempfile::tempdir().unwrap());
+        let write = |path: &Path, text: &str| {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            holdfast_durable::write(path, text.as_bytes(), 0o600).unwrap();
+        };
+        let tls = site.paths().data_dir().join("server/tls");
+        write(&tls.join("serving-kube-apiserver.crt"), &certificate.pem());
+        write(&tls.join("serving-kube-apiserver.key"), &leaf.serialize_pem());
+        let authority = STANDARD.encode(authority.pem());
+        let kubeconfig = format!(
+            "clusters: [{{name: a, cluster: {{server: 'https://10.0.0.1:6443', \
+             certificate-authority-data: {authority}}}}}]\n\
+             users: [{{name: a, user: {{token: t}}}}]\n\
+             contexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n"
+        );
+        write(&site.kubeconfig(), &kubeconfig);
+        site
+    }
+
+    fn paths(&self) -> ClusterPaths {
+        ClusterPaths::new(&holdfast_api::paths::Root::new(self.0.path()))
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        self.0.path().join("kubelet.kubeconfig")
+    }
+}
+
 #[tokio::test]
 async fn our_own_client_speaks_it_over_both_kinds_of_sockets() {
     let dir = tempfile::tempdir().unwrap();
@@ -132,11 +177,13 @@ async fn our_own_client_speaks_it_over_both_kinds_of_sockets() {
     let key = Key::of_site("token");
     let lock = lock();
     let local = tokio::net::UnixListener::bind(&socket).unwrap();
+    let site = Site::new();
     let wide = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = wide.local_addr().unwrap();
+    let face = router(Arc::clone(&lock), Some(key.clone()));
     let faces = [
-        tokio::spawn(axum::serve(local, router(Arc::clone(&lock), None)).into_future()),
-        tokio::spawn(axum::serve(wide, router(lock, Some(key.clone()))).into_future()),
+        tokio::spawn(async { axum::serve(local, router(lock, None)).await.unwrap() }),
+        tokio::spawn(outside::serve(wide, site.paths(), face)),
     ];
     let nobody = Http { address: Address::Unix(dir.path().join("none")), key: None };
     let first = Client::new(
@@ -144,13 +191,22 @@ async fn our_own_client_speaks_it_over_both_kinds_of_sockets() {
         "default",
         vec![nobody, Http { address: Address::Unix(socket), key: None }],
     );
-    let second =
-        |key| Client::new("n2", "default", vec![Http { address: Address::Tcp(address), key }]);
+    let second = |kubeconfig: &Path, key| {
+        let server = outside::Server { address, kubeconfig: kubeconfig.to_owned() };
+        Client::new("n2", "default", vec![Http { address: Address::Tcp(server), key }])
+    };
+    let (ours, theirs) = (site.kubeconfig(), Site::new());
     first.ask(Call::PreReboot).await.unwrap();
-    let refusal = second(Some(key)).ask(Call::PreReboot).await.unwrap_err();
+    let refusal = second(&ours, Some(key.clone())).ask(Call::PreReboot).await.unwrap_err();
     assert_eq!(refusal, Refusal::new(Kind::Locked, "node n1 has the reboot lock"));
-    let refusal = second(None).ask(Call::PreReboot).await.unwrap_err();
+    let refusal = second(&ours, None).ask(Call::PreReboot).await.unwrap_err();
     assert_eq!(refusal.kind, Kind::Unauthorized);
+    let stranger = second(&theirs.kubeconfig(), Some(key.clone()));
+    let refusal = stranger.ask(Call::PreReboot).await.unwrap_err();
+    assert_eq!(refusal.kind, Kind::Unavailable, "a server of another site gets no key");
+    std::fs::remove_dir_all(site.paths().data_dir()).unwrap();
+    let refusal = second(&ours, Some(key)).ask(Call::PreReboot).await.unwrap_err();
+    assert_eq!(refusal.kind, Kind::Unavailable, "without a certificate nothing is answered");
     first.ask(Call::SteadyState).await.unwrap();
     faces.iter().for_each(tokio::task::JoinHandle::abort);
 }

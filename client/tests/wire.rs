@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 const ACME: Option<&str> = Some("acme");
 
@@ -214,14 +215,20 @@ async fn a_silent_server_costs_its_timeout_and_no_more() {
     let (sender, receiver) = mpsc::channel(1);
     let receiver = std::sync::Mutex::new(Some(receiver));
     let server = serve(move |_| Reply::Pieces(receiver.lock().unwrap().take().unwrap())).await;
-    let drip = tokio::spawn(async move {
-        while sender.send(Ok(Bytes::from_static(b" "))).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
+    let drip = drip(sender, b" ");
     let error = client_with(&server, options).get::<Site>(ACME, "s").await.unwrap_err();
     assert!(matches!(error, ClientError::TimedOut { attempt: "read the answer", .. }), "{error:?}");
     drip.abort();
+}
+
+/// A peer that sends a byte now and then, for as long as anybody reads.
+fn drip(peer: mpsc::Sender<io::Result<Bytes>>, byte: &'static [u8; 1]) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        while peer.send(Ok(Bytes::from_static(byte))).await.is_ok() {
+            ticks.tick().await;
+        }
+    })
 }
 
 /// A server that reads what the client says first, answers `says` and is gone.
@@ -374,11 +381,7 @@ async fn a_watch_ends_when_no_whole_line_comes_and_breaks_with_the_connection() 
     let idle = Duration::from_millis(150);
     let client = client_with(&server, Options { watch_idle: idle, ..Options::default() });
     let mut watch = client.watch::<Site>(ACME, &Selector::all(), None).await.unwrap();
-    let drip = tokio::spawn(async move {
-        while sender.send(Ok(Bytes::from_static(b"x"))).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
+    let drip = drip(sender, b"x");
     assert!(watch.next().await.is_none());
     drip.abort();
 

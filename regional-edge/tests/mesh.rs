@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use holdfast_poll::until_async;
 use regional_edge::mesh::Heard;
 use regional_edge::mesh::dial::Listeners;
 use regional_edge::mesh::listen::{self, Speaker};
@@ -64,12 +65,11 @@ impl Drop for Edge {
 impl Edge {
     /// Waits until so many follow the nodes that are up.
     async fn followers(&self, what: &str, mut enough: impl FnMut(usize) -> bool) {
-        let met = timeout(Duration::from_secs(20), async {
-            while !enough(self.up.receiver_count()) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        });
-        assert!(met.await.is_ok(), "{what}");
+        until_async(what, Duration::from_secs(20), async || match self.up.receiver_count() {
+            count if enough(count) => Ok(()),
+            count => Err(count),
+        })
+        .await;
     }
 }
 

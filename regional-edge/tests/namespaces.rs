@@ -10,8 +10,7 @@ use regional_edge::mesh::Heard;
 use regional_edge::names;
 use regional_edge::nodes::NodeKey;
 use regional_edge::state::Way;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::watch;
 use tunnels::wireguard::PrivateKey;
 use world::{SITE_HOST, TestEdge, World, eventually};
 
@@ -26,35 +25,41 @@ fn table(world: &World, edge: &str, table: u32) -> String {
 }
 
 /// Carries between two edges what the mesh would.
-struct Wire(Arc<AtomicBool>, Vec<std::thread::JoinHandle<()>>);
+struct Wire(Option<watch::Sender<()>>, Vec<std::thread::JoinHandle<()>>);
 
 impl Wire {
     fn between(edges: [&TestEdge; 2]) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (ends, end) = watch::channel(());
         let carry = |from: &TestEdge, name: &str, to: &TestEdge| {
-            let (mut up, events, stop) = (from.dataplane.up(), to.dataplane.sender(), stop.clone());
+            let (mut up, events, mut end) =
+                (from.dataplane.up(), to.dataplane.sender(), end.clone());
             let name = name.to_string();
-            std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let carry = async move {
                 let mut told = None;
-                while !stop.load(Ordering::Relaxed) {
+                loop {
                     let now = up.borrow_and_update().clone();
                     if told.as_ref() != Some(&now) {
                         let heard = Heard::All((*now).clone());
                         let _ = events.send(Event::Mesh { edge: name.clone(), heard });
                         told = Some(now);
                     }
-                    std::thread::sleep(std::time::Duration::from_millis(5));
+                    tokio::select! {
+                        Ok(()) = up.changed() => {}
+                        _ended = end.changed() => return,
+                    }
                 }
-            })
+            };
+            std::thread::spawn(move || runtime.block_on(carry))
         };
         let threads = vec![carry(edges[0], "re-1", edges[1]), carry(edges[1], "re-2", edges[0])];
-        Wire(stop, threads)
+        Wire(Some(ends), threads)
     }
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0 = None;
         self.1.drain(..).for_each(|thread| thread.join().unwrap());
     }
 }

@@ -2,15 +2,14 @@
 
 use super::http::Http;
 use super::world::{BASE, PATIENCE, World, of, operator_token, read_ca};
+use holdfast_poll::until_async;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 /// A server in a process of its own, killed when dropped.
 struct Process {
@@ -24,11 +23,10 @@ impl Process {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let data = data(child.id());
         let process = Process { child, data };
-        let deadline = Instant::now() + PATIENCE;
-        while process.try_connect(None).await.is_none() {
-            assert!(Instant::now() < deadline, "the server does not come up");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_async("the server is up", PATIENCE, async || {
+            process.try_connect(None).await.map(drop).ok_or("no answer")
+        })
+        .await;
         process
     }
 
@@ -91,7 +89,7 @@ async fn what_was_acknowledged_survives_kill_9() {
             .parse::<u64>()
             .unwrap();
         assert!(versions.last().is_none_or(|before| *before < version), "versions only grow");
-        let count = Arc::new(AtomicUsize::new(0));
+        let (count, mut counted) = watch::channel(0usize);
         let mut writers = tokio::task::JoinSet::new();
         for writer in 0..16 {
             let (operator, acknowledged, count) =
@@ -104,17 +102,15 @@ async fn what_was_acknowledged_survives_kill_9() {
                     match operator.try_call("POST", &of("acme", "sites"), &json, site).await {
                         Ok(answer) if answer.code == 201 => {
                             acknowledged.lock().await.insert(name);
-                            count.fetch_add(1, Ordering::SeqCst);
+                            count.send_modify(|count| *count += 1);
                         }
                         _ => return,
                     }
                 }
             });
         }
-        let deadline = Instant::now() + PATIENCE;
-        while count.load(Ordering::SeqCst) < 100 && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let something = tokio::time::timeout(PATIENCE, counted.wait_for(|count| *count >= 100));
+        drop(something.await.expect("there is something to lose").unwrap());
         let last = operator.must(&of("acme", "sites")).await["metadata"]["resourceVersion"]
             .as_str()
             .unwrap()
@@ -122,7 +118,6 @@ async fn what_was_acknowledged_survives_kill_9() {
             .unwrap();
         process.kill();
         while writers.join_next().await.is_some() {}
-        assert!(count.load(Ordering::SeqCst) >= 100, "there was something to lose");
         versions.push(last);
     }
 }

@@ -4,6 +4,7 @@ use super::world::{PATIENCE, of};
 use bytes::{Bytes, BytesMut};
 use holdfast_api::meta::Status;
 use holdfast_api::token::Envelope;
+use holdfast_poll::until_async;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -15,7 +16,6 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
@@ -219,15 +219,11 @@ impl Http {
 
     /// Looks at an object until it is as it should be.
     pub(crate) async fn until(&self, path: &str, good: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let answer = self.get(path).await;
-            if good(&answer.body) {
-                return answer.body;
-            }
-            assert!(Instant::now() < deadline, "{path} never became so: {}", answer.body);
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until_async(path, PATIENCE, async || {
+            let Answer { body, .. } = self.get(path).await;
+            if good(&body) { Ok(body) } else { Err(body) }
+        })
+        .await
     }
 
     pub(crate) async fn watch(&self, path: &str) -> Lines {

@@ -12,12 +12,13 @@ use holdfast_api::tunnel::{BfdTimers, TunnelIntent, TunnelsConfig};
 use holdfast_client::unix::{self, UnixError};
 use holdfast_durable::Slots;
 use holdfast_identity::KnownTime;
+use holdfast_poll::retry;
 use netd::netns::NetNs;
 use serde::de::DeserializeOwned;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A box: a namespace and a root, gone with the test.
 struct Box {
@@ -97,12 +98,8 @@ impl Box {
     }
 
     fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let end = Instant::now() + Duration::from_secs(20);
-        while !holds() {
-            assert!(Instant::now() < end, "{what} did not come true\n{}", self.read("log"));
-            std::thread::yield_now();
-            nix::poll::poll(&mut [], nix::poll::PollTimeout::from(10u8)).unwrap();
-        }
+        let met = retry(Duration::from_secs(20), || if holds() { Ok(()) } else { Err(()) });
+        assert!(met.is_ok(), "{what} did not come true\n{}", self.read("log"));
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
 
 /// The pause between two attempts.
-pub const TICK: Duration = Duration::from_millis(20);
+pub const TICK: Duration = Duration::from_millis(10);
 
 /// Tries every [`TICK`] until it succeeds.
 ///

@@ -6,7 +6,7 @@ use netd::{Kernel, LinkName};
 use serde_json::Value;
 use std::hash::{BuildHasher, RandomState};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A network namespace that vanishes with the test.
 pub(crate) struct World {
@@ -70,10 +70,7 @@ pub(crate) fn name(text: &str) -> LinkName {
 }
 
 /// Asks until it is so.
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "never came: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+#[track_caller]
+pub(crate) fn eventually(what: &str, is_so: impl FnMut() -> bool) {
+    holdfast_poll::holds(what, Duration::from_secs(20), is_so);
 }

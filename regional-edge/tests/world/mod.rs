@@ -313,10 +313,7 @@ pub(crate) fn ip(arguments: &[&str]) -> String {
 }
 
 /// Waits until `holds`, at most ten seconds.
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !holds() {
-        assert!(Instant::now() < deadline, "still not: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+#[track_caller]
+pub(crate) fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    holdfast_poll::holds(what, Duration::from_secs(10), holds);
 }

@@ -8,6 +8,7 @@
 use holdfast_api::tunnel::{
     BfdTimers, EdgeCandidate, TunnelIntent, TunnelKind, TunnelState, TunnelsConfig, TunnelsState,
 };
+use holdfast_poll::until;
 use netd::netns::NetNs;
 use netd::tuntap;
 use std::io::{Read, Write};
@@ -52,15 +53,9 @@ pub(crate) fn missing() -> Option<String> {
 }
 
 /// Polls until `condition` gives something.
+#[track_caller]
 pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = condition() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until(what, PATIENCE, || condition().ok_or("nothing"))
 }
 
 pub(crate) struct World {
@@ -210,23 +205,16 @@ impl World {
     }
 
     /// Polls the state until it is as `condition` says.
+    #[track_caller]
     pub(crate) fn wait(
         &self,
         what: &str,
         condition: impl Fn(&TunnelsState) -> bool,
     ) -> TunnelsState {
-        let mut last = None;
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if let Some(state) = self.state() {
-                if condition(&state) {
-                    return state;
-                }
-                last = Some(state);
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        panic!("waited in vain for {what}: {last:#?}");
+        until(what, PATIENCE, || match self.state() {
+            Some(state) if condition(&state) => Ok(state),
+            state => Err(state.map(Box::new)),
+        })
     }
 
     pub(crate) fn edge(&self, name: &str) -> &Edge {

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a condition may take on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -166,12 +166,9 @@ pub(crate) fn token() -> Envelope {
 }
 
 /// Polls until `done` holds.
-pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < DEADLINE, "{what} did not happen within {DEADLINE:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+#[track_caller]
+pub(crate) fn eventually(what: &str, done: impl FnMut() -> bool) {
+    holdfast_poll::holds(what, DEADLINE, done);
 }
 
 type Shared = State<Arc<Mutex<Answers>>>;

@@ -7,8 +7,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex};
 
 const ROWS: u16 = 24;
 const COLUMNS: u16 = 80;
@@ -19,7 +18,14 @@ pub(crate) struct InTerminal {
     keyboard: File,
     /// Held open, so that the terminal outlives the program and can be looked at.
     line: OwnedFd,
-    screen: Arc<Mutex<Screen>>,
+    screen: Arc<Shown>,
+}
+
+/// A screen, and the news that something was written to it.
+#[derive(Default)]
+struct Shown {
+    screen: Mutex<Screen>,
+    changed: Condvar,
 }
 
 impl InTerminal {
@@ -31,12 +37,13 @@ impl InTerminal {
         let stdio = || Stdio::from(pair.slave.try_clone().unwrap());
         let child = command.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
         let mut output = File::from(pair.master.try_clone().unwrap());
-        let screen = Arc::new(Mutex::new(Screen::default()));
+        let screen = Arc::new(Shown::default());
         let seen = screen.clone();
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(count @ 1..) = output.read(&mut bytes) {
-                seen.lock().unwrap().take(&bytes[..count]);
+                seen.screen.lock().unwrap().take(&bytes[..count]);
+                seen.changed.notify_all();
             }
         });
         InTerminal { child, keyboard: File::from(pair.master), line: pair.slave, screen }
@@ -61,20 +68,22 @@ impl InTerminal {
 
     /// Waits until `text` is on the screen.
     pub(crate) fn expect(&self, text: &str) {
-        let begun = Instant::now();
-        while !self.shows(text) {
-            assert!(begun.elapsed() < DEADLINE, "no {text:?} on the screen:\n{}", self.text());
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
+        let screen = self.screen.screen.lock().unwrap();
+        let (screen, waited) = self
+            .screen
+            .changed
+            .wait_timeout_while(screen, DEADLINE, |screen| !screen.text().contains(text))
+            .unwrap();
+        assert!(!waited.timed_out(), "no {text:?} on the screen:\n{}", screen.text());
     }
 
     pub(crate) fn text(&self) -> String {
-        self.screen.lock().unwrap().text()
+        self.screen.screen.lock().unwrap().text()
     }
 
     /// Everything that was ever written to the terminal.
     pub(crate) fn written(&self) -> Vec<u8> {
-        self.screen.lock().unwrap().written.clone()
+        self.screen.screen.lock().unwrap().written.clone()
     }
 
     /// Whether the terminal is as a shell wants it: echoing, line by line.

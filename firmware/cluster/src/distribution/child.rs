@@ -225,10 +225,14 @@ mod tests {
         let script = "head -c 17000000 /dev/zero; until [ -e GO ]; do sleep 0.02; done; echo end";
         let started = bed.start(&script.replace("GO", &go.display().to_string()));
         let log = bed.launcher.places.log();
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while log.metadata().unwrap().len() < 17_000_000 && std::time::Instant::now() < deadline {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        let patience = std::time::Duration::from_secs(20);
+        holdfast_poll::until_async("the log is long", patience, async || {
+            match log.metadata().unwrap().len() {
+                17_000_000.. => Ok(()),
+                length => Err(length),
+            }
+        })
+        .await;
         bed.launcher.places.bound_log().unwrap();
         assert_eq!(log.metadata().unwrap().len(), 0);
         assert_eq!(bed.launcher.places.old_log().metadata().unwrap().len(), 17_000_000);

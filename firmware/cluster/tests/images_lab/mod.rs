@@ -13,8 +13,10 @@ pub mod probe;
 use holdfast_lab_kubernetes::find::Kubernetes;
 use holdfast_lab_kubernetes::image::Image;
 use holdfast_lab_kubernetes::node::{Node, web_image};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -86,11 +88,15 @@ impl Way {
             let listener = TcpListener::bind(WAY).unwrap();
             listener.set_nonblocking(true).unwrap();
             while !ends.load(Ordering::Relaxed) {
+                // It looks up now and then, to see whether it shall end.
+                let waits = &mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+                if poll(waits, PollTimeout::from(50u8)) != Ok(1) {
+                    continue;
+                }
                 match listener.accept() {
                     Ok((client, _)) if !shared.is_cut() => shared.carry(client),
                     // Dropped: the caller sees a reset.
-                    Ok(_) => {}
-                    Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                    Ok(_) | Err(_) => {}
                 }
             }
         });

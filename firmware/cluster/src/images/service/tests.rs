@@ -4,12 +4,16 @@ use crate::images::model::{Descriptor, Progress};
 use holdfast_api::Reason;
 use holdfast_api::marks::{PRE_PULL_PROGRESS_ANNOTATION, PRE_PULLED_ANNOTATION};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// A node that remembers.
 #[derive(Clone, Default)]
-struct Fake(Arc<Mutex<World>>);
+struct Fake(Arc<watch::Sender<World>>);
+
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
 struct World {
@@ -23,7 +27,15 @@ struct World {
 
 impl Fake {
     fn with<T>(&self, look: impl FnOnce(&mut World) -> T) -> T {
-        look(&mut self.0.lock().unwrap())
+        let mut seen = None;
+        self.0.send_modify(|world| seen = Some(look(world)));
+        seen.unwrap()
+    }
+
+    async fn until(&self, what: &str, is_so: impl FnMut(&World) -> bool) {
+        let mut world = self.0.subscribe();
+        let met = tokio::time::timeout(PATIENCE, world.wait_for(is_so)).await;
+        assert!(met.is_ok(), "not within {PATIENCE:?}: {what}");
     }
 
     fn note(&self, name: &str) -> Option<String> {
@@ -107,7 +119,7 @@ impl NodeNotes for Fake {
 
 /// A hundred times quicker than on a site.
 fn start(store: Fake, notes: Fake) -> PrePuller {
-    let milliseconds = std::time::Duration::from_millis;
+    let milliseconds = Duration::from_millis;
     let pace = Pace {
         pause_first: milliseconds(10),
         pause_most: milliseconds(100),
@@ -132,11 +144,11 @@ async fn a_release_is_held_through_failures_and_the_one_before_is_let_go() {
     });
     let service = start(fake.clone(), fake.clone());
     service.want(want("one", &["a", "b", "c"], Some(&[])));
-    let mut failed = 0;
+    let (mut failed, mut state) = (0, service.watch());
     while let Err(problem) = service.held("one", |_| ()).await {
         assert_eq!((problem.reason, problem.retryable), (Reason::ReleaseRegistry, true));
         failed += 1;
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        tokio::time::timeout(PATIENCE, state.changed()).await.unwrap().unwrap();
     }
     assert!(failed > 0);
     assert_eq!(fake.note(PRE_PULLED_ANNOTATION).as_deref(), Some("one"));
@@ -147,9 +159,7 @@ async fn a_release_is_held_through_failures_and_the_one_before_is_let_go() {
     assert_eq!(fake.with(|world| world.leases.len()), 2, "what to keep was not known");
     service.want(want("two", &["a"], Some(&["one"])));
     service.want(want("two", &["a"], Some(&[])));
-    while fake.with(|world| world.leases.len()) > 1 {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    fake.until("the first is let go of", |world| world.leases.len() == 1).await;
     assert!(fake.with(|world| world.leases.contains_key("two")));
 }
 
@@ -160,9 +170,11 @@ async fn what_the_registry_has_not_is_told_and_tried_again_when_asked() {
     service.want(want("one", &["a"], None));
     let problem = service.held("one", |_| ()).await.unwrap_err();
     assert_eq!(problem.reason, Reason::ReleaseImageMissing);
-    while fake.note(PRE_PULL_PROGRESS_ANNOTATION).is_none_or(|note| !note.contains("refused")) {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    fake.until("the Node says that it is refused", |world| {
+        let note = world.annotations.get(PRE_PULL_PROGRESS_ANNOTATION);
+        note.is_some_and(|note| note.contains("refused"))
+    })
+    .await;
     assert_eq!(fake.note(PRE_PULLED_ANNOTATION), None);
     fake.with(|world| world.registry.insert("a".into()));
     service.want(want("one", &["a"], None));
@@ -181,11 +193,10 @@ async fn what_is_taken_away_is_put_back() {
         world.leases.clear();
         world.annotations.clear();
     });
-    while fake.with(|world| {
-        world.put_back == 0 || world.leases.is_empty() || world.annotations.is_empty()
-    }) {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    fake.until("all of it is back", |world| {
+        world.put_back > 0 && !world.leases.is_empty() && !world.annotations.is_empty()
+    })
+    .await;
     assert_eq!(fake.note(PRE_PULLED_ANNOTATION).as_deref(), Some("one"));
 }
 
@@ -197,9 +208,7 @@ async fn who_is_asked_for_nothing_says_nothing() {
     service.want(want("one", &["a"], None));
     service.held("one", |_| ()).await.unwrap();
     service.rest();
-    while fake.with(|world| !world.annotations.is_empty()) {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
+    fake.until("the Node says nothing", |world| world.annotations.is_empty()).await;
     assert!(!service.watch().borrow().held);
     assert_eq!(fake.with(|world| world.leases.len()), 1);
 }

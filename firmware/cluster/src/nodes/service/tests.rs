@@ -1,6 +1,7 @@
 use super::*;
 use crate::nodes::cluster::fake::Fake;
 use crate::nodes::model::{BudgetView, PodRef, PodView, Selector};
+use holdfast_poll::until_async;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -63,15 +64,16 @@ async fn begin(lock: &RebootLock<Fake>, id: &str) {
 
 /// Asks as clients do, until the answer is none of `passing`.
 async fn until_not(lock: &RebootLock<Fake>, id: &str, passing: &[Kind]) -> Result<(), Refusal> {
-    let deadline = Instant::now() + SOON;
-    loop {
-        match lock.pre_reboot("default", id).await {
-            Err(refusal) if passing.contains(&refusal.kind) && Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            answer => return answer,
-        }
-    }
+    let ask = async || match lock.pre_reboot("default", id).await {
+        Err(refusal) if passing.contains(&refusal.kind) => Err(refusal),
+        answer => Ok(answer),
+    };
+    until_async("an answer that stays", SOON, ask).await
+}
+
+async fn until_at_rest(lock: &RebootLock<Fake>, node: &str) {
+    let at_rest = async || lock.running(node).map_or(Ok(()), |_| Err("it drains"));
+    until_async("the drain ends", SOON, at_rest).await;
 }
 
 #[tokio::test]
@@ -189,10 +191,7 @@ async fn an_operator_breaks_the_lock_of_the_holder_that_was_meant() {
     assert!(!lock.break_lock(&Group::default(), "n2").await.unwrap());
     assert!(lock.break_lock(&Group::default(), "n1").await.unwrap());
     // The drain notices, and takes its cordon away.
-    let deadline = Instant::now() + SOON;
-    while lock.running("n1").is_some() && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until_at_rest(&lock, "n1").await;
     assert!(!fake.node("n1").unschedulable);
     assert_eq!(fake.world().pods.len(), 1);
 }
@@ -231,10 +230,7 @@ async fn another_server_carries_on_a_drain_and_ends_one() {
     assert_eq!(answer.kind, Kind::DrainBlocked);
     // The second one is told that the node is steady; the first one's drain has to notice.
     second.steady_state("default", "n1").await.unwrap();
-    let deadline = Instant::now() + SOON;
-    while first.running("n1").is_some() && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until_at_rest(&first, "n1").await;
     assert!(!fake.node("n1").unschedulable);
     drop(first);
 }

@@ -140,7 +140,7 @@ pub fn release_digest(manifests: &BTreeMap<String, String>) -> String {
         hash.update(&(text.len() as u64).to_be_bytes());
         hash.update(text.as_bytes());
     }
-    hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::hex(hash.finish().as_ref())
 }
 
 /// What a node is asked to do in its site's Kubernetes.

@@ -21,13 +21,23 @@ pub mod tunnel;
 
 pub use reason::{Reason, Severity};
 
-/// An error and everything below it in one line, joined by colons: what logs and reports print.
+/// An error and everything below it in one line, joined by colons: what logs and reports print. A
+/// cause that the line tells already is left out: some libraries put their causes in their text.
 pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text += &format!(": {error}");
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
         cause = error.source();
     }
-    text
+    line
+}
+
+/// Bytes as hexadecimal digits, lower case, two for each. Not for secrets: nothing wipes the text.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -100,6 +100,6 @@ fn uid() -> String {
     let mut bytes: [u8; 16] = crate::random();
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex = crate::hex(&bytes);
+    let hex = holdfast_api::hex(&bytes);
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }

@@ -235,7 +235,7 @@ impl Fleet {
         value: &mut serde_json::Value,
     ) -> Result<RegistrationStatus, Obstacle> {
         let csr = &registration.spec.csr;
-        let request_hash = crate::hex(&crate::sha256(csr.as_bytes()));
+        let request_hash = holdfast_api::hex(&crate::sha256(csr.as_bytes()));
         let mut certificate = status.certificate.clone();
         if certificate.is_none() || entry.annotation(SIGNED_ANNOTATION) != request_hash {
             let request = DeviceRequest::parse(csr)

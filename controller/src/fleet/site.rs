@@ -57,7 +57,7 @@ impl Fleet {
         if site.spec.kubernetes.is_some()
             && let Some(entry) = tx.get(key).filter(|entry| entry.hidden.is_none())
         {
-            let token = crate::hex(&crate::random::<32>());
+            let token = holdfast_api::hex(&crate::random::<32>());
             save(tx, key.clone(), entry.value.clone(), Some(token));
         }
         if site.status.is_none() {
@@ -132,5 +132,5 @@ fn release(tx: &Tx<'_>, tenant: &str, want: &SiteKubernetes) -> Option<ReleaseRe
 
 /// SHA-256 of a configuration's JSON, hex.
 fn content_hash(spec: &NodeConfigSpec) -> String {
-    crate::hex(&crate::sha256(&serde_json::to_vec(spec).unwrap_or_default()))
+    holdfast_api::hex(&crate::sha256(&serde_json::to_vec(spec).unwrap_or_default()))
 }

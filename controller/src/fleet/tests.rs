@@ -80,7 +80,7 @@ fn token(tx: &mut Tx<'_>, serial: u8, site: Option<u8>, auto: bool) -> (TokenId,
         "metadata": {}, "spec": {"uses": 1, "approval": rule, "site": site.map(site_name)},
         "status": {"id": id.to_string(), "used": 0},
     });
-    let hash = crate::hex(&crate::sha256(secret.expose()));
+    let hash = holdfast_api::hex(&crate::sha256(secret.expose()));
     save(tx, Key::new(Kind::Token, "t", &format!("t{serial}")), value, Some(hash));
     (id, secret)
 }

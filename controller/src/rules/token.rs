@@ -35,7 +35,7 @@ pub fn issue(tenant: &str, ca: CaFingerprint) -> Issued {
 /// What is kept of a secret: its SHA-256. A slow hash guards secrets that can be guessed; this one
 /// has 80 random bits, and whoever could read the hashes would read the whole fleet beside them.
 fn hash(secret: &TokenSecret) -> String {
-    crate::hex(&crate::sha256(secret.expose()))
+    holdfast_api::hex(&crate::sha256(secret.expose()))
 }
 
 /// Whether `secret` is the one whose hash is kept. Takes the same time wherever they differ.

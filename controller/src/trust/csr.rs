@@ -29,13 +29,13 @@ impl DeviceId {
     /// Name of the device's registration: `reg-` and the first 20 hex digits. 80 bits cannot be
     /// met by chance, and meeting them on purpose gains nothing: the key must be proved too.
     pub fn registration(&self) -> String {
-        format!("reg-{}", crate::hex(&self.0[..10]))
+        format!("reg-{}", holdfast_api::hex(&self.0[..10]))
     }
 }
 
 impl std::fmt::Debug for DeviceId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&crate::hex(&self.0))
+        f.write_str(&holdfast_api::hex(&self.0))
     }
 }
 

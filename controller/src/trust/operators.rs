@@ -74,7 +74,8 @@ impl Operators {
         expires_at: Option<Timestamp>,
     ) -> Result<(Zeroizing<String>, PathBuf), OperatorError> {
         let secret = Zeroizing::new(crate::random::<32>());
-        let token = Zeroizing::new(format!("{PREFIX}{}", *Zeroizing::new(crate::hex(&*secret))));
+        let token =
+            Zeroizing::new(format!("{PREFIX}{}", *Zeroizing::new(holdfast_api::hex(&*secret))));
         let kept = Kept {
             name: operator.name.clone(),
             tenant: operator.tenant.clone(),
@@ -104,7 +105,7 @@ impl Operators {
 }
 
 fn hash(token: &str) -> String {
-    crate::hex(&crate::sha256(token.as_bytes()))
+    holdfast_api::hex(&crate::sha256(token.as_bytes()))
 }
 
 fn read_all(dir: &Path) -> BTreeMap<String, Kept> {

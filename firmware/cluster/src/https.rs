@@ -126,7 +126,7 @@ impl Service<Uri> for Dial {
     }
 }
 
-/// A connection of either kind.
+/// A connection of either kind, which tells hyper which HTTP was agreed on.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Plain(TokioIo<TcpStream>),
@@ -135,7 +135,12 @@ pub(crate) enum Stream {
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        Connected::new()
+        match self {
+            Stream::Tls(stream) if stream.inner().get_ref().1.alpn_protocol() == Some(b"h2") => {
+                Connected::new().negotiated_h2()
+            }
+            Stream::Plain(_) | Stream::Tls(_) => Connected::new(),
+        }
     }
 }
 

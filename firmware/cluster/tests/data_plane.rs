@@ -6,16 +6,19 @@
 //! Without pre-pull such a release never completes. With it, the interruption is the pod's restart.
 #![allow(clippy::unwrap_used, reason = "tests fail by panics")]
 
+mod content;
 mod images_lab;
 
+use content::Content;
 use holdfast_api::Reason;
 use holdfast_api::kubernetes::{ReleaseRef, release_digest};
 use holdfast_api::marks::PRE_PULLED_ANNOTATION;
-use holdfast_cluster::images::{OwnNode, ReleaseImages, Runtime};
+use holdfast_cluster::images::{OwnNode, PrePuller, Runtime};
 use holdfast_cluster::kubernetes::Api;
+use holdfast_cluster::release::live::Live;
 use holdfast_cluster::release::model::Release;
 use holdfast_cluster::release::parse::parse;
-use holdfast_cluster::release::target::Failure;
+use holdfast_cluster::release::target::{Failure, Target};
 use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::image::archive;
 use holdfast_lab_kubernetes::node::{Node, NodeSpec};
@@ -82,15 +85,16 @@ fn pre_pull(node: &Node, release: Release) -> Result<(), Failure> {
     let admin = node.path("etc/rancher/k3s/k3s.yaml");
     let work = async || {
         let api = Api::connect(&admin).unwrap();
-        let images =
-            ReleaseImages::new(Runtime::connect(&socket(node)), OwnNode::new(path, "node1"));
-        let blocked = images.may_apply(&api, &release, &release.items[0]).await.unwrap_err();
+        let puller = PrePuller::start(Runtime::connect(&socket(node)), OwnNode::new(path, "node1"));
+        let target = Live::new(api, "node1", puller, Content);
+        let item = &release.items[0];
+        let blocked = target.may_replace(&release, item).await.unwrap_err();
         assert_eq!(blocked.reason, Reason::ReleasePrePull);
         eprintln!("          {blocked}");
         let say = |words: String| eprintln!("          {words}");
-        images.pull_here(&release, &say).await?;
-        images.pulled_everywhere(&api, &release, &say).await?;
-        images.may_apply(&api, &release, &release.items[0]).await
+        target.pull_here(&release, &say).await?;
+        target.pulled_everywhere(&release, &say).await?;
+        target.may_replace(&release, item).await
     };
     node.in_network(work).unwrap()
 }

@@ -3,6 +3,7 @@
 
 mod nodes_common;
 
+use holdfast_api::chain;
 use holdfast_cluster::nodes::client::Call;
 use holdfast_cluster::nodes::cluster::Cluster;
 use holdfast_cluster::nodes::fleetlock::Key;
@@ -87,7 +88,7 @@ fn three_servers_share_the_lock_and_a_dead_one_is_replaced() {
             removal.pass(&wanted, Instant::now()).await.unwrap();
             assert_eq!(lock.holders().await.unwrap(), []);
             until("the dead server is gone", async || {
-                let nodes = cluster.nodes().await.map_err(|error| error.chain())?;
+                let nodes = cluster.nodes().await.map_err(|error| chain(&error))?;
                 match nodes.iter().any(|node| node.name == "node3") {
                     true => Err("it is there".to_owned()),
                     false => Ok(()),

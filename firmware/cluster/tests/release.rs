@@ -1,6 +1,9 @@
 //! Releases on a real Kubernetes: one cluster, from the first release to a forced one.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panics, as tests do")]
 
+mod content;
+
+use content::Content;
 use holdfast_api::Reason;
 use holdfast_api::kubernetes::{ReleasePhase, ReleaseRef, ReleaseState, release_digest};
 use holdfast_api::paths::Root;
@@ -9,8 +12,7 @@ use holdfast_cluster::kubernetes::Api;
 use holdfast_cluster::paths::ClusterPaths;
 use holdfast_cluster::release::engine::{ReleaseEngine, Releases};
 use holdfast_cluster::release::journal::Kept;
-use holdfast_cluster::release::live::{Later, Live, Manager};
-use holdfast_cluster::release::target::Check;
+use holdfast_cluster::release::live::Live;
 use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::node::{Node, NodeSpec};
 use std::collections::BTreeMap;
@@ -41,19 +43,6 @@ fn releases_on_a_real_cluster() {
     let state = tempfile::tempdir().unwrap();
     node.in_network(async || Site::new(&node, state.path(), started).story().await).unwrap();
     assert_eq!(node.stop().unwrap(), [] as [String; 0]);
-}
-
-/// A manager whose checks hold.
-struct Content;
-
-impl Manager for Content {
-    fn check(&self, _: Check) -> Later<'_, ()> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn lead(&self) -> Later<'_, bool> {
-        Box::pin(async { Ok(true) })
-    }
 }
 
 struct Site<'a> {

@@ -128,8 +128,7 @@ impl fmt::Debug for DeviceKey {
 /// `reg-` and the first 20 hex digits of its SHA-256. The controller computes the same from the
 /// signing request, so however often a token is presented, one key is one registration.
 pub fn registration_name(spki_der: &[u8]) -> String {
-    let hex: String = sha256(spki_der)[..10].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("reg-{hex}")
+    format!("reg-{}", holdfast_api::hex(&sha256(spki_der)[..10]))
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {

@@ -252,7 +252,7 @@ fn verify(partial: &Path, want: &str, url: String) -> Result<(), BinaryError> {
             length => hash.update(&piece[..length]),
         }
     }
-    let got: String = hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let got = holdfast_api::hex(hash.finish().as_ref());
     if got != want {
         // Nothing of it is worth carrying on with.
         let _gone = std::fs::remove_file(partial);

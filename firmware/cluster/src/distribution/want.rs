@@ -53,8 +53,7 @@ impl Wanted {
 
 /// The configuration is secret; the records of processes need not be.
 fn fingerprint(file: &Rendered) -> String {
-    let hash = digest(&SHA256, file.content.as_bytes());
-    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    holdfast_api::hex(digest(&SHA256, file.content.as_bytes()).as_ref())
 }
 
 #[cfg(test)]

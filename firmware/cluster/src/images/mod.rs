@@ -15,7 +15,6 @@
 //! | [`prepull`] | what is done next for one release on one node; pure |
 //! | [`PrePuller`] | the task that does it and says so on the Node object |
 //! | [`site_pull`], [`may_replace`] | whether the site is ready, whether a data plane may be touched; pure |
-//! | [`ReleaseImages`] | all of it as the release engine asks for it |
 //!
 //! It fails by [`ImageError`], which knows whether waiting helps. Left out: mirrors and credentials,
 //! which are the distribution's `registries.yaml`, and runtimes other than containerd.
@@ -25,7 +24,6 @@ mod containerd;
 mod cri;
 mod data_plane;
 mod error;
-mod for_release;
 mod manifest;
 mod model;
 mod pin;
@@ -39,7 +37,6 @@ mod store;
 pub use cri::Credentials;
 pub use data_plane::{Blocked, may_replace};
 pub use error::ImageError;
-pub use for_release::ReleaseImages;
 pub use model::{Descriptor, Pinned, Progress, Totals};
 pub use prepull::{Pace, Problem};
 pub use reference::Reference;

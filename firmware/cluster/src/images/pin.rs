@@ -16,6 +16,7 @@ use super::error::ImageError;
 use super::model::{Descriptor, Pinned};
 use super::reference::Reference;
 use super::runtime::Runtime;
+use holdfast_api::hex;
 use holdfast_api::marks::{IMAGE_LEASE_PREFIX, MANAGED_BY_LABEL};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
@@ -54,11 +55,7 @@ struct ImageLabel {
 /// The lease that holds what a pull fetches, also between its attempts. Hexadecimal digits alone
 /// follow the prefix in a release's lease, so the two never meet.
 pub(super) fn pull_lease(name: &str) -> String {
-    let hash: String = digest(&SHA256, name.as_bytes())
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash = hex(digest(&SHA256, name.as_bytes()).as_ref());
     format!("{IMAGE_LEASE_PREFIX}pull-{}", &hash[..SHORT])
 }
 

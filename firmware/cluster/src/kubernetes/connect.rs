@@ -13,10 +13,9 @@
 use super::discovery::Discovery;
 use super::error::ApiError;
 use super::kubeconfig::{self, Access};
+use crate::https::Stream;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kube::client::Body;
 use rustls::{ClientConfig, RootCertStore};
@@ -33,7 +32,6 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tower::Service;
 
 /// Patience for TCP and TLS together. The server is in the same site.
@@ -209,18 +207,18 @@ impl Dialer {
         Ok(Self { access: Arc::new(access), tls: TlsConnector::from(Arc::new(config)) })
     }
 
-    async fn dial(self) -> io::Result<Wire> {
+    async fn dial(self) -> io::Result<Stream> {
         let tcp = TcpStream::connect((self.access.host.as_str(), self.access.port)).await?;
         tcp.set_nodelay(true)?;
         let tls = self.tls.connect(self.access.server_name.clone(), tcp).await?;
-        Ok(Wire(TokioIo::new(tls)))
+        Ok(Stream::Tls(Box::new(TokioIo::new(tls))))
     }
 }
 
 impl Service<http::Uri> for Dialer {
-    type Response = Wire;
+    type Response = Stream;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Wire>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -233,45 +231,5 @@ impl Service<http::Uri> for Dialer {
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         })
-    }
-}
-
-/// A TLS connection that tells hyper which HTTP was agreed on.
-struct Wire(TokioIo<TlsStream<TcpStream>>);
-
-impl Connection for Wire {
-    fn connected(&self) -> Connected {
-        match self.0.inner().get_ref().1.alpn_protocol() {
-            Some(b"h2") => Connected::new().negotiated_h2(),
-            _ => Connected::new(),
-        }
-    }
-}
-
-impl Read for Wire {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
-    }
-}
-
-impl Write for Wire {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
     }
 }

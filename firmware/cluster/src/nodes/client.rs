@@ -10,6 +10,7 @@ use super::fleetlock::{Body, ClientParams, Key, PROTOCOL_HEADER, Problem};
 use super::outside::Server;
 use super::refusal::{Kind, Refusal};
 use bytes::Bytes;
+use holdfast_api::chain;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -109,8 +110,9 @@ impl Http {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(chain)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| chain(&error))?;
         let connection = tokio::spawn(connection);
         let mut request = Request::post(path)
             .header(header::HOST, "holdfast")
@@ -119,9 +121,9 @@ impl Http {
         if let Some(key) = &self.key {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", key.text()));
         }
-        let request = request.body(Full::new(body)).map_err(chain)?;
+        let request = request.body(Full::new(body)).map_err(|error| chain(&error))?;
         let answer = async {
-            let response = sender.send_request(request).await.map_err(chain)?;
+            let response = sender.send_request(request).await.map_err(|error| chain(&error))?;
             let status = response.status().as_u16();
             let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
             let body = body.map_err(|error| error.to_string())?.to_bytes();
@@ -141,16 +143,6 @@ impl Transport for Http {
             .unwrap_or_else(|_| late())
             .map_err(|said| NoAnswer { server: self.address.to_string(), said })
     }
-}
-
-fn chain(error: impl std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 /// A node that asks.

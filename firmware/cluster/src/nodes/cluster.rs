@@ -50,17 +50,6 @@ impl ClusterError {
             ClusterError::Failed { retryable, .. } => *retryable,
         }
     }
-
-    /// The whole chain in one line, for answers to other programs.
-    pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = self.source();
-        while let Some(error) = source {
-            text = format!("{text}: {error}");
-            source = error.source();
-        }
-        text
-    }
 }
 
 /// A Lease as it was read.

@@ -73,7 +73,7 @@ impl Key {
     pub fn of_site(join_token: &str) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, join_token.as_bytes());
         let tag = hmac::sign(&key, b"holdfast reboot lock");
-        Key(key, tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+        Key(key, holdfast_api::hex(tag.as_ref()))
     }
 
     /// What a client sends after `Bearer`, or as password.

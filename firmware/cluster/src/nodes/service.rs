@@ -15,6 +15,7 @@ use super::lease::{Decision, Expiry, Record, Watcher};
 use super::model::{NodeView, Readiness};
 use super::refusal::{Kind, Refusal};
 use super::replace;
+use holdfast_api::chain;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -370,8 +371,8 @@ async fn run<K: Cluster>(
             Ok(Some(outcome)) => break outcome,
             Ok(None) => {}
             Err(error) => {
-                tracing::debug!(node, error = error.chain(), "the drain goes on later");
-                let waits = Refusal::new(Kind::Unavailable, error.chain());
+                tracing::debug!(node, error = chain(&error), "the drain goes on later");
+                let waits = Refusal::new(Kind::Unavailable, chain(&error));
                 tell.send_replace(Progress::Running(Some(waits)));
                 tokio::time::sleep(AWAY).await;
                 continue;
@@ -408,7 +409,7 @@ async fn pass<K: Cluster>(
                     Ok(answer) => answer,
                     Err(error) if error.retryable() => return Err(error),
                     // A webhook or a namespace that is being deleted: others go on meanwhile.
-                    Err(error) => Evicted::Refused { message: error.chain() },
+                    Err(error) => Evicted::Refused { message: chain(&error) },
                 };
                 drain.evicted(&pod, answer, Instant::now());
             }
@@ -462,7 +463,7 @@ fn unknown() -> Refusal {
 }
 
 fn unavailable(error: ClusterError) -> Refusal {
-    Refusal::new(Kind::Unavailable, error.chain())
+    Refusal::new(Kind::Unavailable, chain(&error))
 }
 
 #[cfg(test)]

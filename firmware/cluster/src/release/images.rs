@@ -1,6 +1,7 @@
 //! Which images a release needs: those of every pod that its objects make, and those that it
 //! names in [`PRE_PULL_ANNOTATION`].
 
+use crate::images::Reference;
 use crate::object::Object;
 use holdfast_api::marks::PRE_PULL_ANNOTATION;
 use serde_json::Value;
@@ -9,7 +10,7 @@ use std::collections::BTreeSet;
 /// Lists in a pod's spec whose entries have an `image`.
 const CONTAINER_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
 
-/// The images of all `objects`, normalised, sorted, each once.
+/// The images of all `objects`, named in full, sorted, each once.
 ///
 /// A pod's spec is found by its shape wherever it stands in an object (a mapping with a list
 /// `containers`), so custom resources with a pod template count like any workload.
@@ -18,7 +19,7 @@ pub fn images<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Vec<String> 
     for object in objects {
         let named = object.annotation(PRE_PULL_ANNOTATION).unwrap_or_default();
         let named = named.split(|c: char| c == ',' || c.is_whitespace());
-        found.extend(named.filter(|name| !name.is_empty()).map(normalise));
+        found.extend(named.filter(|name| !name.is_empty()).map(in_full));
         // A definition's schema has fields of the same names, which hold no images.
         if object.id.kind != "CustomResourceDefinition" {
             collect(&object.value, &mut found);
@@ -33,7 +34,7 @@ fn collect(value: &Value, found: &mut BTreeSet<String>) {
             if fields.get("containers").is_some_and(Value::is_array) {
                 let lists = CONTAINER_LISTS.iter().filter_map(|name| fields.get(*name)?.as_array());
                 let images = lists.flatten().filter_map(|entry| entry.get("image")?.as_str());
-                found.extend(images.filter(|image| !image.trim().is_empty()).map(normalise));
+                found.extend(images.filter(|image| !image.trim().is_empty()).map(in_full));
             }
             fields.values().for_each(|value| collect(value, found));
         }
@@ -42,25 +43,11 @@ fn collect(value: &Value, found: &mut BTreeSet<String>) {
     }
 }
 
-/// The name in full, as the container runtime keeps it: with registry, folder and tag
-/// (`nginx` → `docker.io/library/nginx:latest`). The rules are those of the reference grammar of
-/// the Distribution project.
-pub fn normalise(name: &str) -> String {
+/// The name in full, as the container runtime keeps it; one that is no name as it is written, so
+/// that whoever pulls it tells what is wrong with it.
+fn in_full(name: &str) -> String {
     let name = name.trim();
-    let (registry, path) = match name.split_once('/') {
-        Some((host, rest))
-            if host.contains(['.', ':'])
-                || host == "localhost"
-                || host.contains(char::is_uppercase) =>
-        {
-            (if host == "index.docker.io" { "docker.io" } else { host }, rest)
-        }
-        _ => ("docker.io", name),
-    };
-    let folder = if registry == "docker.io" && !path.contains('/') { "library/" } else { "" };
-    let last = path.rsplit('/').next().unwrap_or(path);
-    let tag = if last.contains([':', '@']) { "" } else { ":latest" };
-    format!("{registry}/{folder}{path}{tag}")
+    Reference::parse(name).map_or_else(|_| name.to_owned(), |reference| reference.to_string())
 }
 
 #[cfg(test)]
@@ -81,26 +68,16 @@ mod tests {
     }
 
     #[test]
-    fn names_in_full() {
-        for (short, full) in [
-            ("nginx", "docker.io/library/nginx:latest"),
-            ("nginx:1", "docker.io/library/nginx:1"),
-            ("team/app", "docker.io/team/app:latest"),
-            ("localhost/app", "localhost/app:latest"),
-            ("registry.lab:5000/app", "registry.lab:5000/app:latest"),
-            ("registry.lab:5000/a/b:v1", "registry.lab:5000/a/b:v1"),
-            ("app@sha256:00", "docker.io/library/app@sha256:00"),
-            ("index.docker.io/library/app:1", "docker.io/library/app:1"),
-        ] {
-            assert_eq!(normalise(short), full);
-        }
+    fn what_is_no_name_stays_as_it_is_written() {
+        assert_eq!(in_full(" nginx "), "docker.io/library/nginx:latest");
+        assert_eq!(in_full(" app@sha256:00 "), "app@sha256:00");
     }
 
     proptest! {
         #[test]
         fn a_name_in_full_stays_as_it_is(name in "[a-z.:/@A-Z0-9-]{1,40}") {
-            let full = normalise(&name);
-            prop_assert_eq!(normalise(&full), full);
+            let full = in_full(&name);
+            prop_assert_eq!(in_full(&full), full);
         }
     }
 

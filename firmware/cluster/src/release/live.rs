@@ -282,6 +282,10 @@ impl<M: Manager> Target for Live<M> {
                 return Err(Failure::never(reason, message));
             }
             if site.is_ready() {
+                if !site.absent.is_empty() {
+                    let absent = site.absent.join(", ");
+                    tracing::warn!(absent, "nodes are not Ready and do not hold the images");
+                }
                 return Ok(());
             }
             let behind: Vec<String> = site

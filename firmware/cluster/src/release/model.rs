@@ -41,7 +41,7 @@ pub struct Release {
     /// Its objects, in the order in which they are applied ([`super::order`]); no two are the
     /// same.
     pub items: Vec<Item>,
-    /// Images that every node needs, normalised, sorted, each once.
+    /// Images that every node needs, named in full, sorted, each once.
     pub images: Vec<String>,
 }
 

@@ -255,22 +255,6 @@ impl SnapshotError {
             _ => self,
         }
     }
-
-    /// It and all its causes, in one line.
-    pub fn chain(&self) -> String {
-        let mut line = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            let text = error.to_string();
-            // Errors of the object store tell their causes themselves.
-            if !line.contains(&text) {
-                line.push_str(": ");
-                line.push_str(&text);
-            }
-            cause = error.source();
-        }
-        line
-    }
 }
 
 /// Carries the attempt and the path along.

@@ -6,6 +6,7 @@
 //! own (bbolt `internal/common/meta.go`). A database that was only copied has no SHA-256 and is
 //! refused: nothing would tell whether the copy is whole.
 
+use holdfast_api::hex;
 use ring::digest::{Context, SHA256};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -109,10 +110,6 @@ pub fn sha256(path: &Path) -> io::Result<String> {
             length => sum.update(&buffer[..length]),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Length of the database by its newer whole description: pages in use times their size.

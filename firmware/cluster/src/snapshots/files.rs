@@ -1,6 +1,7 @@
 //! Files: room, renaming that lasts, and work that blocks.
 
 use super::error::{SnapshotError, io_error};
+use holdfast_api::chain;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -105,7 +106,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = remove(&self.0) {
             // The next one at this place removes it.
-            tracing::debug!(error = error.chain(), "a folder stays for now");
+            tracing::debug!(error = chain(&error), "a folder stays for now");
         }
     }
 }

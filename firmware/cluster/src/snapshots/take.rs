@@ -7,6 +7,7 @@ use super::model::{Stamp, Why};
 use super::records::{Inventory, Record, Records};
 use super::{etcd_file, program};
 use crate::paths::ClusterPaths;
+use holdfast_api::chain;
 use jiff::Timestamp;
 use serde::Deserialize;
 use std::path::Path;
@@ -126,7 +127,7 @@ pub(super) async fn inventory(command: impl Fn(&[&str]) -> Command) -> Inventory
                 }
             }
             // A count that is missing is not compared; the snapshot matters more.
-            Err(error) => tracing::debug!(kind, error = error.chain(), "not counted"),
+            Err(error) => tracing::debug!(kind, error = chain(&error), "not counted"),
         }
     }
     counts

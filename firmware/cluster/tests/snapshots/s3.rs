@@ -6,6 +6,7 @@
 //! GET, HEAD, DELETE, ListObjectsV2 with pages of two, uploads in parts. Faults on demand.
 
 use bytes::Bytes;
+use holdfast_api::hex;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -285,10 +286,6 @@ fn tagged(status: StatusCode, content: &[u8], body: Bytes) -> Answer {
     let mut answer = reply(status, body);
     answer.headers_mut().insert("etag", format!("\"{}\"", etag(content)).parse().unwrap());
     answer
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A query, whose spaces may have been written as `+` (a form's way; a path's `+` is one).

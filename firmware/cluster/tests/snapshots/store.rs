@@ -1,8 +1,8 @@
 //! The storage of snapshots, against a server that checks every signature.
 
 use crate::s3::{BUCKET, KEY_ID, REGION, S3, SECRET};
-use holdfast_api::Reason;
 use holdfast_api::kubernetes::{S3Target, Secret};
+use holdfast_api::{Reason, chain};
 use holdfast_cluster::snapshots::store::Store;
 use holdfast_cluster::snapshots::{SnapshotError, Stamp};
 use std::path::Path;
@@ -98,8 +98,8 @@ async fn a_storage_that_stumbles_is_asked_again_and_one_that_refuses_is_not() {
     let store = Store::new(&wrong, "s", "n1").unwrap();
     let error = store.put(&name(2), &file(dir.path(), 10)).await.unwrap_err();
     assert_eq!(error.reason(), Reason::SnapshotUpload);
-    assert!(error.chain().contains("SignatureDoesNotMatch"), "{}", error.chain());
-    assert!(!error.chain().contains("wrong"), "{}", error.chain());
+    assert!(chain(&error).contains("SignatureDoesNotMatch"), "{}", chain(&error));
+    assert!(!chain(&error).contains("wrong"), "{}", chain(&error));
     assert_eq!(server.requests().len(), 1);
     assert_eq!(server.keys().len(), 1);
 }
@@ -129,7 +129,7 @@ async fn a_storage_with_tls_is_believed_when_its_authority_is() {
         pki
     };
     let (ours, others) = (pki("ours"), pki("others"));
-    let chain: Vec<_> =
+    let certificates: Vec<_> =
         rustls::pki_types::CertificateDer::pem_file_iter(ours.path("serving-kube-apiserver.crt"))
             .unwrap()
             .collect::<Result<_, _>>()
@@ -141,7 +141,7 @@ async fn a_storage_with_tls_is_believed_when_its_authority_is() {
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(chain, key.unwrap())
+        .with_single_cert(certificates, key.unwrap())
         .unwrap();
     let server = S3::start_tls(config).await;
     let authority = ours.path("server-ca.crt");
@@ -153,6 +153,6 @@ async fn a_storage_with_tls_is_believed_when_its_authority_is() {
     let authority = others.path("server-ca.crt");
     let store = Store::trusting(&authority, &target(&server), "s", "n1").unwrap();
     let error = store.list().await.unwrap_err();
-    assert!(error.chain().contains("invalid peer certificate"), "{}", error.chain());
+    assert!(chain(&error).contains("invalid peer certificate"), "{}", chain(&error));
     assert_eq!(server.requests(), [] as [String; 0], "nothing was said before it was believed");
 }

@@ -72,8 +72,7 @@ impl Set {
                 hash.update(part);
             }
         }
-        let hex: String =
-            hash.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let hex = holdfast_api::hex(&hash.finish().as_ref()[..8]);
         let dir = place.join(&hex);
         Set { id: SetId(hex), dir, files }
     }

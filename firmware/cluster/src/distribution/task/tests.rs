@@ -94,7 +94,7 @@ impl Bed {
         let text = K3S.replace("ROOT", &root).replace("VERSION", version);
         holdfast_durable::write(&self.path(name), text.as_bytes(), 0o755).unwrap();
         let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        holdfast_api::hex(digest.as_ref())
     }
 
     fn manager(&self) -> Handle {

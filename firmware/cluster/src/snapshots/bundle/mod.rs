@@ -26,6 +26,7 @@ use super::files::{self, Scratch, blocking};
 use super::program::{self, last_words};
 use super::records::{Record, Records};
 use crate::paths::ClusterPaths;
+use holdfast_api::chain;
 use holdfast_api::kubernetes::Secret;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -219,7 +220,7 @@ fn check(into: &Path) -> Result<Unpacked, String> {
     if manifest.format > FORMAT {
         return Err(format!("its format {} is newer than {FORMAT}", manifest.format));
     }
-    let mut there = carried::plain_files(into).map_err(|error| error.chain())?;
+    let mut there = carried::plain_files(into).map_err(|error| chain(&error))?;
     there.remove(MANIFEST);
     let vouched: BTreeSet<String> = manifest.files.keys().cloned().collect();
     if let Some(name) = there.symmetric_difference(&vouched).next() {

@@ -8,6 +8,7 @@ use super::super::records::{Record, Records};
 use super::super::{etcd_file, program};
 use super::{Item, Journal, Phase, Restored, Source, pending, slots};
 use crate::paths::ClusterPaths;
+use holdfast_api::chain;
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -149,7 +150,7 @@ impl<'a> Restore<'a> {
             let next = journal.phase.after(result.is_ok());
             match (journal.phase, result, next) {
                 (_, Err(error), Some(next)) => {
-                    tracing::warn!(error = error.chain(), "the old datastore is put back");
+                    tracing::warn!(error = chain(&error), "the old datastore is put back");
                     failure = Some(error);
                     journal.phase = next;
                 }
@@ -169,7 +170,7 @@ impl<'a> Restore<'a> {
                 }
                 (_, result, None) => {
                     if let Err(error) = result {
-                        tracing::warn!(error = error.chain(), "old files stay");
+                        tracing::warn!(error = chain(&error), "old files stay");
                     }
                     self.end().await?;
                     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -5,6 +5,7 @@ use super::super::files::is_there;
 use super::super::records::Records;
 use super::apply::{Restore, fits_for_tests, recover};
 use super::*;
+use holdfast_api::chain;
 use proptest::prelude::*;
 use std::path::Path;
 use std::process::Command;
@@ -66,7 +67,7 @@ async fn a_datastore_that_does_not_come_up_makes_room_for_the_old_one() {
     let (fake, name) = node(dir.path(), DOES_NOT_START);
     let error = restore(&fake).run(&Source::Local(name.clone())).await.unwrap_err();
     assert!(matches!(error, SnapshotError::PutBack(_)), "{error}");
-    assert!(error.chain().ends_with("the datastore is damaged"), "{}", error.chain());
+    assert!(chain(&error).ends_with("the datastore is damaged"), "{}", chain(&error));
     assert_eq!(fake.holds(), Some(OLD));
     assert_settled(&fake, "put back");
 

@@ -15,9 +15,9 @@ use super::super::store::Store;
 use super::super::take::{Of, take};
 use super::keep::{Kept, KeptDrill};
 use super::{Automatic, LOOK_AGAIN, Request, Settings};
-use holdfast_api::Reason;
 use holdfast_api::kubernetes::{DrillResult, SnapshotInfo, SnapshotsState};
 use holdfast_api::local::Problem;
+use holdfast_api::{Reason, chain};
 use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ struct Problems {
 }
 
 fn problem(error: &SnapshotError) -> Problem {
-    Problem::new(error.reason(), error.chain())
+    Problem::new(error.reason(), chain(&error))
 }
 
 fn failed(before: Option<Failures>, now: Timestamp) -> Option<Failures> {
@@ -134,12 +134,12 @@ impl Worker {
                 .try_for_each(|folder| files::remove(&state.join(folder)))
         });
         if let Err(error) = swept.await {
-            tracing::warn!(error = error.chain(), "old folders stay");
+            tracing::warn!(error = chain(&error), "old folders stay");
         }
     }
 
     fn restore_failed(&mut self, error: &SnapshotError) {
-        tracing::error!(error = error.chain(), "a restore failed");
+        tracing::error!(error = chain(&error), "a restore failed");
         self.problems.restore = Some(problem(error));
     }
 
@@ -215,7 +215,7 @@ impl Worker {
     }
 
     fn store_failed(&mut self, error: &SnapshotError, now: Timestamp) {
-        tracing::warn!(error = error.chain(), "snapshots stay on the node");
+        tracing::warn!(error = chain(&error), "snapshots stay on the node");
         self.problems.store = Some(problem(error));
         self.store_failures = failed(self.store_failures, now);
     }
@@ -287,7 +287,7 @@ impl Worker {
                 Ok(info)
             }
             Err(error) => {
-                tracing::warn!(error = error.chain(), %why, "no snapshot");
+                tracing::warn!(error = chain(&error), %why, "no snapshot");
                 self.problems.take = Some(problem(&error));
                 self.take_failures = failed(self.take_failures, now);
                 Err(error)
@@ -334,7 +334,7 @@ impl Worker {
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (ok, message) = match result {
             Ok(found) => (true, found),
-            Err(error) => (false, error.chain()),
+            Err(error) => (false, chain(&error)),
         };
         tracing::info!(snapshot = name, ok, message, "drill");
         let result = DrillResult { snapshot: name.into(), at, took_ms, ok, message };

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// One process of this boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -84,11 +84,7 @@ impl ProcessId {
 
 /// Waits until something holds; says whether it does.
 fn until(patience: Duration, holds: impl Fn() -> bool) -> bool {
-    let deadline = Instant::now() + patience;
-    while !holds() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    holds()
+    holdfast_poll::retry(patience, || if holds() { Ok(()) } else { Err(()) }).is_ok()
 }
 
 /// Ends processes: SIGTERM to all (SIGCONT to those that are stopped), SIGKILL to those that still
@@ -106,10 +102,7 @@ pub fn end(processes: &[ProcessId], grace: Duration) -> Vec<ProcessId> {
                 let _ = process.signal(Signal::SIGCONT);
             }
         }
-        let deadline = Instant::now() + patience;
-        while processes.iter().any(|process| process.alive()) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        until(patience, || !processes.iter().any(|process| process.alive()));
     }
     processes.iter().copied().filter(|process| process.alive()).collect()
 }

@@ -12,7 +12,7 @@ use holdfast_cluster::nodes::removal::Removal;
 use holdfast_cluster::nodes::replace::{Held, Wanted, Why};
 use holdfast_cluster::nodes::service::{LockSettings, RebootLock};
 use holdfast_lab_kubernetes::asked::kubernetes;
-use holdfast_lab_kubernetes::node::{Node, NodeSpec, Switch};
+use holdfast_lab_kubernetes::node::{Node, NodeSpec};
 use nodes_common::{PATIENCE, client, cluster, serve, until};
 use std::sync::Arc;
 use std::time::Instant;
@@ -42,9 +42,7 @@ fn three_servers_share_the_lock_and_a_dead_one_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let started = Instant::now();
     let passed = |what: &str| eprintln!("{:6.2} s  {what}", started.elapsed().as_secs_f64());
-    let switch = Switch::new(&kubernetes).unwrap();
-    let spec = NodeSpec { switch: Some(switch.pid()), ..NodeSpec::server("node1") };
-    let mut first = Node::start(&kubernetes, &folder.path().join("1"), spec).unwrap();
+    let (_switch, mut first) = nodes_common::first(&kubernetes, folder.path());
     first.wait_up(PATIENCE).unwrap();
     let token = first.token().unwrap();
     let join = |name: &str, place: &str, address: &str| {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const MOUNTED: &str = "/sys/fs/cgroup";
 
@@ -69,17 +69,11 @@ impl Cgroup {
     /// # Errors
     /// Something in it still lives.
     pub fn remove(&self, patience: Duration) -> io::Result<()> {
-        let deadline = Instant::now() + patience;
-        loop {
+        holdfast_poll::retry(patience, || {
             // Every one is tried, also after one that refused.
             let results: Vec<_> = self.groups().map(|group| remove_tree(&group)).collect();
-            match results.into_iter().collect::<io::Result<()>>() {
-                Err(_) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(20))
-                }
-                result => return result,
-            }
-        }
+            results.into_iter().collect()
+        })
     }
 
     /// Whether it is anywhere.

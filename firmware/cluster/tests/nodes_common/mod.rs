@@ -8,14 +8,23 @@ use holdfast_cluster::nodes::kube::KubeCluster;
 use holdfast_cluster::nodes::outside::{self, Server};
 use holdfast_cluster::nodes::service::RebootLock;
 use holdfast_cluster::paths::ClusterPaths;
-use holdfast_lab_kubernetes::node::Node;
+use holdfast_lab_kubernetes::find::Kubernetes;
+use holdfast_lab_kubernetes::node::{Node, NodeSpec, Switch};
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long anything of a cluster may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The first server of a site in a network of its own, not waited for.
+pub(crate) fn first(kubernetes: &Kubernetes, folder: &Path) -> (Switch, Node) {
+    let switch = Switch::new(kubernetes).unwrap();
+    let spec = NodeSpec { switch: Some(switch.pid()), ..NodeSpec::server("node1") };
+    let server = Node::start(kubernetes, &folder.join("1"), spec).unwrap();
+    (switch, server)
+}
 
 pub(crate) fn cluster(node: &Node) -> Arc<KubeCluster> {
     Arc::new(KubeCluster::new(Api::connect(&kubeconfig(node)).unwrap()))

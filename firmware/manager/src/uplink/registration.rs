@@ -80,13 +80,23 @@ impl Talk {
         trust: Trust,
         key: &DeviceKey,
     ) -> Result<Client, UplinkError> {
+        let chain = key.self_signed_pem()?;
+        self.client(controller, trust, Identity::Certificate { chain, key: key.key_pem() })
+    }
+
+    /// A client of the controller that knows what time it is at least.
+    pub(super) fn client(
+        &self,
+        controller: &str,
+        trust: Trust,
+        identity: Identity,
+    ) -> Result<Client, UplinkError> {
         let endpoint: Endpoint = controller.parse().map_err(|_| {
             UplinkError::Settings(
                 Reason::ConfigInvalid,
                 format!("{controller} is no address of a controller"),
             )
         })?;
-        let identity = Identity::Certificate { chain: key.self_signed_pem()?, key: key.key_pem() };
         let options =
             Options { time: Arc::new(CheckedClock::new(&self.root)), ..Options::default() };
         Ok(Client::with_options(endpoint, trust, identity, options)?)

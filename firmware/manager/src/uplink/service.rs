@@ -12,14 +12,13 @@ use holdfast_api::local::{NodeReport, Problem};
 use holdfast_api::resources::{NodeConfig, NodeStatus, NodeStatusSpec, Release};
 use holdfast_api::{Reason, chain};
 use holdfast_client::{
-    Backoff, Client, Conditional, Endpoint, Identity, Options, Replica, Selector, Subresource,
-    TimeSource, Trust, backoff, follow, renew,
+    Backoff, Client, Conditional, Identity, Replica, Selector, Subresource, TimeSource, Trust,
+    backoff, follow, renew,
 };
 use holdfast_identity::{
     CertificateFacts, CertificateStore, CheckedClock, DeviceKey, NodeCertificate,
 };
 use jiff::Timestamp;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -113,17 +112,9 @@ impl Talk {
         key: &DeviceKey,
         certificate: &NodeCertificate,
     ) -> Result<Client, UplinkError> {
-        let endpoint: Endpoint = controller.parse().map_err(|_| {
-            UplinkError::Settings(
-                Reason::ConfigInvalid,
-                format!("{controller} is no address of a controller"),
-            )
-        })?;
         let identity =
             Identity::Certificate { chain: certificate.chain_pem.clone(), key: key.key_pem() };
-        let options =
-            Options { time: Arc::new(CheckedClock::new(&self.root)), ..Options::default() };
-        Ok(Client::with_options(endpoint, Trust::pem(&certificate.ca_pem)?, identity, options)?)
+        self.client(controller, Trust::pem(&certificate.ca_pem)?, identity)
     }
 
     async fn take_configs(

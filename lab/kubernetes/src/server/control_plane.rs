@@ -103,24 +103,31 @@ impl Node<'_> {
         arguments
     }
 
-    pub(super) fn controllers(&self) -> Vec<String> {
-        let config = self.show("server/cred/controller.kubeconfig");
-        let mut arguments = vec![
-            "kube-controller-manager".to_owned(),
+    /// What the clients of the API server have in common.
+    fn component(&self, program: &str, user: &str) -> Vec<String> {
+        let config = self.show(&format!("server/cred/{user}.kubeconfig"));
+        vec![
+            program.to_owned(),
             "--bind-address=127.0.0.1".into(),
             "--port=0".into(),
             "--profiling=false".into(),
+            format!("--kubeconfig={config}"),
+            format!("--authentication-kubeconfig={config}"),
+            format!("--authorization-kubeconfig={config}"),
+            format!("--cert-dir={}", self.show(&format!("server/tls/{program}"))),
+        ]
+    }
+
+    pub(super) fn controllers(&self) -> Vec<String> {
+        let mut arguments = self.component("kube-controller-manager", "controller");
+        arguments.extend([
             "--use-service-account-credentials=true".into(),
             // The usual rates make forty controllers start one after the other.
             "--kube-api-qps=200".into(),
             "--kube-api-burst=400".into(),
             "--allocate-node-cidrs=true".into(),
             format!("--cluster-cidr={}", self.pods()),
-            format!("--kubeconfig={config}"),
-            format!("--authentication-kubeconfig={config}"),
-            format!("--authorization-kubeconfig={config}"),
-            format!("--cert-dir={}", self.show("server/tls/kube-controller-manager")),
-        ];
+        ]);
         for (flag, file) in [
             ("root-ca-file", "server-ca.crt"),
             ("service-account-private-key-file", "service.key"),
@@ -135,17 +142,7 @@ impl Node<'_> {
     }
 
     pub(super) fn scheduler(&self) -> Vec<String> {
-        let config = self.show("server/cred/scheduler.kubeconfig");
-        let mut arguments = vec![
-            "kube-scheduler".to_owned(),
-            "--bind-address=127.0.0.1".into(),
-            "--port=0".into(),
-            "--profiling=false".into(),
-            format!("--kubeconfig={config}"),
-            format!("--authentication-kubeconfig={config}"),
-            format!("--authorization-kubeconfig={config}"),
-            format!("--cert-dir={}", self.show("server/tls/kube-scheduler")),
-        ];
+        let mut arguments = self.component("kube-scheduler", "scheduler");
         arguments.extend(self.election());
         arguments.extend(self.settings.extra("kube-scheduler-arg"));
         arguments

@@ -258,12 +258,12 @@ fn end(running: &mut [(Program, Child)]) {
             let _gone = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
     }
-    let deadline = Instant::now() + GRACE;
-    while Instant::now() < deadline
-        && running.iter_mut().any(|(_, child)| matches!(child.try_wait(), Ok(None)))
-    {
-        thread::sleep(Duration::from_millis(20));
-    }
+    let _ends_with_pid_1 = holdfast_poll::retry(GRACE, || {
+        match running.iter_mut().any(|(_, child)| matches!(child.try_wait(), Ok(None))) {
+            true => Err(()),
+            false => Ok(()),
+        }
+    });
 }
 
 /// The last lines that say something.

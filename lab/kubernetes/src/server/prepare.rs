@@ -320,13 +320,7 @@ impl Node<'_> {
             ("controller", "client-controller"),
             ("scheduler", "client-scheduler"),
         ] {
-            let config = pki::kubeconfig(
-                &local,
-                &self.pki.path("server-ca.crt"),
-                &self.pki.path(&format!("{user}.crt")),
-                &self.pki.path(&format!("{user}.key")),
-            );
-            self.write(&format!("server/cred/{name}.kubeconfig"), &config)?;
+            self.write_kubeconfig(&format!("server/cred/{name}.kubeconfig"), &local, user)?;
         }
         self.write("server/cred/tokens.csv", &join::token_file(&token.password))?;
         let admin = pki::embedded_kubeconfig(&self.pki, &local)?;
@@ -338,16 +332,21 @@ impl Node<'_> {
         Ok(())
     }
 
+    /// What `user` reaches the API server with, by the names of its files.
+    fn write_kubeconfig(&self, file: &str, server: &str, user: &str) -> Result<(), PrepareError> {
+        let config = pki::kubeconfig(
+            server,
+            &self.pki.path("server-ca.crt"),
+            &self.pki.path(&format!("{user}.crt")),
+            &self.pki.path(&format!("{user}.key")),
+        );
+        self.write(file, &config).map(drop)
+    }
+
     fn node_credentials(&self) -> Result<(), PrepareError> {
         let local = format!("https://127.0.0.1:{}", self.settings.port);
         for (name, user) in [("kubelet", "client-kubelet"), ("kubeproxy", "client-kube-proxy")] {
-            let config = pki::kubeconfig(
-                &local,
-                &self.pki.path("server-ca.crt"),
-                &self.pki.path(&format!("{user}.crt")),
-                &self.pki.path(&format!("{user}.key")),
-            );
-            self.write(&format!("agent/{name}.kubeconfig"), &config)?;
+            self.write_kubeconfig(&format!("agent/{name}.kubeconfig"), &local, user)?;
         }
         Ok(())
     }

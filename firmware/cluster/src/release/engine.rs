@@ -9,6 +9,7 @@
 //! and follow what the leader announces.
 
 mod handle;
+mod tell;
 
 pub use handle::{Releases, Report};
 
@@ -20,7 +21,7 @@ use super::parse::{ParseError, parse};
 use super::plan::Step;
 use super::target::{Failure, Observed, Target};
 use crate::paths::ClusterPaths;
-use holdfast_api::kubernetes::{ReleasePhase, ReleaseRef, ReleaseState, release_digest};
+use holdfast_api::kubernetes::{ReleasePhase, ReleaseRef, release_digest};
 use holdfast_api::{Reason, chain};
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub struct ReleaseEngine<T> {
     pace: Pace,
     clock: Clock,
     wanted: watch::Receiver<Option<Kept>>,
+    /// A release that is wanted and whose text cannot be kept yet, and why not.
+    unkept: Option<(ReleaseRef, Failure)>,
     report: Arc<watch::Sender<Report>>,
     /// Taken from the site since this node leads.
     has_recalled: bool,
@@ -72,6 +75,7 @@ impl<T: Target> ReleaseEngine<T> {
             pace: Pace::default(),
             clock: Clock::default(),
             wanted,
+            unkept: None,
             report: Arc::new(report),
             has_recalled: false,
             followed: None,
@@ -88,7 +92,10 @@ impl<T: Target> ReleaseEngine<T> {
         loop {
             self.take_wanted();
             let pause = self.turn().await;
-            if let Some(pause) = pause {
+            if let Some(mut pause) = pause {
+                if self.unkept.is_some() {
+                    pause = pause.min(SOON);
+                }
                 tokio::select! {
                     // Both only end a pause.
                     changed = self.wanted.changed() => match changed {
@@ -126,12 +133,19 @@ impl<T: Target> ReleaseEngine<T> {
             Ok(Some(step)) => step,
             Ok(None) => return Some(self.rest().await),
             Err(error) => {
-                tracing::error!(error = chain(&error), "the release waits");
-                self.tell(Some(&Failure::always(error.reason(), chain(&error))));
+                let failure = Failure::always(error.reason(), chain(&error));
+                if self.report.borrow().state.reason != Some(failure.reason) {
+                    tracing::error!(error = failure.message, "the release waits");
+                }
+                self.tell(Some(&failure));
                 return Some(SOON);
             }
         };
+        // Whoever ends the process at one of these two has ended it where it hurts most.
+        let back = self.machine.is_going_back();
+        tracing::debug!(%step, kind = ?step.kind(), back, "begins");
         if let Some(outcome) = self.execute_unless_another_is_wanted(&step).await {
+            tracing::debug!(%step, kind = ?step.kind(), back, "over");
             self.conclude(&step, outcome);
         }
         None
@@ -202,11 +216,8 @@ impl<T: Target> ReleaseEngine<T> {
     }
 
     fn conclude(&mut self, step: &Step, outcome: Result<(), Failure>) {
-        match &outcome {
-            Ok(()) => tracing::debug!(%step, "done"),
-            Err(failure) => {
-                tracing::warn!(%step, reason = %failure.reason, message = failure.message, "failed");
-            }
+        if let Err(failure) = &outcome {
+            tracing::warn!(%step, reason = %failure.reason, message = failure.message, "failed");
         }
         let was_back = self.machine.is_going_back();
         self.machine.on(outcome, &moment(self.clock));
@@ -233,14 +244,24 @@ impl<T: Target> ReleaseEngine<T> {
 
     /// Takes what is wanted, when it is new. True when the step under way has lost its point.
     fn take_wanted(&mut self) -> bool {
-        if !self.wanted.has_changed().unwrap_or(false) {
+        if self.unkept.is_none() && !self.wanted.has_changed().unwrap_or(false) {
             return false;
         }
         let kept = self.wanted.borrow_and_update().clone();
-        let wanted = kept.map(|kept| match self.accept(&kept) {
-            Ok(release) => Wanted::Release(release),
-            Err(cause) => Wanted::Unusable(kept.release.clone(), cause),
-        });
+        let was_unkept = self.unkept.take().is_some();
+        let wanted = match kept.as_ref().map(|kept| self.accept(kept)).transpose() {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                // What is asked for is not lost with a full disk; it is tried again soon.
+                if !was_unkept {
+                    tracing::error!(error = chain(&error), "the release waits");
+                }
+                let reference = kept.map(|kept| kept.release).unwrap_or_default();
+                self.unkept = Some((reference, Failure::always(error.reason(), chain(&error))));
+                self.tell(None);
+                return false;
+            }
+        };
         if wanted.as_ref() == self.machine.wanted() {
             return false;
         }
@@ -250,17 +271,23 @@ impl<T: Target> ReleaseEngine<T> {
     }
 
     /// Reads a release and keeps its text.
-    fn accept(&self, kept: &Kept) -> Result<Arc<Release>, Cause> {
+    ///
+    /// # Errors
+    /// The text cannot be kept now, which says nothing of the release.
+    fn accept(&self, kept: &Kept) -> Result<Wanted, JournalError> {
+        let unusable =
+            |reason, message| Wanted::Unusable(kept.release.clone(), Cause { reason, message });
         if release_digest(&kept.manifests) != kept.release.digest {
             let message = "the manifests are not those that the digest stands for".into();
-            return Err(Cause { reason: Reason::ReleaseInvalid, message });
+            return Ok(unusable(Reason::ReleaseInvalid, message));
         }
-        let release =
-            read(kept).map_err(|error| Cause { reason: error.reason(), message: chain(&error) })?;
-        self.journal
-            .keep(kept)
-            .map_err(|error| Cause { reason: error.reason(), message: chain(&error) })?;
-        Ok(Arc::new(release))
+        match read(kept) {
+            Ok(release) => {
+                self.journal.keep(kept)?;
+                Ok(Wanted::Release(Arc::new(release)))
+            }
+            Err(error) => Ok(unusable(error.reason(), chain(&error))),
+        }
     }
 
     async fn recall(&mut self) -> Result<(), Failure> {
@@ -358,45 +385,6 @@ impl<T: Target> ReleaseEngine<T> {
         self.target.pull_here(release, &say).await
     }
 
-    fn tell_following(&mut self, phase: ReleasePhase, good: Option<&ReleaseRef>) {
-        let mut state = self.machine.state();
-        state.phase = phase;
-        state.reason = (phase != ReleasePhase::Committed).then_some(Reason::ReleaseOtherManager);
-        if let Some(good) = good {
-            state.good = Some(good.clone());
-        }
-        self.publish(state);
-    }
-
-    /// Publishes where the machine is; `trouble` is what keeps even the machine from going on.
-    fn tell(&mut self, trouble: Option<&Failure>) {
-        let mut state = self.machine.state();
-        if let Some(trouble) = trouble {
-            state.reason = Some(trouble.reason);
-            state.message.clone_from(&trouble.message);
-        }
-        self.publish(state);
-    }
-
-    fn publish(&mut self, mut state: ReleaseState) {
-        let spent = self.phase_since.elapsed();
-        let is_new_phase = self.report.borrow().state.phase != state.phase;
-        if is_new_phase {
-            self.phase_since = Instant::now();
-        }
-        self.report.send_if_modified(|report| {
-            state.since = if is_new_phase { Some(Timestamp::now()) } else { report.state.since };
-            if is_new_phase && is_work(report.state.phase) {
-                let phase = format!("{:?}", report.state.phase);
-                *report.took_ms.entry(phase).or_default() +=
-                    u64::try_from(spent.as_millis()).unwrap_or(u64::MAX);
-            }
-            let is_new = report.state != state;
-            report.state = state;
-            is_new
-        });
-    }
-
     /// Texts that nobody needs any more.
     fn sweep(&self) {
         let record = self.machine.record();
@@ -422,23 +410,6 @@ async fn until_another_leads(target: &impl Target) {
         if let Ok(false) = target.lead().await {
             return;
         }
-    }
-}
-
-/// Whether something is done in this phase, as opposed to waited for or over.
-fn is_work(phase: ReleasePhase) -> bool {
-    match phase {
-        ReleasePhase::None
-        | ReleasePhase::Waiting
-        | ReleasePhase::Committed
-        | ReleasePhase::RolledBack
-        | ReleasePhase::Refused => false,
-        ReleasePhase::Preflight
-        | ReleasePhase::PrePull
-        | ReleasePhase::Applying
-        | ReleasePhase::Verifying
-        | ReleasePhase::Pruning
-        | ReleasePhase::RollingBack => true,
     }
 }
 

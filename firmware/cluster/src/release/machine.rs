@@ -44,7 +44,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long an answer that may pass is waited for where no object gives a time.
+/// How long an answer that may pass is waited for where no object gives a time, and while the last
+/// good release is put back.
 const PASSES_WITHIN: Duration = Duration::from_secs(60);
 
 /// What is asked for.
@@ -215,19 +216,22 @@ impl Machine {
         run.failing = Some((since, times + 1));
         run.trouble = Some(failure.clone());
         let limit = match (run.step(), &run.release) {
-            (Step::Apply(id), Some(release)) => {
+            (Step::DryRun(id) | Step::Apply(id), Some(release)) => {
                 release.item(id).map_or(DEFAULT_TIMEOUT, |item| item.timeout)
             }
             _ => PASSES_WITHIN,
         };
         let must_succeed = matches!(run.step(), Step::Commit | Step::Settle);
+        let left = limit.saturating_sub(moment.now.duration_since(since));
+        let wait = pause(FIRST_PAUSE, LONGEST_PAUSE, times + 1, moment);
         let again = match failure.retry {
-            Retry::Always => true,
-            Retry::Soon => must_succeed || moment.now.duration_since(since) < limit,
-            Retry::Never => must_succeed,
+            Retry::Always => Some(wait),
+            Retry::Soon | Retry::Never if must_succeed => Some(wait),
+            // Once more when the time is over, and not later.
+            Retry::Soon => (!left.is_zero()).then(|| wait.min(left)),
+            Retry::Never => None,
         };
-        if again {
-            let wait = pause(FIRST_PAUSE, LONGEST_PAUSE, times + 1, moment);
+        if let Some(wait) = again {
             run.pause = Some(moment.now + wait);
         } else {
             self.give_up(failure, moment);

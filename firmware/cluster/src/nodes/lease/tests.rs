@@ -240,3 +240,32 @@ fn a_change_of_hands_is_counted_and_a_renewal_keeps_the_beginning() {
     assert_eq!(other.released().spec()["holderIdentity"], Value::Null);
     assert_eq!(other.released().transitions, 1);
 }
+
+proptest! {
+    /// Others see life in changes alone. So every renewal is one, and its time goes forwards,
+    /// wherever the holder's clock jumps; and it stays the same holder's.
+    #[test]
+    fn every_renewal_is_seen_though_the_clock_jumps(
+        jumps in prop::collection::vec((-4_000_000_000i64..4_000_000_000, 0i32..1_000_000), 1..40),
+    ) {
+        let start = Instant::now();
+        let mut watcher = Watcher::default();
+        let expiry = Expiry::After(TTL);
+        let mut lease = Record::held_by("a", None, expiry, Timestamp::UNIX_EPOCH);
+        for (turn, (second, micros)) in (0..).zip(jumps) {
+            let now = start + TTL * turn;
+            let seen = watcher.decide(Some(&lease), "b", expiry, now);
+            prop_assert!(matches!(seen, Decision::Wait { .. }), "{seen:?}");
+            let wall = Timestamp::new(second, micros * 1000).unwrap();
+            let next = Record::held_by("a", Some(&lease), expiry, wall);
+            let time = |record: &Record| record.renewed.clone().unwrap().parse::<Timestamp>().unwrap();
+            prop_assert!(time(&next) > time(&lease), "{next:?} after {lease:?}");
+            prop_assert_eq!((&next.acquired, next.transitions), (&lease.acquired, 0));
+            lease = next;
+        }
+        let end = watcher.decide(Some(&lease), "b", expiry, start + TTL * 100);
+        prop_assert!(matches!(end, Decision::Wait { .. }), "a change was not seen: {end:?}");
+        let end = watcher.decide(Some(&lease), "b", expiry, start + TTL * 101);
+        prop_assert_eq!(end, Decision::TakeOver { from: "a".into() });
+    }
+}

@@ -3,6 +3,7 @@ use crate::release::fake::{Fake, kept};
 use crate::release::model::Good;
 use crate::release::plan::StepKind;
 use crate::release::target::Check;
+use holdfast_api::kubernetes::ReleaseState;
 use holdfast_api::paths::Root;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -489,6 +490,30 @@ fn a_check_that_does_not_hold_is_waited_for() {
     assert_eq!(site.state().reason, Some(Reason::ReleasePreflight));
     site.fake.conduct().unmet.clear();
     site.run();
+    site.assert_has(Some((&two, TWO)));
+}
+
+/// A disk that is full refuses nothing: what is wanted waits for room, and is begun when there is.
+#[test]
+fn a_release_whose_text_cannot_be_kept_waits_for_room() {
+    let mut site = Site::with(ONE);
+    let two = kept("two", TWO);
+    // Stands for a disk without room: no folder can be made where a file is.
+    let paths = ClusterPaths::new(&Root::new(site.dir.path()));
+    let place = paths.state_dir().join("releases").join(&two.release.digest);
+    holdfast_durable::write(&place, b"", 0o600).unwrap();
+    site.want(&two);
+    for _ in 0..3 {
+        assert!(!site.engine().0.take_wanted());
+        assert!(block_on(site.engine().0.turn()).is_some());
+        let state = site.state();
+        assert_eq!((&state.wanted, state.phase), (&two.release, ReleasePhase::Waiting));
+        assert_eq!((state.reason, state.failed), (Some(Reason::StateUnwritable), vec![]));
+        assert_eq!(state.good, Some(kept("one", ONE).release));
+    }
+    holdfast_durable::remove(&place).unwrap();
+    site.run();
+    assert_eq!(site.state().phase, ReleasePhase::Committed);
     site.assert_has(Some((&two, TWO)));
 }
 

@@ -3,6 +3,7 @@ use crate::release::fake::{kept, parsed};
 use crate::release::plan::StepKind;
 use holdfast_api::Reason;
 use jiff::Timestamp;
+use proptest::prelude::*;
 
 fn release(name: &str) -> Arc<Release> {
     Arc::new(parsed(&kept(name, &[("ConfigMap", name, name), ("Deployment", "web", name)])))
@@ -73,19 +74,26 @@ fn what_is_away_is_asked_for_with_growing_pauses_and_without_end() {
 
 #[test]
 fn what_may_pass_is_asked_for_as_long_as_the_object_may_take() {
+    for kind in [StepKind::DryRun, StepKind::Apply] {
+        asked_for_as_long_as_the_object_may_take(kind);
+    }
+}
+
+fn asked_for_as_long_as_the_object_may_take(kind: StepKind) {
     let mut bench = Bench::new(&release("a"));
-    bench.up_to(StepKind::Apply);
+    bench.up_to(kind);
     let failure = Failure::soon(Reason::ReleaseWebhookRefused, "its webhook does not answer");
     let began = bench.moment.now;
-    while !bench.machine.is_going_back() {
+    while bench.machine.trying().is_some() {
         bench.on(Err(failure.clone()));
         if let Some(until) = bench.machine.wake_at() {
             bench.moment.now = until;
         }
         bench.next();
     }
-    let took = bench.moment.now - began;
-    assert!(took >= DEFAULT_TIMEOUT && took <= DEFAULT_TIMEOUT + LONGEST_PAUSE, "{took:?}");
+    assert_eq!(bench.moment.now - began, DEFAULT_TIMEOUT);
+    let failed = bench.machine.state().failed;
+    assert_eq!(failed[0].reason, Reason::ReleaseWebhookRefused);
 }
 
 #[test]
@@ -180,4 +188,54 @@ fn a_plan_that_is_another_one_after_an_update_of_the_manager_begins_anew() {
     let again = Machine::new(record, None, Some(a));
     assert_eq!(again.state().done, 0);
     assert!(again.is_torn());
+}
+
+/// What a step ends with.
+fn outcome(which: u8) -> Result<(), Failure> {
+    match which {
+        0 => Err(away()),
+        1 => Err(Failure::soon(Reason::ReleaseWebhookRefused, "it does not answer")),
+        2 => Err(Failure::never(Reason::PodCrashing, "it crashes")),
+        _ => Ok(()),
+    }
+}
+
+proptest! {
+    /// The wall clock is for people. However it jumps, forwards and back: steps, pauses and the
+    /// time that an object may take are the same.
+    #[test]
+    fn a_clock_that_jumps_changes_nothing(
+        turns in proptest::collection::vec((0u8..12, -4_000_000_000i64..4_000_000_000), 1..120),
+    ) {
+        let a = release("a");
+        let mut still = Bench::new(&a);
+        still.finish();
+        still.machine.want(Some(Wanted::Release(release("b"))));
+        let record = still.machine.record().clone();
+        let mut jumping = Bench { machine: Machine::new(record, Some(a), None), moment: still.moment };
+        jumping.machine.want(still.machine.wanted().cloned());
+        for (which, second) in turns {
+            jumping.moment.wall = Timestamp::from_second(second).unwrap();
+            let step = still.next();
+            prop_assert_eq!(&step, &jumping.next());
+            prop_assert_eq!(still.machine.wake_at(), jumping.machine.wake_at());
+            match (step, still.machine.wake_at()) {
+                (Some(_), _) => {
+                    still.on(outcome(which));
+                    jumping.on(outcome(which));
+                }
+                (None, Some(until)) => {
+                    still.moment.now = until;
+                    jumping.moment.now = until;
+                }
+                (None, None) => break,
+            }
+        }
+        let told = |bench: &Bench| {
+            let mut state = bench.machine.state();
+            state.failed.iter_mut().for_each(|failed| failed.at = Timestamp::UNIX_EPOCH);
+            state
+        };
+        prop_assert_eq!(told(&still), told(&jumping));
+    }
 }

@@ -1,0 +1,193 @@
+//! Releases that a cluster does not take: webhooks that refuse or are away, a definition whose
+//! names are taken, pods that never become ready. After each the last good one is in force.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panics, as tests do")]
+
+mod faults_lab;
+
+use faults_lab::Lab;
+use faults_lab::manager::{Manager, is_decided};
+use faults_lab::releases::{Shop, image};
+use faults_lab::webhook::{WORDS, Webhook};
+use holdfast_api::Reason;
+use holdfast_api::kubernetes::{ReleasePhase, ReleaseRef};
+use holdfast_cluster::release::journal::Kept;
+use holdfast_lab_kubernetes::asked::kubernetes;
+use std::time::Instant;
+
+/// A definition of somebody else, and one of a release that wants the same kind.
+fn definition(plural: &str) -> String {
+    format!(
+        "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\n\
+         metadata: {{name: {plural}.lab.example}}\nspec:\n  group: lab.example\n  scope: Namespaced\n  \
+         names: {{kind: Widget, plural: {plural}}}\n  versions:\n  - name: v1\n    served: true\n    \
+         storage: true\n    schema: {{openAPIV3Schema: {{type: object}}}}\n"
+    )
+}
+
+/// A ConfigMap that a webhook is asked about.
+fn guarded(asks: &str, refuse: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: guest, namespace: shop, labels: \
+         {{asks: {asks}, refuse: {refuse}}}}}\n"
+    )
+}
+
+fn daemon_set(text: &str) -> String {
+    format!(
+        "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: agent, namespace: shop}}\nspec:\n  \
+         selector: {{matchLabels: {{app: agent}}}}\n  template:\n    \
+         metadata: {{labels: {{app: agent}}}}\n    spec:\n      containers:\n      - name: web\n        \
+         image: {}\n        env: [{{name: TEXT, value: {text}}}]\n        \
+         readinessProbe: {{httpGet: {{path: /ready, port: 8080}}, periodSeconds: 1}}\n",
+        image("v1")
+    )
+}
+
+struct Story {
+    lab: Lab,
+    manager: Manager,
+    /// The release in force.
+    good: ReleaseRef,
+}
+
+impl Story {
+    /// The release fails for this reason, in these words, and everything is as it was.
+    fn fails(&mut self, kept: &Kept, phase: ReleasePhase, reason: Reason, words: &[&str]) {
+        let generation = |lab: &Lab| lab.get("deployment/web", ".metadata.generation").unwrap();
+        let before = generation(&self.lab);
+        let version = &kept.release.version;
+        let state = self.manager.bring(version, kept);
+        assert_eq!((state.phase, state.reason), (phase, Some(reason)), "{state:#?}");
+        let failed = state.failed.last().unwrap();
+        assert_eq!((&failed.release, failed.reason), (&kept.release, reason));
+        for words in words {
+            assert!(failed.message.contains(words), "{words}: {failed:#?}");
+        }
+        self.lab.passed(&format!("{version}: {phase:?}, {reason}: {}", failed.message));
+        assert_eq!(state.good.as_ref(), Some(&self.good));
+        if phase == ReleasePhase::Refused {
+            assert_eq!(generation(&self.lab), before, "nothing was touched");
+        }
+        let text = ".spec.template.spec.containers[0].env[0].value";
+        assert_eq!(self.lab.get("deployment/web", text).unwrap(), self.good.version);
+        assert_eq!(self.lab.get("deployment/web", ".status.availableReplicas").unwrap(), "1");
+        for gone in ["configmap/guest", "configmap/never"] {
+            let told = self.lab.get(gone, ".metadata.name").unwrap_err();
+            assert!(told.contains("not found"), "{gone}: {told}");
+        }
+    }
+
+    fn succeeds(&mut self, kept: &Kept) {
+        let version = &kept.release.version;
+        let state = self.manager.bring(version, kept);
+        assert_eq!((state.phase, state.reason), (ReleasePhase::Committed, None), "{state:#?}");
+        self.good = kept.release.clone();
+        self.lab.passed(&format!("{version} is in force"));
+    }
+
+    fn webhooks(&mut self) {
+        use ReleasePhase::{Refused, RolledBack};
+        let webhook = Webhook::start();
+        self.lab.node().apply(&webhook.manifests()).unwrap();
+        let reason = Reason::ReleaseWebhookRefused;
+        let gnomes = ["gnomes.lab.example", WORDS, "ConfigMap shop/guest"];
+        let guest = |version, asks, refuse| {
+            let more = guarded(asks, refuse);
+            let shop =
+                Shop { version, config: "never", timeout: 3, more: &more, ..Shop::default() };
+            shop.release()
+        };
+        self.fails(&guest("always", "gnomes", "always"), Refused, reason, &gnomes);
+        let mut later = guest("later", "gnomes", "later");
+        self.fails(&later, RolledBack, reason, &gnomes);
+
+        // Remembered by the next process as well, until somebody insists.
+        let surroundings = self.lab.surroundings();
+        std::mem::replace(&mut self.manager, Manager::start(&surroundings)).kill();
+        let state = self.manager.bring("the same again", &later);
+        assert_eq!((state.phase, state.reason), (Refused, Some(Reason::ReleaseRefused)));
+        assert!(state.message.contains(WORDS), "{state:#?}");
+        later.release.force = 1;
+        self.fails(&later, RolledBack, reason, &gnomes);
+
+        let away = ["gnomes.lab.example", "more.yaml, document 1"];
+        self.fails(&guest("fail", "gnomes", "fail"), RolledBack, reason, &away);
+        let nobody = ["nobody.lab.example", "service \"nobody\" not found"];
+        self.fails(&guest("nobody", "nobody", "no"), Refused, reason, &nobody);
+        webhook.be_lenient(true);
+        later.release.force = 2;
+        self.succeeds(&later);
+        self.succeeds(&Shop { version: "two", ..Shop::default() }.release());
+    }
+
+    fn names_are_taken(&mut self) {
+        self.lab.node().apply(&definition("widgets")).unwrap();
+        let more = definition("gizmos");
+        let shop = Shop { version: "taken", config: "never", more: &more, ..Shop::default() };
+        let words = ["gizmos.lab.example", "is already in use"];
+        self.fails(
+            &shop.release(),
+            ReleasePhase::RolledBack,
+            Reason::ReleaseCrdNotEstablished,
+            &words,
+        );
+        self.lab.kubectl(&["get", "crd", "gizmos.lab.example"]).unwrap_err();
+        self.lab.kubectl(&["get", "crd", "widgets.lab.example"]).unwrap();
+    }
+
+    fn pods(&mut self) {
+        let shop = Shop { config: "never", timeout: 4, ..Shop::default() };
+        let greedy = Shop {
+            version: "greedy",
+            variables: ", {name: EAT_MIB, value: '64'}",
+            resources: "{limits: {memory: 24Mi}}",
+            ..shop
+        };
+        let huge = "{limits: {hugepages-2Mi: 512Gi, memory: 16Mi}}";
+        let huge = Shop { version: "huge", resources: huge, ..shop };
+        let wide = Shop { version: "wide", resources: "{requests: {cpu: '4000'}}", ..shop };
+        for (bad, reason, words) in [
+            (greedy, Reason::PodOutOfMemory, "OOMKilled"),
+            (huge, Reason::PodNoHugepages, "hugepages-2Mi"),
+            (wide, Reason::PodUnschedulable, "cpu"),
+        ] {
+            self.fails(&bad.release(), ReleasePhase::RolledBack, reason, &[words]);
+        }
+    }
+
+    /// The second one is wanted while the pod of the first one starts.
+    fn daemon_set_twice(&mut self) {
+        let shop = |version, text| {
+            let more = daemon_set(text);
+            Shop { version, more: &more, timeout: 60, ..Shop::default() }.release()
+        };
+        self.succeeds(&shop("three", "a"));
+        let (four, five) = (shop("four", "b"), shop("five", "c"));
+        self.manager.want(&four);
+        self.manager.reach("the DaemonSet is updated", |state| {
+            state.wanted == four.release && state.message.contains("DaemonSet shop/agent: ")
+        });
+        let again = Instant::now();
+        self.manager.want(&five);
+        let state = self.manager.reach("it is decided", |state| is_decided(state, &five));
+        assert_eq!((state.phase, state.reason), (ReleasePhase::Committed, None), "{state:#?}");
+        self.good = five.release;
+        self.lab.passed(&format!("updated again, after {:?}", again.elapsed()));
+    }
+}
+
+#[test]
+fn what_a_cluster_refuses_is_taken_back() {
+    let Some(kubernetes) = kubernetes("faults") else { return };
+    let lab = Lab::start(&kubernetes, &["v1"], Vec::new());
+    let manager = Manager::start(&lab.surroundings());
+    let one = Shop::default().release();
+    let mut story = Story { lab, manager, good: one.release.clone() };
+    story.succeeds(&one);
+    story.webhooks();
+    story.names_are_taken();
+    story.pods();
+    story.daemon_set_twice();
+    story.manager.kill();
+    story.lab.stop();
+}

@@ -7,7 +7,7 @@
 //! are not the network's are copies, which a node may change as it likes.
 //! A new kind of box is one more [`Hardware`] with its strings in [`Hardware::dmi`].
 
-use crate::world::topology::WAN;
+use crate::world::topology::LAN;
 use holdfast_durable::WriteError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -122,7 +122,7 @@ pub enum RootError {
     },
 }
 
-/// The network port that a node finds: the emulated link in the guise of a port of the box.
+/// A network port that a node finds: an emulated link in the guise of a port of the box.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Port {
     /// Devices from the PCI function to the one that carries the interface.
@@ -140,12 +140,18 @@ impl Hardware {
         }
     }
 
-    fn port(self) -> Port {
-        match self {
-            Hardware::Kvm => Port { device: "0000:01:00.0/virtio0", driver: "virtio_net" },
-            Hardware::IntelNuc11 => Port { device: "0000:58:00.0", driver: "igc" },
-            Hardware::Stranger => Port { device: "0000:02:00.0", driver: "r8169" },
-        }
+    /// The port behind an interface. That of the site comes after the one towards the world: a
+    /// box has its ports in the order of their places on the bus.
+    fn port(self, interface: &str) -> Port {
+        let (device, driver) = match (self, interface == LAN) {
+            (Hardware::Kvm, false) => ("0000:01:00.0/virtio0", "virtio_net"),
+            (Hardware::Kvm, true) => ("0000:02:00.0/virtio1", "virtio_net"),
+            (Hardware::IntelNuc11, false) => ("0000:58:00.0", "igc"),
+            (Hardware::IntelNuc11, true) => ("0000:59:00.0", "igc"),
+            (Hardware::Stranger, false) => ("0000:02:00.0", "r8169"),
+            (Hardware::Stranger, true) => ("0000:03:00.0", "r8169"),
+        };
+        Port { device, driver }
     }
 }
 
@@ -168,8 +174,9 @@ const NOT_COPIED: &str = "/proc/sys/fs/binfmt_misc";
 /// Where the devices that the box does not really have are, below the root.
 const FIXTURE: &str = "sys/fixture";
 
-/// What the root of a node holds before its first boot: paths below the root, and what is there.
-pub fn entries(hardware: Hardware, hostname: &str) -> Vec<(PathBuf, Entry)> {
+/// What the root of a node with the interfaces `ports` holds before its first boot: paths below
+/// the root, and what is there.
+pub fn entries(hardware: Hardware, hostname: &str, ports: &[&str]) -> Vec<(PathBuf, Entry)> {
     let file = |path: &str, content: String| (PathBuf::from(path), Entry::File(content, 0o644));
     let real = |path: &str| (PathBuf::from(path), Entry::Link(Path::new("/").join(path)));
     let dmi = hardware.dmi().iter();
@@ -210,7 +217,7 @@ pub fn entries(hardware: Hardware, hostname: &str) -> Vec<(PathBuf, Entry)> {
                 .iter()
                 .map(|path| (PathBuf::from(path), Entry::Copy(Path::new("/").join(path)))),
         )
-        .chain(port_entries(hardware.port()))
+        .chain(ports.iter().flat_map(|port| port_entries(port, hardware.port(port))))
         .chain(
             hardware
                 .watchdog()
@@ -224,9 +231,9 @@ pub fn entries(hardware: Hardware, hostname: &str) -> Vec<(PathBuf, Entry)> {
         .collect()
 }
 
-/// The interface with its real properties, and a device behind it that the box would have.
-fn port_entries(port: Port) -> Vec<(PathBuf, Entry)> {
-    let interface = format!("sys/class/net/{WAN}");
+/// An interface with its real properties, and a device behind it that the box would have.
+fn port_entries(name: &str, port: Port) -> Vec<(PathBuf, Entry)> {
+    let interface = format!("sys/class/net/{name}");
     let properties = ["address", "mtu", "speed", "type", "uevent"].map(|name| {
         let path = format!("{interface}/{name}");
         let real = Path::new("/").join(&path);
@@ -307,14 +314,16 @@ pub fn user_data(token: &str, controller: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::world::topology::WAN;
 
     #[test]
     fn a_root_shows_the_boxs_dmi_and_the_machines_memory() {
         let dir = tempfile::tempdir().unwrap();
         for hardware in Hardware::ALL {
             let root = dir.path().join(hardware.to_string());
-            make(&root, &entries(hardware, "node-1")).unwrap();
-            make(&root, &entries(hardware, "node-1")).unwrap();
+            let entries = entries(hardware, "node-1", &[WAN, LAN]);
+            make(&root, &entries).unwrap();
+            make(&root, &entries).unwrap();
             for (name, value) in hardware.dmi() {
                 let read =
                     std::fs::read_to_string(root.join("sys/class/dmi/id").join(name)).unwrap();
@@ -323,10 +332,16 @@ mod tests {
             let own = std::fs::read_to_string("/proc/version").unwrap();
             assert_eq!(std::fs::read_to_string(root.join("proc/version")).unwrap(), own);
             assert_eq!(hardware.to_string().parse(), Ok(hardware));
-            let device = root.join("sys/class/net/wan0/device");
-            let driver = std::fs::canonicalize(device.join("driver")).unwrap();
-            assert!(driver.ends_with(hardware.port().driver), "{}", driver.display());
-            assert!(std::fs::canonicalize(device).unwrap().ends_with(hardware.port().device));
+            let places = [WAN, LAN].map(|name| {
+                let port = hardware.port(name);
+                let device = root.join("sys/class/net").join(name).join("device");
+                let driver = std::fs::canonicalize(device.join("driver")).unwrap();
+                assert!(driver.ends_with(port.driver), "{}", driver.display());
+                let real = std::fs::canonicalize(device).unwrap();
+                assert!(real.ends_with(port.device));
+                real
+            });
+            assert!(places[0] < places[1], "the port towards the world is the first");
         }
     }
 
@@ -346,7 +361,7 @@ mod tests {
             }
         }
         let dir = tempfile::tempdir().unwrap();
-        make(dir.path(), &entries(Hardware::Kvm, "node-1")).unwrap();
+        make(dir.path(), &entries(Hardware::Kvm, "node-1", &[WAN])).unwrap();
         let mut real = Vec::new();
         real_settings(dir.path(), &mut real);
         real.retain(|path| !path.starts_with("/proc/sys/net"));
@@ -358,7 +373,7 @@ mod tests {
         let machines = std::fs::read_to_string("/proc/sys/kernel/panic").unwrap();
         assert_eq!(std::fs::read_to_string(&panic).unwrap(), machines);
         holdfast_durable::write(&panic, b"17\n", 0o644).unwrap();
-        make(dir.path(), &entries(Hardware::Kvm, "node-1")).unwrap();
+        make(dir.path(), &entries(Hardware::Kvm, "node-1", &[WAN])).unwrap();
         assert_eq!(std::fs::read_to_string(&panic).unwrap(), "17\n", "the node's value is kept");
         assert_eq!(std::fs::read_to_string("/proc/sys/kernel/panic").unwrap(), machines);
     }

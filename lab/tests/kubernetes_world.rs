@@ -73,7 +73,7 @@ fn a_nodes_kubernetes_goes_with_its_world() {
     until("the workload runs", patience, || {
         kubectl(&["get", "deployment", "web", "-o", "jsonpath={.status.readyReplicas}"]) == "1"
     });
-    until("the workload answers", Duration::from_secs(20), || answers(&place.home));
+    until("the workload answers", Duration::from_secs(20), || answers(&place.home, Host::Node(1)));
     assert_eq!(Cgroup::with_prefix(&netns).len(), 1);
     assert!(root.join("run/k3s/containerd/containerd.sock").exists());
 
@@ -119,10 +119,10 @@ fn a_world_ends_with_a_pod_that_answers_and_outlives_the_manager() {
 
     let manager: Target = "process:node-1.holdfastd".parse().unwrap();
     faults::inject(&world, &manager, &Fault::Kill).unwrap();
-    assert!(answers(&place.home), "it does not need its manager");
+    assert!(answers(&place.home, Host::Node(1)), "it does not need its manager");
     faults::heal(&mut world, None).unwrap();
     fleet::wait_online(&mut world, &[1]).unwrap();
-    assert!(answers(&place.home), "the manager took it over as it was");
+    assert!(answers(&place.home, Host::Node(1)), "the manager took it over as it was");
 
     assert!(down(&place.home).unwrap().problems.is_empty());
     assert_eq!(Cgroup::with_prefix(&netns_prefix(place.home.world())), []);

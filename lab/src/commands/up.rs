@@ -23,10 +23,15 @@ pub(super) struct Up {
     #[arg(long, default_value_t = 3, value_name = "N",
           value_parser = clap::value_parser!(u8).range(..=i64::from(EDGES_MAX)))]
     edges: u8,
-    /// Nodes, each a site of its own, 0 to 99.
-    #[arg(long, default_value_t = 1, value_name = "N",
+    /// Nodes, each a site of its own, 0 to 99; 1 when not given, or as many as --site-nodes.
+    #[arg(long, value_name = "N",
           value_parser = clap::value_parser!(u8).range(..=i64::from(NODES_MAX)))]
-    nodes: u8,
+    nodes: Option<u8>,
+    /// How many of the nodes are the first site, 1 to 99: they share a network of their own and a
+    /// Kubernetes.
+    #[arg(long, default_value_t = 1, value_name = "N",
+          value_parser = clap::value_parser!(u8).range(1..=i64::from(NODES_MAX)))]
+    site_nodes: u8,
     /// What the nodes believe to be: kvm, intel-nuc-11 or stranger.
     #[arg(long = "box", default_value = "kvm", value_name = "BOX")]
     hardware: Hardware,
@@ -38,7 +43,7 @@ pub(super) struct Up {
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32)
           .range(i64::from(*BFD_MS.start())..=i64::from(*BFD_MS.end())))]
     bfd_ms: Option<u32>,
-    /// Without Kubernetes and its workload on the first node.
+    /// Without Kubernetes and its workload on the first site.
     #[arg(long)]
     no_kubernetes: bool,
     /// Only say what would be made.
@@ -100,7 +105,8 @@ impl Up {
             name: global.world.clone(),
             tenant: self.tenant.clone(),
             edges: self.edges,
-            nodes: self.nodes,
+            nodes: self.nodes.unwrap_or(self.site_nodes),
+            site_nodes: self.site_nodes,
             nodes_set_themselves_up: true,
             hardware: self.hardware,
             bfd_interval_ms: self.bfd_ms,

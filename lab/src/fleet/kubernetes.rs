@@ -1,9 +1,9 @@
-//! Kubernetes in a world: the first node runs it, with one workload.
+//! Kubernetes in a world: the nodes of the first site run it, with one workload.
 //!
 //! Nothing is started here but the registries of images, one behind each edge, so that images come
 //! through the tunnels. The controller is told of a release and a site that runs it; everything
-//! else is the node's manager's, as on a real box. k3s is `lab-k3s` with the node's root as its
-//! own; its control group bears the host's name, so that it is found when the world goes.
+//! else is the nodes' managers', as on real boxes: who is a server, who joins whom, who applies the
+//! release. k3s is `lab-k3s` with the node's root as its own; its control group bears the host's name, so that it is found when the world goes.
 //! A world without edges has none, for there would be no way to the images.
 
 use super::{FleetError, Stages, ask, at, manager_socket, node_services};
@@ -108,11 +108,13 @@ pub fn wanted(spec: &WorldSpec) -> bool {
 
 /// The build that `host` runs.
 pub fn runs_on(spec: &WorldSpec, host: Host) -> Option<PathBuf> {
-    spec.kubernetes.clone().filter(|_| wanted(spec) && host == NODE)
+    spec.kubernetes.clone().filter(|_| wanted(spec) && nodes(spec).any(|node| node == host))
 }
 
-/// The node that runs it.
-const NODE: Host = Host::Node(1);
+/// The nodes that run it: those of the first site.
+pub fn nodes(spec: &WorldSpec) -> impl Iterator<Item = Host> + use<> {
+    spec.first_site().map(Host::Node)
+}
 
 /// What `lab-k3s` has to know, through its manager: the build, the node's root, and the name of
 /// its control group.
@@ -211,47 +213,74 @@ pub fn start_registries(world: &mut World, hosts: &[Host]) -> Result<(), FleetEr
     Ok(())
 }
 
-/// Waits until the cluster is ready, the release in force and the workload answers.
+/// Waits until the cluster is ready on every node, the release in force and the workload answers
+/// at each of them.
 ///
 /// # Errors
 /// [`FleetError`] with what the node says of itself.
 pub fn wait(world: &mut World, clock: &mut Stages<'_>) -> Result<(), FleetError> {
-    until(world, "ready", READY_WITHIN, |state| {
-        Ok((state.phase == KubernetesPhase::Ready).then_some(()))
-    })?;
-    clock.reached(world, "Kubernetes ready")?;
-    until(world, "with the images of the release", RELEASED_WITHIN, |state| {
-        let phase = state.release.phase;
-        Ok((phase >= ReleasePhase::Applying || ended(state)?).then_some(()))
-    })?;
-    clock.reached(world, "images of the release on the node")?;
-    until(world, "running the release", RELEASED_WITHIN, |state| Ok(ended(state)?.then_some(())))?;
+    let all: Vec<Host> = nodes(world.spec()).collect();
+    for (number, host) in all.iter().enumerate() {
+        wait_ready(world, *host)?;
+        clock.reached(world, &of("Kubernetes ready", number, all.len()))?;
+    }
+    for host in &all {
+        until(world, *host, "with the images of the release", RELEASED_WITHIN, |state| {
+            let has = matches!(state.release.phase, ReleasePhase::Waiting)
+                && state.release.reason == Some(Reason::ReleaseOtherManager);
+            let phase = state.release.phase;
+            Ok((has || phase >= ReleasePhase::Applying || ended(*host, state)?).then_some(()))
+        })?;
+    }
+    clock.reached(world, "images of the release on every node")?;
+    for host in &all {
+        until(world, *host, "running the release", RELEASED_WITHIN, |state| {
+            Ok(ended(*host, state)?.then_some(()))
+        })?;
+    }
     clock.reached(world, "release in force")?;
-    let [_, manager] = node_services(NODE);
-    let home = world.home().clone();
-    world
-        .wait_for(&manager, "the workload's answer", ANSWERS_WITHIN, || {
-            answers(&home).then_some(())
-        })
-        .map_err(at("ask the workload"))?;
+    for host in all {
+        let [_, manager] = node_services(host);
+        let home = world.home().clone();
+        world
+            .wait_for(&manager, "the workload's answer", ANSWERS_WITHIN, || {
+                answers(&home, host).then_some(())
+            })
+            .map_err(at("ask the workload"))?;
+    }
     clock.reached(world, "pod answers")
 }
 
-/// Whether the workload answers to somebody elsewhere in the world.
-pub fn answers(home: &Home) -> bool {
-    let address = NODE.address().unwrap_or(Ipv4Addr::LOCALHOST);
+/// Waits until Kubernetes is ready on this node.
+///
+/// # Errors
+/// [`FleetError`] with what the node says of itself.
+pub fn wait_ready(world: &mut World, host: Host) -> Result<(), FleetError> {
+    until(world, host, "ready", READY_WITHIN, |state| {
+        Ok((state.phase == KubernetesPhase::Ready).then_some(()))
+    })
+}
+
+/// A stage that every node reaches, told which of them did.
+fn of(stage: &str, number: usize, all: usize) -> String {
+    if all == 1 { stage.into() } else { format!("{stage} on {} of {all} nodes", number + 1) }
+}
+
+/// Whether the workload answers at this node to somebody elsewhere in the world.
+pub fn answers(home: &Home, host: Host) -> bool {
+    let address = host.address().unwrap_or(Ipv4Addr::LOCALHOST);
     let ask = || get((address, NODE_PORT).into());
     let answer = netns::inside(&Host::Controller.netns(home.world()), ask);
     answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.ends_with(ANSWER)))
 }
 
 /// Whether the release is in force.
-fn ended(state: &KubernetesState) -> Result<bool, KubernetesError> {
+fn ended(host: Host, state: &KubernetesState) -> Result<bool, KubernetesError> {
     let release = &state.release;
     match release.phase {
         ReleasePhase::Committed => Ok(true),
         ReleasePhase::RolledBack | ReleasePhase::Refused => Err(KubernetesError::Release {
-            host: NODE,
+            host,
             phase: release.phase,
             message: release.message.clone(),
             reason: release.reason,
@@ -269,13 +298,14 @@ fn ended(state: &KubernetesState) -> Result<bool, KubernetesError> {
 
 fn until(
     world: &mut World,
+    host: Host,
     what: &'static str,
     patience: Duration,
     sign: impl Fn(&KubernetesState) -> Result<Option<()>, KubernetesError>,
 ) -> Result<(), FleetError> {
-    let socket = manager_socket(world, NODE);
+    let socket = manager_socket(world, host);
     let state = || ask::<NodeReport>(&socket, "/v1/status").ok()?.kubernetes;
-    let [_, manager] = node_services(NODE);
+    let [_, manager] = node_services(host);
     let waited = world.wait_for(&manager, what, patience, || {
         // Asking costs the node something too.
         std::thread::sleep(Duration::from_millis(50));
@@ -286,7 +316,7 @@ fn until(
         Err(late) => {
             let state = state().unwrap_or_default();
             Err(failed(KubernetesError::Late {
-                host: NODE,
+                host,
                 what,
                 phase: state.phase,
                 message: format!("{} {}", state.message, state.release.message).trim().into(),
@@ -328,10 +358,13 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_node_of_a_world_with_edges_runs_it() {
+    fn only_the_first_site_of_a_world_with_edges_runs_it() {
         let spec = WorldSpec { kubernetes: Some("/k".into()), nodes: 2, ..WorldSpec::default() };
         assert_eq!(runs_on(&spec, Host::Node(1)), Some("/k".into()));
         assert_eq!(runs_on(&spec, Host::Node(2)), None);
+        let shared = WorldSpec { nodes: 3, site_nodes: 2, ..spec.clone() };
+        assert_eq!(runs_on(&shared, Host::Node(2)), Some("/k".into()));
+        assert_eq!(runs_on(&shared, Host::Node(3)), None);
         assert!(!wanted(&WorldSpec { edges: 0, ..spec.clone() }));
         assert!(!wanted(&WorldSpec { kubernetes: None, ..spec }));
         assert_eq!(environment(None, "/r", "g"), []);

@@ -144,7 +144,8 @@ pub fn finish(
     world.home().store(&file).map_err(at("write down the world"))
 }
 
-/// Starts the nodes `numbers`, whose hosts are there, each with a token of its own.
+/// Starts the nodes `numbers`, whose hosts are there, each with a token of its own. The first node
+/// of a site makes it.
 ///
 /// # Errors
 /// [`FleetError`].
@@ -154,46 +155,89 @@ pub fn start_nodes(
     operator: &Operator,
     numbers: &[u8],
 ) -> Result<(), FleetError> {
-    let stage = "start the nodes";
-    let asked = |source| FleetError::Operator { stage, source: Box::new(source) };
-    // A node's manager changes them as its profile says.
-    world.remember_pools().map_err(at(stage))?;
     for number in numbers {
-        let host = Host::Node(*number);
-        let site = settings::site(*number);
-        let runs = kubernetes::runs_on(world.spec(), host);
-        let bfd = world.spec().bfd_interval_ms;
-        let bfd = bfd.map(|interval_ms| BfdTimers { interval_ms, ..BfdTimers::default() });
-        let spec = SiteSpec {
-            edges: EdgePolicy { bfd, ..EdgePolicy::default() },
-            kubernetes: runs.as_ref().map(|_| kubernetes::of_site()),
-            ..SiteSpec::default()
-        };
-        if runs.is_some() {
-            operator.make_release(kubernetes::RELEASE, kubernetes::release()).map_err(asked)?;
+        let site = world.spec().site_of(*number);
+        if site == *number {
+            make_site(world, operator, site)?;
+        } else {
+            // The first to register is the first of the site, for as long as it belongs to it.
+            wait_admitted(world, site)?;
         }
-        if spec != SiteSpec::default() {
-            operator.make_site(&Site::new(None, &site, spec)).map_err(asked)?;
-        }
-        let token = operator.make_token(Role::Node, 1, Some(&site)).map_err(asked)?;
-        let k3s = runs.as_ref().map(|_| programs.path("lab-k3s"));
-        let fragment = settings::node(host, k3s.as_deref());
-        put(world, host, settings::NODE_SETTINGS, &fragment, 0o644)?;
-        let user_data = node_root::user_data(&token, &settings::controller_url());
-        put(world, host, node_root::USER_DATA, &user_data, 0o600)?;
-        let root = world.home().root(host).display().to_string();
-        let group = world.netns(host);
-        let environment = kubernetes::environment(runs.as_ref(), &root, &group);
-        let environment: Vec<(&str, &str)> =
-            environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        for (service, program) in node_services(host).iter().zip(["tunneld", "holdfastd"]) {
-            let program = programs.path(program);
-            world
-                .start(service, Some(host), &program, &["--root", &root], &environment)
-                .map_err(at(stage))?;
-        }
+        let site = settings::site(site);
+        let token = operator.make_token(Role::Node, 1, Some(&site)).map_err(asked(START_NODES))?;
+        start_node(world, programs, *number, &token)?;
     }
     Ok(())
+}
+
+/// What [`start_nodes`] is about.
+const START_NODES: &str = "start the nodes";
+
+/// Makes a site that is to be unlike what the controller makes by itself.
+fn make_site(world: &World, operator: &Operator, number: u8) -> Result<(), FleetError> {
+    let runs = kubernetes::runs_on(world.spec(), Host::Node(number)).is_some();
+    let bfd = world.spec().bfd_interval_ms;
+    let bfd = bfd.map(|interval_ms| BfdTimers { interval_ms, ..BfdTimers::default() });
+    let spec = SiteSpec {
+        edges: EdgePolicy { bfd, ..EdgePolicy::default() },
+        kubernetes: runs.then(kubernetes::of_site),
+        ..SiteSpec::default()
+    };
+    let failed = asked(START_NODES);
+    if runs {
+        operator.make_release(kubernetes::RELEASE, kubernetes::release()).map_err(&failed)?;
+    }
+    if spec != SiteSpec::default() {
+        let site = Site::new(None, &settings::site(number), spec);
+        operator.make_site(&site).map_err(&failed)?;
+    }
+    Ok(())
+}
+
+/// Starts the node `number`, whose host is there, with this token.
+///
+/// # Errors
+/// [`FleetError`].
+pub fn start_node(
+    world: &mut World,
+    programs: &Programs,
+    number: u8,
+    token: &str,
+) -> Result<(), FleetError> {
+    // A node's manager changes them as its profile says.
+    world.remember_pools().map_err(at(START_NODES))?;
+    let host = Host::Node(number);
+    let runs = kubernetes::runs_on(world.spec(), host);
+    let k3s = runs.as_ref().map(|_| programs.path("lab-k3s"));
+    let fragment = settings::node(host, k3s.as_deref());
+    put(world, host, settings::NODE_SETTINGS, &fragment, 0o644)?;
+    let user_data = node_root::user_data(token, &settings::controller_url());
+    put(world, host, node_root::USER_DATA, &user_data, 0o600)?;
+    let root = world.home().root(host).display().to_string();
+    let group = world.netns(host);
+    let environment = kubernetes::environment(runs.as_ref(), &root, &group);
+    let environment: Vec<(&str, &str)> =
+        environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    for (service, program) in node_services(host).iter().zip(["tunneld", "holdfastd"]) {
+        let program = programs.path(program);
+        world
+            .start(service, Some(host), &program, &["--root", &root], &environment)
+            .map_err(at(START_NODES))?;
+    }
+    Ok(())
+}
+
+/// Waits until the node `number` has its place at the controller.
+fn wait_admitted(world: &mut World, number: u8) -> Result<(), FleetError> {
+    let host = Host::Node(number);
+    let socket = manager_socket(world, host);
+    let [_, manager] = node_services(host);
+    let admitted = || {
+        let report: NodeReport = ask(&socket, "/v1/status").ok()?;
+        (!report.node.is_empty()).then_some(())
+    };
+    let what = format!("a place for {host} at the controller");
+    world.wait_for(&manager, &what, ONLINE_WITHIN, admitted).map_err(at(START_NODES))
 }
 
 /// Waits until the nodes `numbers` are online. In a world with fewer than two edges a node cannot be; there it
@@ -323,9 +367,8 @@ pub fn start_edges(
     edges: &[Host],
 ) -> Result<(), FleetError> {
     let stage = "start the regional edges";
-    let asked = |source| FleetError::Operator { stage, source: Box::new(source) };
     let Ok(uses @ 1..) = u32::try_from(edges.len()) else { return Ok(()) };
-    let token = operator.make_token(Role::RegionalEdge, uses, None).map_err(asked)?;
+    let token = operator.make_token(Role::RegionalEdge, uses, None).map_err(asked(stage))?;
     for host in edges {
         put(world, *host, settings::EDGE_SETTINGS, &settings::edge(*host), 0o644)?;
         put(world, *host, settings::EDGE_TOKEN, &token, 0o600)?;
@@ -356,6 +399,10 @@ fn controller_data(world: &World) -> PathBuf {
 fn put(world: &World, host: Host, path: &str, content: &str, mode: u32) -> Result<(), FleetError> {
     holdfast_durable::write(&world.home().root(host).join(path), content.as_bytes(), mode)
         .map_err(|source| FleetError::File { host: host.to_string(), source })
+}
+
+fn asked(stage: &'static str) -> impl Fn(OperatorError) -> FleetError {
+    move |source| FleetError::Operator { stage, source: Box::new(source) }
 }
 
 fn at(stage: &'static str) -> impl Fn(WorldError) -> FleetError {

@@ -63,9 +63,9 @@ pub fn node(host: Host, k3s: Option<&Path>) -> String {
     )
 }
 
-/// The site of a node.
-pub fn site(node: u8) -> String {
-    format!("site-{node}")
+/// The name of a site, by its number in the world.
+pub fn site(number: u8) -> String {
+    format!("site-{number}")
 }
 
 #[cfg(test)]

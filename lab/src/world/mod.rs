@@ -319,7 +319,12 @@ impl World {
                 .map_err(WorldError::Namespace)?
             }
             Step::Root(host) => {
-                let entries = node_root::entries(self.spec.hardware, &host.to_string());
+                let name = host.to_string();
+                let topology = self.topology();
+                let of_host = |link: &&Link| link.a.netns == host.netns(&topology.world);
+                let ports = topology.links.iter().filter(of_host);
+                let ports: Vec<&str> = ports.map(|link| link.a.interface.as_str()).collect();
+                let entries = node_root::entries(self.spec.hardware, &name, &ports);
                 node_root::make(&self.home.root(*host), &entries)
                     .map_err(|source| WorldError::Root { host: host.to_string(), source })
             }

@@ -84,7 +84,7 @@ impl Host {
     pub fn has_root(self) -> bool {
         match self {
             Host::Controller | Host::Edge(_) | Host::Node(_) => true,
-            Host::Net | Host::Backbone => false,
+            Host::Net | Host::Backbone | Host::Lan => false,
         }
     }
 }

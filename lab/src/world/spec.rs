@@ -90,17 +90,25 @@ pub struct WorldSpec {
     pub tenant: String,
     /// Regional edges, 0 to [`EDGES_MAX`].
     pub edges: u8,
-    /// Nodes, 0 to [`NODES_MAX`]; each is a site of its own.
+    /// Nodes, 0 to [`NODES_MAX`].
     pub nodes: u8,
+    /// How many of them are the first site, 1 to [`NODES_MAX`]: those with the lowest numbers, with
+    /// a network between them. Each of the others is a site of its own.
+    #[serde(default = "one")]
+    pub site_nodes: u8,
     /// Whether the nodes' own managers give them their addresses; else the laboratory does.
     pub nodes_set_themselves_up: bool,
     /// What hardware the nodes believe to be.
     pub hardware: Hardware,
     /// Interval of BFD in milliseconds, one of [`BFD_MS`], when it is not to be the default.
     pub bfd_interval_ms: Option<u32>,
-    /// The build of Kubernetes that the first node runs, with a workload; none without.
+    /// The build of Kubernetes that the first site runs, with a workload; none without.
     #[serde(default)]
     pub kubernetes: Option<PathBuf>,
+}
+
+fn one() -> u8 {
+    1
 }
 
 /// Why a world cannot be made as asked.
@@ -116,6 +124,9 @@ pub enum SpecError {
         /// What was asked for.
         given: u8,
     },
+    /// A site without a node.
+    #[error("the first site has at least one node")]
+    EmptySite,
     /// The interval of BFD.
     #[error("BFD cannot have an interval of {0} ms: it must be from {least} to {most} ms",
         least = BFD_MS.start(), most = BFD_MS.end())]
@@ -133,6 +144,7 @@ impl Default for WorldSpec {
             tenant: "acme".into(),
             edges: 3,
             nodes: 1,
+            site_nodes: 1,
             nodes_set_themselves_up: true,
             hardware: Hardware::default(),
             bfd_interval_ms: None,
@@ -154,6 +166,9 @@ impl WorldSpec {
                 return Err(SpecError::TooMany { what, max, given });
             }
         }
+        if self.site_nodes == 0 {
+            return Err(SpecError::EmptySite);
+        }
         if let Some(bad) = self.bfd_interval_ms.filter(|interval| !BFD_MS.contains(interval)) {
             return Err(SpecError::Bfd(bad));
         }
@@ -161,6 +176,16 @@ impl WorldSpec {
             return Err(SpecError::Tenant(self.tenant.clone()));
         }
         Ok(())
+    }
+
+    /// The numbers of the nodes of the first site.
+    pub fn first_site(&self) -> std::ops::RangeInclusive<u8> {
+        1..=self.site_nodes.min(self.nodes)
+    }
+
+    /// The number of the site that the node of this number belongs to: that of its first node.
+    pub fn site_of(&self, node: u8) -> u8 {
+        if self.first_site().contains(&node) { 1 } else { node }
     }
 }
 
@@ -188,6 +213,15 @@ mod tests {
             let spec = WorldSpec { bfd_interval_ms: Some(interval), ..WorldSpec::default() };
             assert_eq!(spec.validate(), want);
         }
+        let spec = WorldSpec { site_nodes: 0, ..WorldSpec::default() };
+        assert_eq!(spec.validate(), Err(SpecError::EmptySite));
         assert_eq!(WorldSpec::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn the_first_site_has_the_first_nodes_and_no_more_than_there_are() {
+        let spec = WorldSpec { nodes: 4, site_nodes: 3, ..WorldSpec::default() };
+        assert_eq!([1, 2, 3, 4].map(|node| spec.site_of(node)), [1, 1, 1, 4]);
+        assert_eq!(WorldSpec { nodes: 2, ..spec }.first_site(), 1..=2);
     }
 }

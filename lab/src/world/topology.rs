@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Every host has one link to `net`, named after the host; a regional edge has one more to the
-//! backbone, `<edge>-bb`. Delays are one way. The addresses outside are of 198.18.0.0/15, which is kept for
+//! backbone, `<edge>-bb`. Where the first site has several nodes, each has one more to that site's
+//! own network, `<node>-lan`, which a switch of the name `lan` joins. Delays are one way. The addresses outside are of 198.18.0.0/15, which is kept for
 //! such tests (RFC 2544); the backbone is 10.255.0.0/24, and every edge answers at
 //! [`SERVICE`], so that traffic of a site has somewhere to go over any of its tunnels.
 
@@ -30,7 +31,9 @@ pub const CONTROLLER_PORT: u16 = 6443;
 pub const WAN: &str = "wan0";
 /// Interface of an edge towards the backbone.
 pub const BACKBONE: &str = "bb0";
-/// The switch of the backbone.
+/// Interface of a node towards the other nodes of its site.
+pub const LAN: &str = "lan0";
+/// The bridge of a host that is a switch.
 const SWITCH: &str = "br0";
 const MTU: u32 = 1500;
 
@@ -41,6 +44,8 @@ pub enum Host {
     Net,
     /// The switch between the edges.
     Backbone,
+    /// The switch between the nodes of the first site.
+    Lan,
     /// The global controller.
     Controller,
     /// A regional edge, from 1.
@@ -54,6 +59,7 @@ impl fmt::Display for Host {
         match self {
             Host::Net => f.write_str("net"),
             Host::Backbone => f.write_str("backbone"),
+            Host::Lan => f.write_str("lan"),
             Host::Controller => f.write_str("controller"),
             Host::Edge(number) => write!(f, "re-{number}"),
             Host::Node(number) => write!(f, "node-{number}"),
@@ -69,6 +75,7 @@ impl std::str::FromStr for Host {
         match text {
             "net" => Ok(Host::Net),
             "backbone" => Ok(Host::Backbone),
+            "lan" => Ok(Host::Lan),
             "controller" => Ok(Host::Controller),
             _ => numbered("re-")
                 .map(Host::Edge)
@@ -80,7 +87,7 @@ impl std::str::FromStr for Host {
 
 /// A text that names no host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no host; hosts are controller, re-1…, node-1…, net and backbone")]
+#[error("{0:?} is no host; hosts are controller, re-1…, node-1…, net, backbone and lan")]
 pub struct UnknownHost(pub String);
 
 impl Host {
@@ -89,10 +96,10 @@ impl Host {
         format!("{}{self}", netns_prefix(world))
     }
 
-    /// Its address in the internet of the world; none for the two that are the network.
+    /// Its address in the internet of the world; none for those that are the network.
     pub fn address(self) -> Option<Ipv4Addr> {
         match self {
-            Host::Net | Host::Backbone => None,
+            Host::Net | Host::Backbone | Host::Lan => None,
             Host::Controller => Some(Ipv4Addr::new(198, 18, 0, 2)),
             Host::Edge(number) => Some(Ipv4Addr::new(198, 18, number, 2)),
             Host::Node(number) => Some(Ipv4Addr::new(198, 19, number, 2)),
@@ -103,7 +110,7 @@ impl Host {
     pub fn backbone_address(self) -> Option<Ipv4Addr> {
         match self {
             Host::Edge(number) => Some(Ipv4Addr::new(10, 255, 0, number)),
-            Host::Net | Host::Backbone | Host::Controller | Host::Node(_) => None,
+            Host::Net | Host::Backbone | Host::Lan | Host::Controller | Host::Node(_) => None,
         }
     }
 
@@ -115,7 +122,7 @@ impl Host {
     /// One-way delay between this host and `net`.
     pub fn delay(self) -> Duration {
         match self {
-            Host::Net | Host::Backbone => Duration::ZERO,
+            Host::Net | Host::Backbone | Host::Lan => Duration::ZERO,
             Host::Controller => Duration::from_millis(10),
             Host::Edge(1) => Duration::from_millis(5),
             Host::Edge(2) => Duration::from_millis(12),
@@ -173,11 +180,19 @@ impl Topology {
         let backbone_delay = Duration::from_millis(2);
         let backbone = edges
             .map(|host| link(format!("{host}-bb"), host, BACKBONE, Host::Backbone, backbone_delay));
+        let lan = spec.site_nodes > 1;
+        let site = spec.first_site().filter(|_| lan).map(Host::Node);
+        let lan_delay = Duration::from_micros(100);
+        let site = site.map(|host| link(format!("{host}-lan"), host, LAN, Host::Lan, lan_delay));
         Topology {
             world: spec.name.clone(),
             nodes_set_themselves_up: spec.nodes_set_themselves_up,
-            links: wan.chain(backbone).collect(),
-            hosts: [Host::Net, Host::Backbone].into_iter().chain(leaves).collect(),
+            links: wan.chain(backbone).chain(site).collect(),
+            hosts: [Host::Net, Host::Backbone]
+                .into_iter()
+                .chain(lan.then_some(Host::Lan))
+                .chain(leaves)
+                .collect(),
         }
     }
 
@@ -197,6 +212,9 @@ impl Topology {
             if links.iter().any(|link| link.name == format!("{name}-bb")) {
                 backbone_setup(*host, &mut setups);
             }
+            if links.iter().any(|link| link.name == format!("{name}-lan")) {
+                setups.entry(Host::Lan).or_default().ip.push(plugged_in(*host));
+            }
         }
         setups
     }
@@ -207,7 +225,7 @@ fn own_setup(host: Host) -> HostSetup {
     let lo = "link set dev lo up".to_owned();
     match host {
         Host::Net => HostSetup { ip: vec![lo], sysctls: vec![on("net/ipv4/ip_forward")] },
-        Host::Backbone => HostSetup {
+        Host::Backbone | Host::Lan => HostSetup {
             ip: vec![
                 lo,
                 format!("link add {SWITCH} type bridge"),
@@ -243,11 +261,11 @@ fn wan_setup(host: Host, itself: bool, setups: &mut BTreeMap<Host, HostSetup>) {
 fn backbone_setup(host: Host, setups: &mut BTreeMap<Host, HostSetup>) {
     let Some(address) = host.backbone_address() else { return };
     setups.entry(host).or_default().ip.push(format!("address replace {address}/24 dev {BACKBONE}"));
-    setups
-        .entry(Host::Backbone)
-        .or_default()
-        .ip
-        .push(format!("link set dev {host} master {SWITCH}"));
+    setups.entry(Host::Backbone).or_default().ip.push(plugged_in(host));
+}
+
+fn plugged_in(host: Host) -> String {
+    format!("link set dev {host} master {SWITCH}")
 }
 
 /// The network of the backbone.
@@ -269,9 +287,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn spec() -> impl Strategy<Value = WorldSpec> {
-        (0u8..=99, 0u8..=99).prop_map(|(edges, nodes)| WorldSpec {
+        (0u8..=99, 0u8..=99, 1u8..=99).prop_map(|(edges, nodes, site_nodes)| WorldSpec {
             edges,
             nodes,
+            site_nodes,
             ..WorldSpec::default()
         })
     }
@@ -309,6 +328,22 @@ mod tests {
         let setups = topology.setup(&[Host::Node(2)], &new);
         assert_eq!(setups.keys().copied().collect::<Vec<_>>(), [Host::Net, Host::Node(2)]);
         assert_eq!(setups[&Host::Net].ip, ["address replace 198.19.2.1/30 dev node-2"]);
+    }
+
+    #[test]
+    fn a_network_of_the_site_is_there_for_those_who_share_it() {
+        let links = |nodes, site_nodes| {
+            let topology =
+                Topology::of(&WorldSpec { nodes, site_nodes, ..WorldSpec::default() });
+            let names = topology.links.iter().map(|link| link.name.clone());
+            names.filter(|name| name.ends_with("-lan")).collect::<Vec<_>>()
+        };
+        assert_eq!(links(3, 1), [] as [&str; 0]);
+        assert_eq!(links(3, 2), ["node-1-lan", "node-2-lan"]);
+        let topology = Topology::of(&WorldSpec { nodes: 2, site_nodes: 2, ..WorldSpec::default() });
+        let setups = topology.setup(&[Host::Lan], &topology.links);
+        let lan = &setups[&Host::Lan].ip;
+        assert_eq!(lan.last().unwrap(), "link set dev node-2 master br0");
     }
 
     #[test]

@@ -32,6 +32,9 @@ use tokio::sync::watch;
 const SOON: Duration = Duration::from_secs(5);
 /// How often the release in force is looked at; what somebody removed is applied again.
 const LOOK_EVERY: Duration = Duration::from_secs(300);
+/// How soon a node that joined is told which release is in force. The leader keeps its place with
+/// the same step: it takes less than the time after which a silent one loses it.
+const NEWCOMERS_EVERY: Duration = Duration::from_secs(10);
 
 /// The engine; [`ReleaseEngine::run`] does the work.
 pub struct ReleaseEngine<T> {
@@ -306,10 +309,13 @@ impl<T: Target> ReleaseEngine<T> {
             return until.saturating_duration_since(self.clock.now());
         }
         self.sweep();
-        if let Some(good) = self.machine.good().cloned()
-            && let Err(failure) = self.keep_only(&good).await
-        {
-            tracing::warn!(reason = %failure.reason, message = failure.message, "images stay pinned");
+        if let Some(good) = self.machine.good().cloned() {
+            if let Err(failure) = self.keep_only(&good).await {
+                tracing::warn!(reason = %failure.reason, message = failure.message, "images stay pinned");
+            }
+            if let Err(failure) = self.target.announce(&good.reference.digest).await {
+                tracing::debug!(reason = %failure.reason, message = failure.message, "new nodes wait");
+            }
         }
         if self.looked.elapsed() >= LOOK_EVERY {
             self.looked = Instant::now();
@@ -321,7 +327,7 @@ impl<T: Target> ReleaseEngine<T> {
                 return Duration::ZERO;
             }
         }
-        LOOK_EVERY.saturating_sub(self.looked.elapsed())
+        LOOK_EVERY.saturating_sub(self.looked.elapsed()).min(NEWCOMERS_EVERY)
     }
 
     /// Holds the images of this release, and no others: also after a restart of the manager, and

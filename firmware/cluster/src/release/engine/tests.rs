@@ -461,6 +461,18 @@ fn a_node_that_does_not_lead_pulls_and_follows() {
     assert_eq!(site.fake.world().pinned.len(), 1);
 }
 
+/// The mark is on the Nodes that were there when the release came into force.
+#[test]
+fn a_node_that_joins_later_is_told_what_is_in_force() {
+    let mut site = Site::with(ONE);
+    let one = kept("one", ONE);
+    site.fake.world().announced = None;
+    let (engine, _) = site.engine();
+    let pause = block_on(engine.turn()).unwrap();
+    assert_eq!(site.fake.world().announced, Some(one.release.digest));
+    assert!(pause < crate::nodes::leader::TTL / 2, "the next one waits {pause:?}");
+}
+
 #[test]
 fn a_site_that_was_reset_gets_its_release_again() {
     let mut site = Site::with(ONE);

@@ -50,6 +50,11 @@ impl ClusterPaths {
         self.root.state_dir().join("cluster")
     }
 
+    /// What etcd keeps here, once this node is a member of the datastore.
+    pub fn datastore_member(&self) -> PathBuf {
+        self.data_dir().join("server/db/etcd/member")
+    }
+
     /// Snapshots that the distribution writes.
     pub fn snapshot_dir(&self) -> PathBuf {
         self.data_dir().join("server/db/snapshots")

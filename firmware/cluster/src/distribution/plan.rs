@@ -3,6 +3,10 @@
 //! k3s reads its files when it starts and never again, the kubelet counts huge pages when it
 //! starts; so whatever differs from what the running process was started with takes a restart,
 //! and nothing else does. Files come before the process that reads them.
+//!
+//! The exception is whom to join, which a member of the datastore is past: when the first server of
+//! a site goes, all others are told of another one at the same time, and restarting them all would
+//! cost the site its datastore for a while.
 
 use super::render::Rendered;
 use super::want::Wanted;
@@ -23,6 +27,8 @@ pub enum Aspect {
     Configuration,
     /// Pools of huge pages.
     HugePages,
+    /// Which server is joined, if any.
+    Join,
     /// The program's file.
     Program,
     /// `registries.yaml`.
@@ -35,6 +41,7 @@ impl fmt::Display for Aspect {
             Aspect::Arguments => "its arguments",
             Aspect::Configuration => "its configuration",
             Aspect::HugePages => "the huge pages",
+            Aspect::Join => "the server that it joins",
             Aspect::Program => "its program",
             Aspect::Registries => "the registries",
         })
@@ -87,6 +94,8 @@ pub struct Have {
     pub registries: (PathBuf, FileState),
     /// The process.
     pub running: Running,
+    /// The datastore here has become a member.
+    pub is_member: bool,
 }
 
 /// One step. `Display` is the line of a dry run and of the log.
@@ -168,11 +177,11 @@ pub fn plan(want: Option<&Wanted>, have: &Have) -> Result<Vec<Step>, PlanError> 
     match &have.running {
         Running::None => steps.push(Step::Start),
         Running::Pausing(aspects) | Running::Supervised { aspects, .. } => {
-            steps.extend(restart(&want.aspects, aspects));
+            steps.extend(restart(&want.aspects, aspects, have.is_member));
         }
         Running::Found { pid, aspects } => {
             steps.push(Step::Adopt(*pid));
-            steps.extend(restart(&want.aspects, aspects));
+            steps.extend(restart(&want.aspects, aspects, have.is_member));
         }
     }
     Ok(steps)
@@ -191,10 +200,13 @@ fn file(
     })
 }
 
-fn restart(want: &Aspects, have: &Aspects) -> Option<Step> {
+fn restart(want: &Aspects, have: &Aspects, is_member: bool) -> Option<Step> {
     let keys: BTreeSet<Aspect> = want.keys().chain(have.keys()).copied().collect();
-    let changed: BTreeSet<Aspect> =
+    let mut changed: BTreeSet<Aspect> =
         keys.into_iter().filter(|key| want.get(key) != have.get(key)).collect();
+    if is_member {
+        changed.remove(&Aspect::Join);
+    }
     (!changed.is_empty()).then_some(Step::Restart(changed))
 }
 
@@ -284,11 +296,12 @@ mod tests {
         /// After the steps nothing is left to do, what is not ours was not touched, and the
         /// process is the one that ran when nothing changed for it.
         #[test]
-        fn steps_lead_there_and_no_further(want in wanted(), config in state("/c"), registries in state("/r"), running in running()) {
+        fn steps_lead_there_and_no_further(want in wanted(), config in state("/c"), registries in state("/r"), running in running(), is_member: bool) {
             let have = Have {
                 config: ("/c".into(), config),
                 registries: ("/r".into(), registries),
                 running,
+                is_member,
             };
             let Ok(steps) = plan(want.as_ref(), &have) else {
                 let foreign = have.config.1 == FileState::Foreign || have.registries.1 == FileState::Foreign;
@@ -325,6 +338,7 @@ mod tests {
             config: ("/c".into(), FileState::Ours(rendered("/c", "b"))),
             registries: ("/r".into(), FileState::Ours(rendered("/r", "x"))),
             running: Running::Found { pid: 7, aspects: aspects("b", "") },
+            is_member: true,
         };
         let steps: Vec<String> =
             plan(Some(&want), &have).unwrap().iter().map(ToString::to_string).collect();
@@ -345,6 +359,28 @@ mod tests {
     }
 
     #[test]
+    fn whom_to_join_matters_until_the_node_has_joined() {
+        let joins = |server: &str| {
+            let mut aspects = aspects("a", "");
+            aspects.insert(Aspect::Join, server.into());
+            aspects
+        };
+        let want =
+            Wanted { config: rendered("/c", "a"), registries: None, aspects: joins("second") };
+        let mut have = Have {
+            config: ("/c".into(), FileState::Ours(rendered("/c", "of the first"))),
+            registries: ("/r".into(), FileState::Absent),
+            running: Running::Supervised { pid: 7, aspects: joins("first") },
+            is_member: false,
+        };
+        let write = Step::Write(want.config.clone());
+        let restart = Step::Restart([Aspect::Join].into());
+        assert_eq!(plan(Some(&want), &have).unwrap(), [write.clone(), restart]);
+        have.is_member = true;
+        assert_eq!(plan(Some(&want), &have).unwrap(), [write], "read at its next start");
+    }
+
+    #[test]
     fn a_foreign_file_is_in_the_way_only_when_ours_is_needed() {
         let mut want =
             Wanted { config: rendered("/c", "a"), registries: None, aspects: aspects("a", "") };
@@ -352,6 +388,7 @@ mod tests {
             config: ("/c".into(), FileState::Absent),
             registries: ("/r".into(), FileState::Foreign),
             running: Running::None,
+            is_member: false,
         };
         assert_eq!(plan(Some(&want), &have).unwrap().len(), 2);
         want.registries = Some(rendered("/r", "a"));

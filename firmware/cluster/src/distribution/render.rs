@@ -114,6 +114,12 @@ pub fn config(wants: &NodeWants, paths: &ClusterPaths) -> Rendered {
     Rendered { path: config_path(paths), content: yaml(&config) }
 }
 
+/// Whether a line of our fragment says whom to join. A text that goes on in another line is
+/// indented there.
+pub(super) fn is_about_joining(line: &str) -> bool {
+    line.starts_with("cluster-init:") || line.starts_with("server:")
+}
+
 /// `system-reserved=cpu=250m,memory=512Mi` (kubelet's reference).
 fn system_reserved(wants: &NodeWants) -> Option<String> {
     let cpu =

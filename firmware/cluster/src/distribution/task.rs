@@ -226,6 +226,7 @@ impl Task {
             config: observed(render::config_path(&self.settings.paths)),
             registries: observed(render::registries_path(&self.settings.paths)),
             running: self.running(found.as_ref()),
+            is_member: self.settings.paths.datastore_member().exists(),
         };
         let steps = match plan(want.as_ref(), &have) {
             Ok(steps) => steps,

@@ -42,9 +42,12 @@ impl Wanted {
     }
 
     fn with_registries(mut self, registries: Option<Rendered>) -> Self {
-        self.aspects.insert(Aspect::Configuration, fingerprint(&self.config));
+        let (join, rest): (Vec<&str>, Vec<&str>) =
+            self.config.content.lines().partition(|line| render::is_about_joining(line));
+        self.aspects.insert(Aspect::Configuration, fingerprint(&rest.join("\n")));
+        self.aspects.insert(Aspect::Join, join.join(" "));
         match &registries {
-            Some(file) => self.aspects.insert(Aspect::Registries, fingerprint(file)),
+            Some(file) => self.aspects.insert(Aspect::Registries, fingerprint(&file.content)),
             None => self.aspects.remove(&Aspect::Registries),
         };
         Wanted { registries, ..self }
@@ -52,8 +55,8 @@ impl Wanted {
 }
 
 /// The configuration is secret; the records of processes need not be.
-fn fingerprint(file: &Rendered) -> String {
-    holdfast_api::hex(digest(&SHA256, file.content.as_bytes()).as_ref())
+fn fingerprint(text: &str) -> String {
+    holdfast_api::hex(digest(&SHA256, text.as_bytes()).as_ref())
 }
 
 #[cfg(test)]
@@ -85,6 +88,11 @@ mod tests {
         let mut wants = server();
         wants.labels.insert("more".into(), "yes".into());
         assert_eq!(changed(want(&wants, "/k3s", &arguments)), [Aspect::Configuration]);
+        let mut wants = server();
+        wants.server = Some("https://10.0.0.2:6443".into());
+        assert_eq!(changed(want(&wants, "/k3s", &arguments)), [Aspect::Join]);
+        wants.role = holdfast_api::kubernetes::KubernetesRole::Server;
+        assert_eq!(changed(want(&wants, "/k3s", &arguments)), [Aspect::Join]);
         let mut wants = server();
         wants.mirrors.push(RegistryMirror {
             registry: "*".into(),

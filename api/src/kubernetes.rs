@@ -175,8 +175,12 @@ pub struct KubernetesIntent {
     /// What runs on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub release: Option<ReleaseRef>,
-    /// Nodes that the site has, by name; others are removed from its Kubernetes.
+    /// Nodes that the site has, by name; others are removed from its Kubernetes when they have
+    /// been silent for long.
     pub nodes: Vec<String>,
+    /// Nodes that were taken from the site, by name: they are removed at once. A name is not given
+    /// to another node of the same cluster.
+    pub retired: Vec<String>,
     /// The site has one server and no more: nobody else holds its datastore.
     pub single_server: bool,
 }

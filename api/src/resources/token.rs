@@ -39,6 +39,10 @@ pub struct TokenSpec {
     /// The site that nodes join; a site of its own for each node when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub site: Option<String>,
+    /// The node of that site whose place the bearer takes, with its role. When the bearer is
+    /// admitted, that node is retired and removed from the site's Kubernetes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
     /// Labels given to the site.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -52,6 +56,7 @@ impl Default for TokenSpec {
             role: Role::default(),
             approval: ApprovalRule::default(),
             site: None,
+            replaces: None,
             labels: BTreeMap::new(),
         }
     }

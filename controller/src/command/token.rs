@@ -63,6 +63,9 @@ pub struct Arguments {
     /// Site that nodes join (or name of the edge); one of its own for each when absent
     #[arg(long, value_name = "NAME")]
     site: Option<String>,
+    /// Node of that site whose place and role its bearer takes; it is retired then
+    #[arg(long, value_name = "NODE", requires = "site")]
+    replaces: Option<String>,
     /// Label given to the site; may be repeated
     #[arg(long = "label", value_name = "NAME=VALUE")]
     labels: Vec<String>,
@@ -94,6 +97,7 @@ impl Arguments {
                 false => ApprovalRule::Manual,
             },
             site: self.site.clone(),
+            replaces: self.replaces.clone(),
             labels: self.labels.iter().map(|text| site_label(text)).collect::<Result<_, _>>()?,
         };
         let mut token = Token::new(Some(&self.namespace), "", spec);
@@ -168,6 +172,7 @@ fn first_argument(status: &Status) -> Option<Failure> {
             "spec.uses" => "--uses",
             "spec.expiresAt" => "--expires-in",
             "spec.site" => "--site",
+            "spec.replaces" => "--replaces",
             field if field.starts_with("spec.labels") => "--label",
             _ => return None,
         };

@@ -35,8 +35,15 @@ pub(super) fn intent(input: NodeInput<'_>) -> Option<KubernetesIntent> {
         snapshots: want.snapshots.clone(),
         release: input.release.cloned(),
         nodes: nodes.iter().map(|node| node.name.clone()).collect(),
+        retired: retired(input.left, nodes),
         single_server: nodes.iter().filter(is_server).count() == 1,
     })
+}
+
+/// Those of `left` that the site does not have.
+fn retired(left: &[String], nodes: &[SiteNode]) -> Vec<String> {
+    let is_here = |name: &String| nodes.iter().any(|node| node.name == *name);
+    left.iter().filter(|name| !is_here(name)).cloned().collect()
 }
 
 #[cfg(test)]
@@ -67,6 +74,7 @@ mod tests {
                 overlay: None,
                 public_key: None,
                 release: None,
+                left: &[],
             })
         };
         assert_eq!(told(&spec, 0), None);

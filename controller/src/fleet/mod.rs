@@ -10,6 +10,7 @@ pub mod admission;
 pub mod health;
 mod kubernetes;
 mod lan;
+mod left;
 pub mod pools;
 pub mod render;
 pub mod task;
@@ -26,6 +27,7 @@ mod tests;
 
 pub use object::save;
 pub(crate) use object::seconds;
+use object::to_value;
 pub use presence::Presence;
 
 use crate::trust::Authority;
@@ -41,6 +43,10 @@ pub const SIGNED_ANNOTATION: &str = "holdfast.dev/signed-request";
 pub const TOKEN_SITE_ANNOTATION: &str = "holdfast.dev/token-site";
 /// Annotation of a registration: the labels that its token gives, as JSON.
 pub const TOKEN_LABELS_ANNOTATION: &str = "holdfast.dev/token-labels";
+/// Annotation of a registration: the node whose place its token gives.
+pub const TOKEN_REPLACES_ANNOTATION: &str = "holdfast.dev/token-replaces";
+/// Annotation of a site: names of nodes that it had, oldest first, as JSON.
+pub const LEFT_ANNOTATION: &str = "holdfast.dev/left-nodes";
 /// Annotation of an edge: `namespace/name` of the registration that it comes from.
 pub const REGISTRATION_ANNOTATION: &str = "holdfast.dev/registration";
 /// Annotation of an edge: what its registration offered when it was last taken over, as JSON.

@@ -1,10 +1,11 @@
 //! Registrations: approval, place, certificate.
 
 use super::admission::{self, Verdict};
+use super::left;
 use super::object::{annotate, save, set_field, to_value};
 use super::{
     Fleet, OFFERED_ANNOTATION, REGISTRATION_ANNOTATION, SIGNED_ANNOTATION, TOKEN_LABELS_ANNOTATION,
-    TOKEN_SITE_ANNOTATION, render,
+    TOKEN_REPLACES_ANNOTATION, TOKEN_SITE_ANNOTATION, render,
 };
 use crate::store::{Key, OVERLAY_ANNOTATION, Shared, Tx};
 use crate::trust::DeviceRequest;
@@ -80,8 +81,8 @@ impl Fleet {
             None => Key::new(Kind::Site, tenant, &self.site_for(tx, entry, registration)),
         };
         let site = tx.get(&site_key).and_then(|site| site.decode::<Site>());
-        let member = site.as_ref().and_then(|site| {
-            site.spec.nodes.iter().find(|node| node.registration == entry.key.name).cloned()
+        let member = site.and_then(|site| {
+            site.spec.nodes.into_iter().find(|node| node.registration == entry.key.name)
         });
         let node = match (member, &status.node) {
             (Some(node), _) => node.name,
@@ -89,7 +90,7 @@ impl Fleet {
                 self.withdraw(tx, entry, RegistrationPhase::Retired, Reason::RegistrationRetired);
                 return Ok(None);
             }
-            (None, None) => self.join(tx, &site_key, site, entry, registration),
+            (None, None) => self.join(tx, &site_key, entry, registration),
         };
         let subject = Subject::Node { tenant: tenant.clone(), node: node.clone() };
         let mut value = entry.value.clone();
@@ -121,24 +122,40 @@ impl Fleet {
     }
 
     /// Makes the device a node of the site, and the site when there is none. Answers its name.
+    ///
+    /// One that takes the place of another comes last all the same: the first node is the one that
+    /// may begin a new datastore, and must be of those that have the old one.
     fn join(
         &self,
         tx: &mut Tx<'_>,
         site_key: &Key,
-        site: Option<Site>,
         entry: &Shared,
         registration: &Registration,
     ) -> String {
         let tenant = &entry.key.namespace;
-        let taken =
-            |name: &str| tx.state().get(&Key::new(Kind::NodeConfig, tenant, name)).is_some();
+        let site = tx.get(site_key);
+        let mut left = site.as_ref().map(left::of).unwrap_or_default();
+        let mut nodes =
+            site.and_then(|site| site.decode::<Site>()).map(|s| s.spec.nodes).unwrap_or_default();
+        let replaced = entry.annotation(TOKEN_REPLACES_ANNOTATION);
+        let at = nodes.iter().position(|node| node.name == replaced);
+        let old = at.map(|at| nodes.remove(at));
+        let is_first = nodes.is_empty();
+        if is_first {
+            // Nobody is left who could take the new node for the old one.
+            left.clear();
+            old.iter().for_each(|old| self.replace(tx, tenant, old));
+        }
+        let taken = |name: &str| {
+            left.iter().any(|gone| gone == name)
+                || tx.state().get(&Key::new(Kind::NodeConfig, tenant, name)).is_some()
+        };
         let name = admission::node_name(&site_key.name, taken);
-        let mut nodes = site.map(|site| site.spec.nodes).unwrap_or_default();
         nodes.push(SiteNode {
             address: None,
             name: name.clone(),
             registration: entry.key.name.clone(),
-            role: NodeRole::Worker,
+            role: old.as_ref().map_or(NodeRole::Worker, |old| old.role),
         });
         admission::assign_roles(&mut nodes);
         let mut value = tx.get(site_key).map_or_else(|| serde_json::json!({}), |s| s.value.clone());
@@ -151,7 +168,19 @@ impl Fleet {
             }
         }
         save(tx, site_key.clone(), value, None);
+        // Once its place is taken: else the next in line would get its role.
+        old.iter().filter(|_| !is_first).for_each(|old| self.replace(tx, tenant, old));
         name
+    }
+
+    /// Retires a node whose place another device takes.
+    fn replace(&self, tx: &mut Tx<'_>, tenant: &str, old: &SiteNode) {
+        let key = Key::new(Kind::Registration, tenant, &old.registration);
+        if let Some(registration) = tx.get(&key) {
+            tracing::info!(node = old.name, "another device takes its place");
+            let reason = Reason::RegistrationRetired;
+            self.withdraw(tx, &registration, RegistrationPhase::Retired, reason);
+        }
     }
 
     fn admit_edge(

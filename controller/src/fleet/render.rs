@@ -31,6 +31,8 @@ pub struct NodeInput<'a> {
     pub public_key: Option<PublicKey>,
     /// The release that the site names.
     pub release: Option<&'a ReleaseRef>,
+    /// Nodes that left the site.
+    pub left: &'a [String],
 }
 
 impl NodeInput<'_> {

@@ -1,7 +1,8 @@
 //! Taking back what a device was given.
 
 use super::Fleet;
-use super::object::{annotate, save, set_field, to_value};
+use super::left;
+use super::object::{annotate, save, to_value};
 use super::{REGISTRATION_ANNOTATION, SIGNED_ANNOTATION};
 use crate::store::{Key, OVERLAY_ANNOTATION, Shared, Tx};
 use holdfast_api::Reason;
@@ -68,7 +69,10 @@ impl Fleet {
         let Some(mut site) = entry.decode::<Site>() else { return };
         site.spec.nodes.retain(|member| member.registration != before.key.name);
         super::admission::assign_roles(&mut site.spec.nodes);
-        set_field(tx, &entry, "nodes", to_value(&site.spec.nodes));
+        let mut value = entry.value.clone();
+        value["spec"]["nodes"] = to_value(&site.spec.nodes);
+        left::note(&mut value, left::of(&entry), &node, &site.spec.nodes);
+        save(tx, site_key, value, None);
     }
 
     /// An edge was deleted: whoever registered it is no edge any more.

@@ -1,6 +1,7 @@
 //! Sites: prefix, membership, and what is rendered for their nodes.
 
 use super::lan;
+use super::left;
 use super::object::{save, set_field, to_value, write};
 use super::render::{self, NodeInput};
 use super::{Fleet, SITE_LABEL};
@@ -47,7 +48,7 @@ impl Fleet {
                 }
             }
         }
-        let addressed = lan::addressed(&site.spec.nodes, site.spec.prefix);
+        let addressed = lan::addressed(&key.name, &site.spec.nodes, site.spec.prefix);
         if addressed != site.spec.nodes {
             site.spec.nodes = addressed;
             if let Some(entry) = tx.get(key) {
@@ -77,7 +78,9 @@ impl Fleet {
             .iter()
             .filter_map(|entry| entry.decode::<RegionalEdge>())
             .collect();
-        let join_token = tx.get(key).and_then(|site| site.hidden.clone());
+        let site = tx.get(key);
+        let join_token = site.as_ref().and_then(|site| site.hidden.clone());
+        let left = site.as_ref().map(left::of).unwrap_or_default();
         let release = spec.kubernetes.as_ref().and_then(|want| release(tx, &key.namespace, want));
         for node in &spec.nodes {
             let at = |kind| Key::new(kind, &key.namespace, &node.name);
@@ -94,6 +97,7 @@ impl Fleet {
                     .as_ref()
                     .and_then(|entry| entry.text("/spec/wireguardPublicKey").parse().ok()),
                 release: release.as_ref(),
+                left: &left,
             };
             let labels = [(SITE_LABEL, key.name.as_str())];
             let have = tx.get(&at(Kind::NodeConfig)).and_then(|entry| entry.decode::<NodeConfig>());

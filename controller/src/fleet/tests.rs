@@ -7,7 +7,7 @@ use crate::rules::{Presentation, present};
 use crate::store::{Forget, Index, Key, OVERLAY_ANNOTATION, State, Store, Tx};
 use crate::trust::DeviceRequest;
 use holdfast_api::resources::{
-    Decision, EdgePolicy, Kind, NodeConfig, RegionalEdge, RegionalEdgeSpec, Registration,
+    Decision, EdgePolicy, Kind, NodeConfig, NodeRole, RegionalEdge, RegionalEdgeSpec, Registration,
     RegistrationSpec, Site, SiteNode, SiteSpec, TunnelPeer,
 };
 use holdfast_api::token::{TokenId, TokenSecret};
@@ -19,7 +19,7 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
-const DEVICES: usize = 4;
+const DEVICES: usize = 6;
 
 fn requests() -> &'static [String] {
     static REQUESTS: OnceLock<Vec<String>> = OnceLock::new();
@@ -39,7 +39,7 @@ fn registration_key(device: usize) -> Key {
 
 #[derive(Debug, Clone)]
 enum Op {
-    Present { device: usize, site: Option<u8>, auto: bool },
+    Present { device: usize, site: Option<u8>, auto: bool, replaces: Option<u8> },
     Decide { device: usize, yes: bool },
     DeleteSite(u8),
     EmptySite(u8),
@@ -51,8 +51,8 @@ enum Op {
 fn ops() -> impl Strategy<Value = Op> {
     let device = 0..DEVICES;
     prop_oneof![
-        6 => (device.clone(), prop::option::of(0u8..2), prop::bool::weighted(0.7))
-            .prop_map(|(device, site, auto)| Op::Present { device, site, auto }),
+        6 => (device.clone(), prop::option::of(0u8..2), prop::bool::weighted(0.7), prop::option::weighted(0.3, 0u8..3))
+            .prop_map(|(device, site, auto, replaces)| Op::Present { device, site, auto, replaces }),
         2 => (device.clone(), any::<bool>()).prop_map(|(device, yes)| Op::Decide { device, yes }),
         1 => (0u8..2).prop_map(Op::DeleteSite),
         1 => (0u8..2).prop_map(Op::EmptySite),
@@ -73,11 +73,20 @@ fn site_name(n: u8) -> String {
 }
 
 /// A token of its own for each presentation.
-fn token(tx: &mut Tx<'_>, serial: u8, site: Option<u8>, auto: bool) -> (TokenId, TokenSecret) {
+fn token(
+    tx: &mut Tx<'_>,
+    serial: u8,
+    site: Option<u8>,
+    auto: bool,
+    replaces: Option<u8>,
+) -> (TokenId, TokenSecret) {
     let (id, secret) = (TokenId([serial, 0, 0, 0, 0]), TokenSecret::new([serial; 10]));
     let rule = if auto { "Automatic" } else { "Manual" };
+    let name = |n: u8| site_name(site.unwrap_or(0)) + ["", "-2", "-3"][usize::from(n)];
+    let replaces = replaces.map(name);
     let value = json!({
-        "metadata": {}, "spec": {"uses": 1, "approval": rule, "site": site.map(site_name)},
+        "metadata": {},
+        "spec": {"uses": 1, "approval": rule, "site": site.map(site_name), "replaces": replaces},
         "status": {"id": id.to_string(), "used": 0},
     });
     let hash = holdfast_api::hex(&crate::sha256(secret.expose()));
@@ -85,19 +94,29 @@ fn token(tx: &mut Tx<'_>, serial: u8, site: Option<u8>, auto: bool) -> (TokenId,
     (id, secret)
 }
 
+fn show(
+    tx: &mut Tx<'_>,
+    fleet: &Fleet,
+    device: usize,
+    (id, secret): (TokenId, TokenSecret),
+) -> Result<(), ApiError> {
+    let spec = RegistrationSpec {
+        csr: requests()[device].clone(),
+        hostname: "box".into(),
+        wireguard_public_key: Some(PublicKey([1 + u8::try_from(device).unwrap(); 32])),
+        ..Default::default()
+    };
+    let key = registration_key(device);
+    let metadata = json!({});
+    present(Presentation { key, id, secret, spec, metadata, key_proved: true }, fleet, tx)?;
+    Ok(())
+}
+
 fn apply(tx: &mut Tx<'_>, fleet: &Fleet, serial: u8, op: &Op) -> Result<(), ApiError> {
     match op {
-        Op::Present { device, site, auto } => {
-            let (id, secret) = token(tx, serial, *site, *auto);
-            let spec = RegistrationSpec {
-                csr: requests()[*device].clone(),
-                hostname: "box".into(),
-                wireguard_public_key: Some(PublicKey([1 + u8::try_from(*device).unwrap(); 32])),
-                ..Default::default()
-            };
-            let key = registration_key(*device);
-            let metadata = json!({});
-            present(Presentation { key, id, secret, spec, metadata, key_proved: true }, fleet, tx)?;
+        Op::Present { device, site, auto, replaces } => {
+            let token = token(tx, serial, *site, *auto, *replaces);
+            show(tx, fleet, *device, token)?;
         }
         Op::Decide { device, yes } => {
             if let Some(entry) = tx.get(&registration_key(*device)) {
@@ -221,6 +240,53 @@ proptest! {
     }
 }
 
+/// A new device has the role of the one whose place it takes; nobody else gets another role, and
+/// neither its name nor its address is that of the one that went.
+#[tokio::test]
+async fn a_node_takes_the_place_of_another() {
+    let store = Store::open(Forget, crate::system_clock(), 10).unwrap();
+    let fleet = fleet();
+    let site = |tx: &mut Tx<'_>| -> Site {
+        tx.get(&Key::new(Kind::Site, "t", "site0")).unwrap().decode().unwrap()
+    };
+    let told = |site: &Site| -> Vec<(String, NodeRole, String)> {
+        let nodes = site.spec.nodes.iter();
+        nodes
+            .map(|node| (node.name.clone(), node.role, node.address.unwrap().to_string()))
+            .collect()
+    };
+    let work = move |tx: &mut Tx<'_>| {
+        for device in 0..4 {
+            let token = token(tx, u8::try_from(device).unwrap(), Some(0), true, None);
+            show(tx, &fleet, device, token)?;
+        }
+        let before = told(&site(tx));
+        let mut value = tx.get(&Key::new(Kind::Site, "t", "site0")).unwrap().value.clone();
+        value["spec"]["kubernetes"] = json!({});
+        save(tx, Key::new(Kind::Site, "t", "site0"), value, None);
+        // A control plane goes while a worker stands by.
+        let token = token(tx, 4, Some(0), true, Some(1));
+        show(tx, &fleet, 4, token)?;
+        let config = tx.get(&Key::new(Kind::NodeConfig, "t", "site0")).unwrap();
+        let phase = tx.get(&registration_key(1)).unwrap().text("/status/phase").to_owned();
+        Ok::<_, ApiError>((before, told(&site(tx)), config.decode::<NodeConfig>(), phase))
+    };
+    let (before, after, config, phase) = store.write(work).await.unwrap();
+    let node = |name: &str, role, last: u8| (name.to_owned(), role, format!("10.128.0.{last}"));
+    use NodeRole::{ControlPlane, Worker};
+    let [first, third] = [node("site0", ControlPlane, 1), node("site0-3", ControlPlane, 3)];
+    let worker = node("site0-4", Worker, 4);
+    assert_eq!(
+        before,
+        [first.clone(), node("site0-2", ControlPlane, 2), third.clone(), worker.clone()]
+    );
+    assert_eq!(after, [first, third, worker, node("site0-5", ControlPlane, 5)]);
+    let intent = config.unwrap().spec.kubernetes.unwrap();
+    assert_eq!(intent.retired, ["site0-2"]);
+    assert!(!intent.nodes.contains(&"site0-2".to_owned()));
+    assert_eq!(phase, "Retired");
+}
+
 fn edge(name: &str, drained: bool) -> RegionalEdge {
     let spec = RegionalEdgeSpec {
         endpoint: Some("192.0.2.1:1".parse().unwrap()),
@@ -256,8 +322,15 @@ fn a_number_grows_with_the_content_and_never_falls() {
     let mut spec = SiteSpec { nodes: vec![node.clone()], ..Default::default() };
     let config = |spec: &SiteSpec| {
         let overlay = Some("100.64.0.1".parse().unwrap());
-        let input =
-            NodeInput { site: "s", spec, node: &node, overlay, public_key: None, release: None };
+        let input = NodeInput {
+            site: "s",
+            spec,
+            node: &node,
+            overlay,
+            public_key: None,
+            release: None,
+            left: &[],
+        };
         render::node_config(input, &[edge("a", false)])
     };
     let first = render::number(None, config(&spec), 7);

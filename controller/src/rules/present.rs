@@ -8,7 +8,9 @@
 
 use super::token::secret_matches;
 use super::{edge, key_is_taken};
-use crate::fleet::{Fleet, TOKEN_LABELS_ANNOTATION, TOKEN_SITE_ANNOTATION, save};
+use crate::fleet::{
+    Fleet, TOKEN_LABELS_ANNOTATION, TOKEN_REPLACES_ANNOTATION, TOKEN_SITE_ANNOTATION, save,
+};
 use crate::http::ApiError;
 use crate::schema::FieldError;
 use crate::store::{Index, Key, Shared, State, Tx};
@@ -95,6 +97,9 @@ pub fn present(
     let annotations = &mut value["metadata"]["annotations"];
     if let Some(site) = token.spec.site {
         annotations[TOKEN_SITE_ANNOTATION] = site.into();
+    }
+    if let Some(node) = token.spec.replaces {
+        annotations[TOKEN_REPLACES_ANNOTATION] = node.into();
     }
     if !token.spec.labels.is_empty() {
         annotations[TOKEN_LABELS_ANNOTATION] = json!(token.spec.labels).to_string().into();

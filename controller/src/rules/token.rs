@@ -4,9 +4,9 @@ use super::Write;
 use super::metadata::check_labels;
 use crate::http::ApiError;
 use crate::schema::FieldError;
-use crate::store::Tx;
+use crate::store::{Key, Tx};
 use holdfast_api::meta::is_dns_label;
-use holdfast_api::resources::TokenStatus;
+use holdfast_api::resources::{Kind, Site, TokenStatus};
 use holdfast_api::token::{CaFingerprint, Envelope, TokenId, TokenSecret};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -55,6 +55,9 @@ pub(super) fn check(write: &Write<'_>, tx: &Tx<'_>, new: &mut Value) -> Result<(
         let message = format!("Invalid value: {site:?}: must be a DNS label (RFC 1123)");
         errors.push(FieldError::invalid("spec.site", message));
     }
+    if write.old_spec().is_none_or(|old| old["replaces"] != spec["replaces"]) {
+        errors.extend(replaced(tx, &write.key.namespace, spec));
+    }
     let end = |spec: Option<&Value>| {
         spec.and_then(|spec| spec["expiresAt"].as_str()).and_then(|t| t.parse::<Timestamp>().ok())
     };
@@ -75,4 +78,27 @@ pub(super) fn check(write: &Write<'_>, tx: &Tx<'_>, new: &mut Value) -> Result<(
         }
     }
     write.invalid(errors)
+}
+
+/// Whoever takes the place of a node must be one, and there must be such a place.
+fn replaced(tx: &Tx<'_>, tenant: &str, spec: &Value) -> Option<FieldError> {
+    let node = spec["replaces"].as_str()?;
+    let invalid = |field, message: String| Some(FieldError::invalid(field, message));
+    if spec["role"].as_str().is_some_and(|role| role != "Node") {
+        return invalid("spec.replaces", "only a node takes the place of a node".into());
+    }
+    if spec["uses"] != 1 {
+        return invalid("spec.uses", "the place of a node is taken once".into());
+    }
+    let Some(site) = spec["site"].as_str() else {
+        return Some(FieldError::required("spec.site"));
+    };
+    let known = tx
+        .get(&Key::new(Kind::Site, tenant, site))
+        .and_then(|site| site.decode::<Site>())
+        .is_some_and(|site| site.spec.nodes.iter().any(|one| one.name == node));
+    match known {
+        true => None,
+        false => invalid("spec.replaces", format!("Not found: site {site} has no node {node:?}")),
+    }
 }

@@ -86,6 +86,11 @@ const TOKEN_SPEC: Schema = Object(&[
     field("role", &ROLE, "What its bearers become."),
     field("approval", &Enum(&["Manual", "Automatic"]), "Who approves: an operator, or nobody."),
     field("site", &Text, "Site that nodes join; a site of its own for each node when absent."),
+    field(
+        "replaces",
+        &Text,
+        "Node of that site whose place and role the bearer takes; it is retired then.",
+    ),
     field("labels", &TEXT_MAP, "Labels given to the site."),
 ]);
 
@@ -295,6 +300,7 @@ const KUBERNETES: Schema = Object(&[
         "What runs on it.",
     ),
     field("nodes", &TEXTS, "Nodes that the site has; others are removed from its Kubernetes."),
+    field("retired", &TEXTS, "Nodes that left the site; they are removed at once."),
     field("singleServer", &Bool, "The site has one server and no more."),
 ]);
 

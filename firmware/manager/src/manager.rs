@@ -191,6 +191,7 @@ impl Manager {
             UplinkEvent::Refused(problem) => {
                 self.lifecycle.on(Event::Refused(problem.reason), now);
                 self.contact.failed(problem);
+                self.want_kubernetes();
             }
             UplinkEvent::Release => {
                 self.release_problem = None;
@@ -363,7 +364,12 @@ impl Manager {
     /// release was fetched, or could not be.
     fn want_kubernetes(&self) {
         let (inputs, problem) = (self.inputs(), self.release_problem.as_ref());
-        self.cluster.want(|before| Wanted::of(&inputs, problem, before));
+        let is_retired = self.lifecycle.stage() == Stage::Refused
+            && matches!(
+                self.lifecycle.reason(),
+                Some(Reason::RegistrationRetired | Reason::RegistrationRejected)
+            );
+        self.cluster.want(|before| Wanted { is_retired, ..Wanted::of(&inputs, problem, before) });
     }
 
     fn look_at_health(&mut self) {

@@ -143,8 +143,14 @@ pub fn of_site() -> SiteKubernetes {
     }
 }
 
-/// The workload. Its ports name their protocol, which Kubernetes 1.20 wants for server-side apply.
+/// The workload.
 pub fn release() -> ReleaseSpec {
+    release_of("1", ANSWER)
+}
+
+/// A version of the workload, with an image of its own, and what it answers. Its ports name their
+/// protocol, which Kubernetes 1.20 wants for server-side apply.
+pub fn release_of(version: &str, answer: &str) -> ReleaseSpec {
     let manifest = format!(
         "apiVersion: apps/v1
 kind: Deployment
@@ -159,7 +165,7 @@ spec:
       containers:
       - name: web
         image: {image}
-        env: [{{name: TEXT, value: {ANSWER:?}}}]
+        env: [{{name: TEXT, value: {answer:?}}}]
         ports: [{{containerPort: 8080, protocol: TCP}}]
         readinessProbe: {{httpGet: {{path: /ready, port: 8080}}, periodSeconds: 1}}
 ---
@@ -171,17 +177,33 @@ spec:
   selector: {{app: web}}
   ports: [{{port: 80, protocol: TCP, targetPort: 8080, nodePort: {NODE_PORT}}}]
 ",
-        image = image_name(),
+        image = image_of(version),
     );
     ReleaseSpec {
-        version: "1".into(),
+        version: version.into(),
         manifests: [("web.yaml".into(), manifest)].into(),
         timeout_secs: 120,
     }
 }
 
-fn image_name() -> String {
-    format!("{REGISTRY}/web:1")
+/// The image of a version of the workload.
+pub fn image_of(version: &str) -> String {
+    format!("{REGISTRY}/web:{version}")
+}
+
+/// Puts an image of the workload into the registries, which have their images in one place.
+///
+/// # Errors
+/// [`FleetError`].
+pub fn publish(world: &World, image: &str) -> Result<(), FleetError> {
+    let Some(root) = world.spec().kubernetes.clone() else { return Ok(()) };
+    let built = Built::open(&root).ok_or_else(|| failed(KubernetesError::NotBuilt(root)))?;
+    let image = web_image(&built, image).map_err(|error| failed(KubernetesError::Image(error)))?;
+    image::publish(&images(world), &image).map_err(|error| failed(KubernetesError::Registry(error)))
+}
+
+fn images(world: &World) -> PathBuf {
+    world.home().dir().join("registry")
 }
 
 /// Starts a registry on each of the hosts, all with the same images.
@@ -191,14 +213,10 @@ fn image_name() -> String {
 pub fn start_registries(world: &mut World, hosts: &[Host]) -> Result<(), FleetError> {
     let Some(root) = world.spec().kubernetes.clone() else { return Ok(()) };
     let built = Built::open(&root).ok_or_else(|| failed(KubernetesError::NotBuilt(root)))?;
-    let folder = world.home().dir().join("registry");
-    let image =
-        web_image(&built, &image_name()).map_err(|error| failed(KubernetesError::Image(error)))?;
-    let registry = |error| failed(KubernetesError::Registry(error));
-    image::publish(&folder, &image).map_err(registry)?;
+    publish(world, &image_of("1"))?;
     let config = world.home().dir().join("registry.yml");
-    holdfast_durable::write(&config, registry_config(&folder).as_bytes(), 0o600)
-        .map_err(registry)?;
+    holdfast_durable::write(&config, registry_config(&images(world)).as_bytes(), 0o600)
+        .map_err(|error| failed(KubernetesError::Registry(error)))?;
     let program = built.usr().join("bin/docker-registry");
     let environment = built.environment();
     let environment: Vec<(&str, &str)> =
@@ -268,10 +286,15 @@ fn of(stage: &str, number: usize, all: usize) -> String {
 
 /// Whether the workload answers at this node to somebody elsewhere in the world.
 pub fn answers(home: &Home, host: Host) -> bool {
+    answers_with(home, host, ANSWER)
+}
+
+/// The same of a version that answers something else.
+pub fn answers_with(home: &Home, host: Host, expected: &str) -> bool {
     let address = host.address().unwrap_or(Ipv4Addr::LOCALHOST);
     let ask = || get((address, NODE_PORT).into());
     let answer = netns::inside(&Host::Controller.netns(home.world()), ask);
-    answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.ends_with(ANSWER)))
+    answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.ends_with(expected)))
 }
 
 /// Whether the release is in force.

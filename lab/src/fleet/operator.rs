@@ -144,6 +144,27 @@ impl Operator {
             site: site.map(Into::into),
             ..TokenSpec::default()
         };
+        self.token(spec)
+    }
+
+    /// Makes a token for the device that takes the place of `node` of `site`.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub fn make_replacement(
+        &self,
+        site: &str,
+        node: &str,
+    ) -> Result<Zeroizing<String>, OperatorError> {
+        self.token(TokenSpec {
+            approval: ApprovalRule::Automatic,
+            site: Some(site.into()),
+            replaces: Some(node.into()),
+            ..TokenSpec::default()
+        })
+    }
+
+    fn token(&self, spec: TokenSpec) -> Result<Zeroizing<String>, OperatorError> {
         let mut token = Token::new(Some(&self.tenant), "", spec);
         token.metadata.generate_name = Some("lab-".into());
         let made = self.with("make a token", async |client| client.create(&token, None).await)?;

@@ -333,8 +333,7 @@ mod tests {
     #[test]
     fn a_network_of_the_site_is_there_for_those_who_share_it() {
         let links = |nodes, site_nodes| {
-            let topology =
-                Topology::of(&WorldSpec { nodes, site_nodes, ..WorldSpec::default() });
+            let topology = Topology::of(&WorldSpec { nodes, site_nodes, ..WorldSpec::default() });
             let names = topology.links.iter().map(|link| link.name.clone());
             names.filter(|name| name.ends_with("-lan")).collect::<Vec<_>>()
         };

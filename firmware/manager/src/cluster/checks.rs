@@ -44,6 +44,9 @@ impl Manager for Checks {
     fn lead(&self) -> Later<'_, bool> {
         Box::pin(async move {
             let Some(leader) = &self.leader else { return Ok(false) };
+            if self.wants.borrow().is_retired {
+                return Ok(false);
+            }
             let place = leader.lock().await.attempt().await;
             match place {
                 Ok(Leadership::Ours { .. }) => Ok(true),

@@ -7,16 +7,18 @@ use holdfast_api::local::{PlanReport, PlannedStep, Problem, ReleaseInput, Traffi
 use holdfast_api::{Reason, chain};
 use holdfast_cluster::images::{OwnNode, PrePuller, Runtime};
 use holdfast_cluster::kubernetes::Api;
+use holdfast_cluster::nodes::cluster::Answer;
 use holdfast_cluster::nodes::kube::KubeCluster;
-use holdfast_cluster::nodes::leader::LeaderLock;
+use holdfast_cluster::nodes::leader::{LeaderLock, Leadership, RENEW_EVERY};
 use holdfast_cluster::nodes::removal::Removal;
-use holdfast_cluster::nodes::replace;
+use holdfast_cluster::nodes::replace::{self, Plan};
 use holdfast_cluster::nodes::service::{LockSettings, RebootLock};
 use holdfast_cluster::paths::ClusterPaths;
 use holdfast_cluster::release::engine::{ReleaseEngine, Releases, Report};
 use holdfast_cluster::release::journal::Kept;
 use holdfast_cluster::release::live::Live;
 use holdfast_cluster::snapshots;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +26,8 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-/// Nodes that the site does not have any more are looked for this often.
+/// Nodes that the site does not have any more are looked for this often, and at once when something
+/// else is wanted.
 const NODES_EVERY: Duration = Duration::from_secs(30);
 
 /// The lock of whoever leads the site, shared by all that only the leader does.
@@ -117,25 +120,71 @@ impl Releasing {
     }
 }
 
-/// Removes nodes that the site does not have any more, while this node leads.
+/// Removes nodes that the site does not have any more, while this node leads; sees that some node
+/// does, also where there is no release.
 async fn see_to_nodes(
     mut removal: Removal<KubeCluster>,
     leader: Leader,
-    wants: watch::Receiver<Wanted>,
+    mut wants: watch::Receiver<Wanted>,
 ) {
+    let mut looked: Option<(Instant, NodeNames)> = None;
     loop {
-        tokio::time::sleep(NODES_EVERY).await;
-        if !leader.lock().await.is_ours(Instant::now()) {
-            continue;
-        }
-        let names = wants.borrow().intent.as_ref().map(|intent| intent.nodes.clone());
-        let names = names.unwrap_or_default().into_iter().collect();
-        let wanted = replace::Wanted { names, ..replace::Wanted::default() };
-        match removal.pass(&wanted, Instant::now()).await {
-            Ok(plan) => debug!(steps = plan.steps.len(), "nodes looked at"),
-            Err(error) => {
-                warn!(reason = %error.reason(), error = chain(&error), "nodes are not looked at");
+        let names = NodeNames::of(&wants.borrow_and_update());
+        let leads = leads(&leader, names.is_retired).await;
+        let is_due =
+            looked.as_ref().is_none_or(|(at, last)| at.elapsed() >= NODES_EVERY || *last != names);
+        if leads && is_due {
+            looked = Some((Instant::now(), names.clone()));
+            match remove_nodes(&mut removal, names).await {
+                Ok(plan) => debug!(steps = plan.steps.len(), held = plan.held.len(), "nodes"),
+                Err(error) => {
+                    warn!(reason = %error.reason(), error = chain(&error), "nodes are not looked at");
+                }
             }
         }
+        tokio::select! {
+            changed = wants.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(RENEW_EVERY) => {}
+        }
     }
+}
+
+/// Takes the place when it is free, renews it when it is ours. A node that is no node of the site
+/// any more leaves it to the others: what it knows of the site is old, and it is to be removed.
+async fn leads(leader: &Leader, is_retired: bool) -> bool {
+    let mut leader = leader.lock().await;
+    if is_retired {
+        if let Err(error) = leader.give_back().await {
+            debug!(error = chain(&error), "the others wait until its time is over");
+        }
+        return false;
+    }
+    matches!(leader.attempt().await, Ok(Leadership::Ours { .. }))
+}
+
+/// What is said of the site's nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct NodeNames {
+    here: BTreeSet<String>,
+    retired: Vec<String>,
+    is_retired: bool,
+}
+
+impl NodeNames {
+    fn of(wanted: &Wanted) -> Self {
+        let intent = wanted.intent.clone().unwrap_or_default();
+        Self {
+            here: intent.nodes.into_iter().collect(),
+            retired: intent.retired,
+            is_retired: wanted.is_retired,
+        }
+    }
+}
+
+async fn remove_nodes(removal: &mut Removal<KubeCluster>, names: NodeNames) -> Answer<Plan> {
+    let mut wanted = replace::Wanted { names: names.here, ..replace::Wanted::default() };
+    for name in &names.retired {
+        wanted.retired.extend(removal.retire(name).await?);
+    }
+    removal.pass(&wanted, Instant::now()).await
 }

@@ -61,6 +61,9 @@ pub struct Wanted {
     pub tunnels: Tunnels,
     /// What is asked for cannot be had; what runs goes on.
     pub problem: Option<Problem>,
+    /// The controller does not count this node among the site's any more. What runs goes on until
+    /// the others have removed it.
+    pub is_retired: bool,
 }
 
 /// What is read for it, when it matters.
@@ -120,6 +123,7 @@ impl Wanted {
             node_name: desired.node.clone(),
             tunnels: Tunnels { want, ..before.tunnels },
             problem,
+            is_retired: before.is_retired,
         }
     }
 

@@ -160,8 +160,8 @@ pub fn start_nodes(
         if site == *number {
             make_site(world, operator, site)?;
         } else {
-            // The first to register is the first of the site, for as long as it belongs to it.
-            wait_admitted(world, site)?;
+            // The order in which they register is that of their names and roles.
+            wait_admitted(world, *number - 1)?;
         }
         let site = settings::site(site);
         let token = operator.make_token(Role::Node, 1, Some(&site)).map_err(asked(START_NODES))?;

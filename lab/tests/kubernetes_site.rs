@@ -1,0 +1,294 @@
+//! A site of three nodes from the controller's word on: roles, a release, reboots one at a time, and
+//! a node that breaks.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::{Place, cannot};
+use holdfast_api::kubernetes::{KubernetesPhase, KubernetesRole, KubernetesState, ReleasePhase};
+use holdfast_api::local::NodeReport;
+use holdfast_api::paths::Root;
+use holdfast_api::resources::{NodeRole, Site};
+use holdfast_lab_kubernetes::asked::kubernetes;
+use holdfast_lab_kubernetes::cgroups::Cgroup;
+use lab::fleet::kubernetes::{self, answers_with, environment, image_of, publish, release_of};
+use lab::fleet::{self, Operator, settings};
+use lab::programs::Programs;
+use lab::world::topology::netns_prefix;
+use lab::world::{EmulatorMode, Host, World, WorldSpec, down};
+use lab::{exec, netns, process};
+use std::fmt::Debug;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const LAB: &str = env!("CARGO_BIN_EXE_lab");
+const PATIENCE: Duration = Duration::from_secs(180);
+/// What is asked for here costs a program's start or requests to the API server.
+const PAUSE: Duration = Duration::from_millis(500);
+const NODES: [Host; 3] = [Host::Node(1), Host::Node(2), Host::Node(3)];
+
+struct Story {
+    world: World,
+    programs: Programs,
+    operator: Operator,
+    began: Instant,
+    // Last, so that the world is there until the end.
+    place: Place,
+}
+
+impl Story {
+    fn begin(test: &str) -> Option<Self> {
+        let kubernetes = kubernetes(test)?;
+        if cannot(test) {
+            return None;
+        }
+        let beside = Path::new(LAB).parent().unwrap().to_path_buf();
+        let dir = std::env::var_os("HOLDFAST_BIN_DIR").map_or(beside, Into::into);
+        let programs = match Programs::in_dir(&dir) {
+            Ok(programs) => programs,
+            Err(error) => {
+                eprintln!("skipped: {test}: {error}; `cargo build --workspace --bins` makes it");
+                return None;
+            }
+        };
+        let (place, began) = (Place::new(), Instant::now());
+        let spec = WorldSpec {
+            edges: 2,
+            nodes: 3,
+            site_nodes: 3,
+            kubernetes: Some(kubernetes.built().root().to_path_buf()),
+            ..WorldSpec::default()
+        };
+        let mode = EmulatorMode::Process(LAB.into());
+        let dir = programs.dir();
+        let mut world = World::create(&place.home, &spec, dir, &mode, &mut |_| {}).unwrap();
+        let told = fleet::start(&mut world, &programs, &mut |stage| eprintln!("{stage:?}"));
+        let operator = told.unwrap_or_else(|error| {
+            for host in NODES {
+                eprintln!("--- {host}\n{}", log(&world, host));
+            }
+            panic!("{}", holdfast_api::chain(&error))
+        });
+        Some(Story { world, programs, operator, began, place })
+    }
+
+    fn passed(&self, what: &str) {
+        eprintln!("{:6.1} s  {what}", self.began.elapsed().as_secs_f64());
+    }
+
+    /// What `holdfast kube status` says there.
+    fn state(&self, host: Host) -> KubernetesState {
+        let mut command = Command::new(self.programs.path("holdfast"));
+        command.arg("--root").arg(self.world.home().root(host));
+        command.args(["kube", "status", "-o", "json"]);
+        let output = exec::output(&self.world.netns(host), &mut command).unwrap();
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{host}: {error}: {output:?}"))
+    }
+
+    fn report(&self, host: Host) -> NodeReport {
+        fleet::ask(&fleet::manager_socket(&self.world, host), "/v1/status").unwrap()
+    }
+
+    fn k3s(&self, host: Host, words: &[&str]) -> String {
+        let root = self.world.home().root(host).display().to_string();
+        let build = self.world.spec().kubernetes.as_ref();
+        let mut command = Command::new(self.programs.path("lab-k3s"));
+        let netns = self.world.netns(host);
+        command.args(words).envs(environment(build, &root, &netns));
+        let output = exec::output(&netns, &mut command).unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Names of the cluster's nodes that are Ready, as `host` sees them, in order.
+    fn ready(&self, host: Host) -> Vec<String> {
+        let words = ["kubectl", "--request-timeout=5s", "get", "nodes", "--no-headers"];
+        let listed = self.k3s(host, &words);
+        let mut lines: Vec<Vec<&str>> =
+            listed.lines().map(|line| line.split_whitespace().collect()).collect();
+        lines.sort();
+        lines.iter().filter(|line| line[1] == "Ready").map(|line| line[0].to_owned()).collect()
+    }
+
+    /// Asks the reboot lock of `at` for the node `id`: the status and what is said.
+    fn lock(&self, at: Host, request: &str, id: &str) -> (u16, String) {
+        let socket = Root::new(self.world.home().root(at)).fleet_lock_socket();
+        let body = format!(r#"{{"client_params": {{"id": "{id}", "group": "default"}}}}"#);
+        let mut stream = UnixStream::connect(socket).unwrap();
+        write!(
+            stream,
+            "POST /v1/{request} HTTP/1.1\r\nhost: lock\r\nconnection: close\r\n\
+             fleet-lock-protocol: true\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+    }
+
+    fn granted(&self, at: Host, request: &str, id: &str) {
+        until(&format!("{request} of {id}"), || match self.lock(at, request, id) {
+            (200, _) => Ok(()),
+            (_, said) => Err(said),
+        });
+    }
+
+    fn site(&self) -> Site {
+        self.operator.list::<Site>().unwrap().remove(0)
+    }
+
+    /// As when somebody pulls the plug.
+    fn break_down(&self, host: Host) {
+        let netns = self.world.netns(host);
+        for _ in 0..2 {
+            let all = process::inside(&netns::path(&netns));
+            assert_eq!(process::end(&all, Duration::ZERO), []);
+        }
+        for cgroup in Cgroup::with_prefix(&netns) {
+            cgroup.remove(PATIENCE).unwrap();
+        }
+    }
+}
+
+/// Tries until it succeeds.
+fn until<T, E: Debug>(what: &str, mut attempt: impl FnMut() -> Result<T, E>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    runtime.block_on(async {
+        let mut ticks = tokio::time::interval(PAUSE);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            match attempt() {
+                Ok(done) => return done,
+                Err(last) => assert!(Instant::now() < deadline, "not in time: {what}: {last:?}"),
+            }
+        }
+    })
+}
+
+fn holds(what: &str, mut condition: impl FnMut() -> bool) {
+    until(what, || if condition() { Ok(()) } else { Err(()) });
+}
+
+fn log(world: &World, host: Host) -> String {
+    let [_, manager] = fleet::node_services(host);
+    std::fs::read_to_string(world.home().log(&manager)).unwrap_or_default()
+}
+
+#[test]
+fn three_nodes_share_a_cluster_and_one_takes_the_place_of_another() {
+    let test = "three_nodes_share_a_cluster_and_one_takes_the_place_of_another";
+    let Some(mut story) = Story::begin(test) else { return };
+    story.passed("up");
+
+    let roles = NODES.map(|host| story.report(host).kubernetes.unwrap().role);
+    use KubernetesRole::{ClusterInit, Server};
+    assert_eq!(roles, [ClusterInit, Server, Server]);
+    let names = NODES.map(|host| story.report(host).node);
+    assert_eq!(names, ["site-1", "site-1-2", "site-1-3"]);
+    assert_eq!(story.ready(Host::Node(3)), names);
+
+    a_release_reaches_every_node_and_is_applied_once(&story);
+    one_reboots_at_a_time(&story);
+    a_broken_node_is_replaced(&mut story);
+
+    assert!(down(&story.place.home).unwrap().problems.is_empty());
+    assert_eq!(Cgroup::with_prefix(&netns_prefix(story.place.home.world())), []);
+    story.passed("gone");
+}
+
+fn a_release_reaches_every_node_and_is_applied_once(story: &Story) {
+    publish(&story.world, &image_of("2")).unwrap();
+    let release = story.operator.make_release("web2", release_of("2", "second")).unwrap();
+    let digest = release.status.unwrap().digest;
+    let patch = serde_json::json!({"spec": {"kubernetes": {"release": "web2"}}});
+    let _: Site = story.operator.patch(&settings::site(1), &patch).unwrap();
+    for host in NODES {
+        until(&format!("{host} runs the release"), || {
+            let release = story.state(host).release;
+            let name = release.good.as_ref().map(|good| good.name.clone());
+            let in_force =
+                release.phase == ReleasePhase::Committed && name.as_deref() == Some("web2");
+            if in_force { Ok(()) } else { Err((release.phase, release.message)) }
+        });
+        let images = story.k3s(host, &["crictl", "images"]);
+        let is_there = |line: &str| line.split_whitespace().next() == Some(&*image_of("2"));
+        assert!(images.lines().any(is_there), "{host}: {images}");
+        assert!(answers_with(&story.place.home, host, "second"), "{host}");
+        assert_eq!(story.state(host).phase, KubernetesPhase::Ready);
+    }
+    let column =
+        r#"jsonpath={range .items[*]}{.metadata.annotations.holdfast\.dev/pre-pulled}{" "}{end}"#;
+    let held = story.k3s(Host::Node(2), &["kubectl", "get", "nodes", "-o", column]);
+    assert_eq!(held.split_whitespace().collect::<Vec<_>>(), [digest.as_str(); 3]);
+    // The first version and the second: nobody applied either of them once more in another form.
+    let of_web = ["kubectl", "get", "deployment", "web", "-o", "jsonpath={.metadata.generation}"];
+    assert_eq!(story.k3s(Host::Node(1), &of_web), "2");
+    let said = format!("the release is in force release=\"{digest}\"");
+    let who: Vec<Host> =
+        NODES.into_iter().filter(|host| plain(&log(&story.world, *host)).contains(&said)).collect();
+    assert_eq!(who.len(), 1, "{who:?} applied it");
+    story.passed("the second release is in force");
+}
+
+/// Without the colours of a log.
+fn plain(text: &str) -> String {
+    let mut parts = text.split('\u{1b}');
+    let first = parts.next().unwrap_or_default().to_owned();
+    first + &parts.filter_map(|part| Some(part.split_once('m')?.1)).collect::<String>()
+}
+
+fn one_reboots_at_a_time(story: &Story) {
+    let [first, second, third] = NODES;
+    story.granted(first, "pre-reboot", "site-1-2");
+    let (status, said) = story.lock(third, "pre-reboot", "site-1-3");
+    assert!(status == 409 && said.contains("failed_lock_semaphore_full"), "{said}");
+    story.granted(second, "steady-state", "site-1-2");
+    story.granted(third, "pre-reboot", "site-1-3");
+    story.granted(first, "steady-state", "site-1-3");
+    story.passed("two nodes had the lock, one after the other");
+}
+
+fn a_broken_node_is_replaced(story: &mut Story) {
+    let (broken, new) = (Host::Node(2), Host::Node(4));
+    story.break_down(broken);
+    // The one call. The rest is the new machine's token and power switch.
+    let token = story.operator.make_replacement(&settings::site(1), "site-1-2").unwrap();
+    let spec = WorldSpec { nodes: 4, site_nodes: 4, ..story.world.spec().clone() };
+    let mode = EmulatorMode::Process(LAB.into());
+    story.world.grow(&spec, &mode, &mut |_| {}).unwrap();
+    fleet::start_node(&mut story.world, &story.programs, 4, &token).unwrap();
+    fleet::wait_online(&mut story.world, &[4]).unwrap();
+    story.passed("the new node is online");
+    let site = story.site().spec.nodes;
+    let members: Vec<(&str, NodeRole)> =
+        site.iter().map(|node| (node.name.as_str(), node.role)).collect();
+    let of = |name| (name, NodeRole::ControlPlane);
+    assert_eq!(members, ["site-1", "site-1-3", "site-1-4"].map(of));
+
+    if let Err(error) = kubernetes::wait_ready(&mut story.world, new) {
+        panic!("{}\n{}", holdfast_api::chain(&error), log(&story.world, Host::Node(1)));
+    }
+    assert_eq!(story.state(new).role, KubernetesRole::Server);
+    story.passed("the new node is Ready");
+    let names = ["site-1", "site-1-3", "site-1-4"];
+    holds("the broken node is gone", || story.ready(new) == names);
+    holds("the new node knows the release", || {
+        story.state(new).release.phase == ReleasePhase::Committed
+    });
+    for host in [Host::Node(1), Host::Node(3)] {
+        assert_eq!(story.state(host).starts, 1, "{host} went on");
+    }
+    // Two of three write, two of four would not: the dead member is gone, the new one counts.
+    story.break_down(Host::Node(3));
+    holds("the datastore goes on", || {
+        let words = ["kubectl", "--request-timeout=5s", "create", "configmap", "on", "-o", "name"];
+        story.k3s(new, &words).contains("configmap/on")
+    });
+    story.passed("two of three go on");
+}

@@ -6,9 +6,9 @@
 
 use super::PATIENCE;
 use futures_util::future::BoxFuture;
-use holdfast_api::Reason;
 use holdfast_api::kubernetes::{ReleasePhase, ReleaseState};
 use holdfast_api::paths::Root;
+use holdfast_api::{Reason, chain};
 use holdfast_cluster::images::{OwnNode, PrePuller, Runtime};
 use holdfast_cluster::kubernetes::Api;
 use holdfast_cluster::nodes::kube::KubeCluster;
@@ -235,7 +235,7 @@ impl Checks for Beside {
             let of =
                 Of { site: "here", node: "node1", stamp: Stamp::next(None, now), why: &why, now };
             let taken = take(&Program(self.surroundings.clone()), &self.paths, &of).await;
-            taken.map(drop).map_err(|error| Failure::always(error.reason(), error.chain()))
+            taken.map(drop).map_err(|error| Failure::always(error.reason(), chain(&error)))
         })
     }
 
@@ -244,7 +244,7 @@ impl Checks for Beside {
             match self.lock.lock().await.attempt().await {
                 Ok(Leadership::Ours { .. }) => Ok(true),
                 Ok(Leadership::Others { .. }) => Ok(false),
-                Err(error) => Err(Failure::always(error.reason(), error.chain())),
+                Err(error) => Err(Failure::always(error.reason(), chain(&error))),
             }
         })
     }

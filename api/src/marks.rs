@@ -48,6 +48,10 @@ pub const PRE_PULLED_ANNOTATION: &str = "holdfast.dev/pre-pulled";
 pub const PRE_PULL_PROGRESS_ANNOTATION: &str = "holdfast.dev/pre-pull-progress";
 /// Annotation of a Node, written by whoever applied the release: digest of the one in force.
 pub const RELEASE_ANNOTATION: &str = "holdfast.dev/release";
+/// Annotation of a Node, written by its manager: keys of its labels that are ours.
+pub const NODE_LABELS_ANNOTATION: &str = "holdfast.dev/node-labels";
+/// Annotation of a Node, written by its manager: keys and effects of its taints that are ours.
+pub const NODE_TAINTS_ANNOTATION: &str = "holdfast.dev/node-taints";
 /// Port on which servers of a site with several nodes answer for the reboot lock (FleetLock).
 pub const FLEET_LOCK_PORT: u16 = 6460;
 /// Lease that holds the images of a release in containerd, followed by the release's digest.

@@ -46,9 +46,8 @@ pub struct NodeWants {
     pub token: Secret,
     /// The node's address; k3s finds one when absent.
     pub node_ip: Option<IpAddr>,
-    /// Labels: the profile's, and over those the controller's. k3s sets them at each start; one
-    /// that is not wanted any more stays on the Node, and a taint is only set when the node joins
-    /// (docs.k3s.io, "k3s agent", node labels and taints).
+    /// Labels: the profile's, and over those the controller's. k3s sets them at each start and a
+    /// taint when the node joins; [`crate::nodes::labels`] does the rest.
     pub labels: BTreeMap<String, String>,
     /// Taints of both.
     pub taints: BTreeSet<Taint>,

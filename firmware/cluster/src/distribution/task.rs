@@ -61,6 +61,8 @@ pub(super) struct Task {
     refused: Option<Wanted>,
     versions: Versions,
     trial_since: Option<Instant>,
+    /// How often the version on trial ended by itself, or could not be started.
+    trial_ends: u32,
 
     sent: JoinSet<News>,
     probing: bool,
@@ -120,6 +122,7 @@ impl Task {
             wanted: None,
             refused: None,
             trial_since: None,
+            trial_ends: 0,
             sent: JoinSet::new(),
             probing: false,
             upgrading: false,
@@ -309,6 +312,7 @@ impl Task {
                     if let Err(problem) = self.launch().await {
                         warn!(reason = %problem.reason, message = %problem.message, "Kubernetes cannot be started");
                         self.problem = Some(problem);
+                        self.trial_ends = self.trial_ends.saturating_add(1);
                         next = Some(Event::Exited { jitter: jitter() });
                     }
                 }
@@ -390,6 +394,7 @@ impl Task {
                 "Kubernetes ended"
             );
             self.problem = found;
+            self.trial_ends = self.trial_ends.saturating_add(1);
             self.fall_back();
         }
         self.event(Event::Exited { jitter: jitter() }).await;

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!  fetched ─▶ drained ─▶ switched, on trial ─▶ ready: committed ─▶ takes workloads again
-//!                             └─ not ready in time: switched back, and never tried again
+//!                             └─ not ready in time, or ends again and again: switched back,
+//!                                and never tried again
 //! ```
 //!
 //! Each step is written down before it is carried out ([`Versions`]), so that a manager that dies
@@ -117,6 +118,8 @@ pub struct Situation {
     pub on_trial_for: Duration,
     /// How long it may be.
     pub window: Duration,
+    /// It ended as often as nothing does that comes up in the end.
+    pub hopeless: bool,
 }
 
 /// One step.
@@ -154,7 +157,7 @@ pub fn plan(want: Option<&Version>, have: &Versions, now: &Situation) -> Option<
     if have.on_trial {
         return if now.ready {
             Some(Step::Commit)
-        } else if now.on_trial_for >= now.window && now.fallback {
+        } else if (now.hopeless || now.on_trial_for >= now.window) && now.fallback {
             Some(Step::SwitchBack)
         } else {
             None
@@ -232,6 +235,7 @@ mod tests {
                 fallback: true,
                 on_trial_for: patience,
                 window: Duration::from_secs(600),
+                hopeless: false,
             };
             match plan(Some(want), have, &now) {
                 Some(step) => {
@@ -290,6 +294,18 @@ mod tests {
         assert_eq!(plan(Some(&want), &have, &ready), Some(Step::Drain(want.clone())));
         let hopeless = Situation { settling: false, ..settling };
         assert_eq!(plan(Some(&want), &have, &hopeless), Some(Step::Switch(want)));
+    }
+
+    #[test]
+    fn a_version_that_ends_again_and_again_is_left_before_its_time() {
+        let mut have = Versions { current: Some(version("1")), ..Versions::default() };
+        have.switched(version("2"), true);
+        let now =
+            Situation { fallback: true, window: Duration::from_secs(600), ..Situation::default() };
+        let hopeless = Situation { hopeless: true, ..now };
+        assert_eq!(plan(None, &have, &now), None);
+        assert_eq!(plan(None, &have, &hopeless), Some(Step::SwitchBack));
+        assert_eq!(plan(None, &have, &Situation { fallback: false, ..hopeless }), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | [`drain`] | which pods leave a node, in which order, and for how long that is tried |
 //! | [`reboot`] | a node's own way through lock, drain, reboot and back, kept in a journal |
 //! | [`turn`] | the task that carries that out |
+//! | [`labels`] | labels and taints of the own Node after it has joined |
 //! | [`replace`] | which Nodes are removed from the cluster, and when that would cost the datastore |
 //! | [`removal`] | carries that out |
 //! | [`cluster`] | what these need of Kubernetes, as a trait; [`kube`] carries it out |
@@ -28,6 +29,7 @@ pub mod cluster;
 pub mod drain;
 pub mod fleetlock;
 pub mod kube;
+pub mod labels;
 pub mod leader;
 pub mod lease;
 pub mod model;

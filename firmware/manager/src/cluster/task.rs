@@ -10,13 +10,14 @@ use super::restore;
 use super::state::{Parts, state};
 use super::{Ask, Wanted};
 use crate::settings::{KubernetesStart, Settings};
-use holdfast_api::Reason;
 use holdfast_api::kubernetes::{KubernetesPhase, KubernetesState, SnapshotsState};
 use holdfast_api::local::Problem;
+use holdfast_api::{Reason, chain};
 use holdfast_cluster::distribution::{
     self, ApiProbe, Distribution, DistributionState, Handle, Helpers, How, Wish,
 };
 use holdfast_cluster::kubernetes::Api;
+use holdfast_cluster::nodes::labels::{self, Marks};
 use holdfast_cluster::paths::ClusterPaths;
 use holdfast_cluster::snapshots;
 use holdfast_cluster::snapshots::supervised::Supervised;
@@ -275,15 +276,26 @@ impl Task {
     /// Sends off a look at the cluster. Why there is no answer the distribution's own probe finds
     /// out, and says so.
     fn look(&mut self) {
+        self.next_look = Instant::now() + LOOK;
         self.start_releasing();
         let wanted = self.wanted.borrow();
         let (api, node) = (self.api(&wanted), wanted.node_name.clone());
+        let marks = match &wanted.wish {
+            Wish::Run(wants) => Marks::of(wants),
+            Wish::Unknown | Wish::Off => return,
+        };
         drop(wanted);
-        self.looking.spawn(async move {
+        let look = async move {
             let api = api.ok()?;
-            let seen = tokio::time::timeout(LOOK_WITHIN, status::observe(&api, &node)).await;
-            seen.ok()?.ok()
-        });
+            let seen = status::observe(&api, &node).await.ok()?;
+            match labels::keep(&api, &node, &marks).await {
+                Ok(true) => info!(node, "labels and taints of the node are as they are wanted"),
+                Ok(false) => {}
+                Err(error) => warn!(reason = %error.reason(), error = chain(&error), "node labels"),
+            }
+            Some(seen)
+        };
+        self.looking.spawn(async { tokio::time::timeout(LOOK_WITHIN, look).await.ok().flatten() });
     }
 
     fn saw(&mut self, seen: Option<Seen>) {

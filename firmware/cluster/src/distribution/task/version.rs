@@ -17,6 +17,10 @@ use tracing::{info, warn};
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LAST_PAUSE: Duration = Duration::from_secs(600);
 
+/// Ends in a row after which a version on trial is given up. Their pauses make 15 s together, in
+/// which ports and mounts of the version before are long free.
+const HOPELESS: u32 = 5;
+
 fn path(paths: &ClusterPaths) -> PathBuf {
     paths.state_dir().join("distribution/versions.json")
 }
@@ -92,6 +96,7 @@ impl Task {
             fallback: self.has_fallback(),
             on_trial_for: self.trial_since.map_or(Duration::ZERO, |since| since.elapsed()),
             window: self.settings.upgrade_window,
+            hopeless: self.trial_ends >= HOPELESS,
         };
         plan(want.as_ref(), &self.versions, &now)
     }
@@ -142,6 +147,7 @@ impl Task {
                 let fallback = self.has_fallback();
                 self.versions.switched(version, fallback);
                 self.trial_since = fallback.then(Instant::now);
+                self.trial_ends = 0;
                 self.follow().await;
             }
             Step::Commit => {

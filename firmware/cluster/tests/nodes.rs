@@ -1,4 +1,5 @@
-//! A server and an agent: drained under the lock and back, held by a budget, removed, replaced.
+//! A server and an agent: drained under the lock and back, held by a budget, vanished in the
+//! middle of a drain, removed, replaced.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panics, as tests do")]
 
 mod nodes_common;
@@ -58,6 +59,15 @@ spec:
   minAvailable: 1
   selector: {{matchLabels: {{app: web}}}}
 "#
+    )
+}
+
+/// A pod of the agent that does not end when it is asked to.
+fn stubborn(image: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: stubborn}}\nspec:\n  nodeName: node2\n  \
+         terminationGracePeriodSeconds: 100\n  containers:\n  - name: stubborn\n    \
+         image: {image}\n    command: [/bin/sleep, '1000']\n"
     )
 }
 
@@ -217,13 +227,36 @@ fn nodes_take_turns_and_a_broken_one_is_replaced() {
             assert!(matches!(other.attempt().await.unwrap(), Leadership::Ours { .. }));
             passed("one manager leads");
 
-            // The agent dies with the lock.
-            until("the lock is granted", async || second.ask(Call::PreReboot).await).await;
+            // The agent vanishes in the middle of its drain: nobody ends its pod any more.
+            server.apply(&stubborn(&image)).unwrap();
+            server.kubectl(&["wait", "--for=condition=Ready", "pod/stubborn"]).unwrap();
+            let node2 = client("node2", &face, &key);
+            let refusal = node2.ask(Call::PreReboot).await.unwrap_err();
+            assert_eq!(refusal.kind, Kind::Draining, "{refusal}");
+            assert_eq!(lock.holders().await.unwrap(), [(Group::default(), "node2".into())]);
+            assert_eq!(agent.kill(), [] as [String; 0]);
+            let late = until("the drain is given up", async || {
+                let refusal = node2.ask(Call::PreReboot).await.unwrap_err();
+                match refusal.kind {
+                    Kind::DrainTimeout => Ok(refusal),
+                    _ => Err(refusal),
+                }
+            })
+            .await;
+            assert_eq!(late.reason(), Reason::NodeDrainTimeout);
+            assert!(late.message.contains("default/stubborn"), "{late}");
+            assert!(!node(&*cluster, "node2").await.unwrap().unschedulable);
+            assert_eq!(lock.holders().await.unwrap(), []);
+            passed("the drain of a node that vanished is given up, and the lock is free");
+
+            // It is dead, and has the lock once more.
+            let refusal = second.ask(Call::PreReboot).await.unwrap_err();
+            assert_eq!(refusal.kind, Kind::Draining, "{refusal}");
+            assert_eq!(lock.holders().await.unwrap(), [(Group::default(), "node2".into())]);
             let removal = Removal::new(Arc::clone(&cluster), lock, "node1");
             removal.retire("node2").await.unwrap().unwrap()
         })
         .unwrap();
-    assert_eq!(agent.kill(), [] as [String; 0]);
     let wanted = Wanted {
         names: ["node1".to_owned(), "node2".to_owned()].into(),
         retired: [retired].into(),

@@ -40,7 +40,27 @@ pub(super) struct Releasing {
     /// What the engine tells.
     pub(super) report: watch::Receiver<Report>,
     handle: Releases,
+    part: Part,
     _tasks: JoinSet<()>,
+}
+
+/// The node's part in the cluster, as far as it decides what is started: an agent that becomes a
+/// server has other rights and may lead, and the first server of a site that grows is asked by others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Part {
+    node: String,
+    is_server: bool,
+    fleet_lock: Option<SocketAddr>,
+}
+
+impl Part {
+    fn of(wanted: &Wanted, fleet_lock: Option<SocketAddr>) -> Self {
+        Part {
+            node: wanted.node_name.clone(),
+            is_server: wanted.intent.as_ref().is_some_and(|intent| intent.role.is_server()),
+            fleet_lock: fleet_lock::address(wanted, fleet_lock),
+        }
+    }
 }
 
 /// The API server, with the rights that this node has: an agent has the kubelet's.
@@ -59,13 +79,14 @@ pub(super) fn start(
     fleet_lock: Option<SocketAddr>,
 ) -> Result<Releasing, Problem> {
     let api = connect(paths, wanted)?;
-    let node = wanted.node_name.as_str();
+    let part = Part::of(wanted, fleet_lock);
+    let node = part.node.as_str();
     let runtime = Runtime::connect(&paths.containerd_socket());
     let puller = PrePuller::start(runtime, OwnNode::new(paths.kubelet_kubeconfig(), node));
-    let server = wanted.intent.as_ref().is_some_and(|intent| intent.role.is_server());
     let cluster = Arc::new(KubeCluster::new(api.clone()));
-    let leader: Option<Leader> =
-        server.then(|| Arc::new(Mutex::new(LeaderLock::of_releases(cluster.clone(), node))));
+    let leader: Option<Leader> = part
+        .is_server
+        .then(|| Arc::new(Mutex::new(LeaderLock::of_releases(cluster.clone(), node))));
     let checks =
         Checks { paths: paths.clone(), wants: wants.clone(), leader: leader.clone(), snapshots };
     let target = Arc::new(Live::new(api.clone(), node, puller, checks));
@@ -76,15 +97,20 @@ pub(super) fn start(
         let lock = Arc::new(RebootLock::new(cluster.clone(), LockSettings::default()));
         let removal = Removal::new(cluster, lock.clone(), node);
         tasks.spawn(see_to_nodes(removal, leader, wants));
-        let outside = fleet_lock::address(wanted, fleet_lock);
+        let outside = part.fleet_lock;
         let token = wanted.intent.as_ref().map(|intent| intent.token.clone());
         let socket = paths.root().fleet_lock_socket();
         tasks.spawn(fleet_lock::serve(lock, socket, outside.zip(token), paths.clone()));
     }
-    Ok(Releasing { api, report: handle.report(), handle, _tasks: tasks })
+    Ok(Releasing { api, report: handle.report(), handle, part, _tasks: tasks })
 }
 
 impl Releasing {
+    /// Whether it was started for the part that the node has now.
+    pub(super) fn fits(&self, wanted: &Wanted, fleet_lock: Option<SocketAddr>) -> bool {
+        self.part == Part::of(wanted, fleet_lock)
+    }
+
     /// Asks the engine for the release that is wanted, once its content is here. None is no order to
     /// remove anything: the site goes on with what it has.
     pub(super) fn want(&self, wanted: &Wanted) {
@@ -187,4 +213,46 @@ async fn remove_nodes(removal: &mut Removal<KubeCluster>, names: NodeNames) -> A
         wanted.retired.extend(removal.retire(name).await?);
     }
     removal.pass(&wanted, Instant::now()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::wanted::Tunnels;
+    use holdfast_api::kubernetes::{KubernetesIntent, KubernetesRole};
+    use holdfast_cluster::distribution::{NodeWants, Wish};
+
+    fn wanted(role: KubernetesRole, nodes: &[&str]) -> Wanted {
+        let intent = KubernetesIntent {
+            role,
+            node_ip: Some([10, 0, 0, 1].into()),
+            server: Some("https://10.0.0.2:6443".into()),
+            token: holdfast_api::kubernetes::Secret("token".into()),
+            nodes: nodes.iter().map(|name| (*name).into()).collect(),
+            ..KubernetesIntent::default()
+        };
+        let wants = NodeWants::new("n", &intent, &Default::default(), Default::default()).unwrap();
+        Wanted {
+            wish: Wish::Run(Box::new(wants)),
+            intent: Some(intent),
+            node_name: "n".into(),
+            ..Wanted::default()
+        }
+    }
+
+    #[test]
+    fn another_part_takes_another_start_and_nothing_else_does() {
+        let server = wanted(KubernetesRole::Server, &["n", "m"]);
+        let part = Part::of(&server, None);
+        let same = Wanted { tunnels: Tunnels { up: 2, want: 2 }, is_retired: true, ..server };
+        assert_eq!(Part::of(&same, None), part);
+        let more = wanted(KubernetesRole::Server, &["n", "m", "o"]);
+        assert_eq!(Part::of(&more, None), part);
+        let first = wanted(KubernetesRole::ClusterInit, &["n", "m"]);
+        assert_eq!(Part::of(&first, None), part, "it is a server all the same");
+        let agent = wanted(KubernetesRole::Agent, &["n", "m"]);
+        assert_ne!(Part::of(&agent, None), part);
+        let alone = wanted(KubernetesRole::ClusterInit, &["n"]);
+        assert_ne!(Part::of(&alone, None), part, "nobody else asks it for the reboot lock");
+    }
 }

@@ -202,6 +202,8 @@ impl Task {
         } else {
             (self.releasing, self.seen) = (None, None);
         }
+        let fleet_lock = self.settings.kubernetes.fleet_lock;
+        self.releasing.take_if(|releasing| !releasing.fits(&wanted, fleet_lock));
         match &self.releasing {
             Some(releasing) => releasing.want(&wanted),
             None => self.start_releasing(),

@@ -36,7 +36,8 @@ fn daemon_set(text: &str) -> String {
     format!(
         "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: agent, namespace: shop}}\nspec:\n  \
          selector: {{matchLabels: {{app: agent}}}}\n  template:\n    \
-         metadata: {{labels: {{app: agent}}}}\n    spec:\n      containers:\n      - name: web\n        \
+         metadata: {{labels: {{app: agent}}}}\n    spec:\n      terminationGracePeriodSeconds: 1\n      \
+         containers:\n      - name: web\n        \
          image: {}\n        env: [{{name: TEXT, value: {text}}}]\n        \
          readinessProbe: {{httpGet: {{path: /ready, port: 8080}}, periodSeconds: 1}}\n",
         image("v1")
@@ -155,7 +156,8 @@ impl Story {
         }
     }
 
-    /// The second one is wanted while the pod of the first one starts.
+    /// The second one is wanted while the pod of the first one starts. One that is asked to end
+    /// before it listens to signals takes all of its grace; hence that is short.
     fn daemon_set_twice(&mut self) {
         let shop = |version, text| {
             let more = daemon_set(text);

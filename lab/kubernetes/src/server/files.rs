@@ -109,6 +109,9 @@ pub fn kubelet(
         // A node is Ready within a second, not ten.
         "nodeStatusUpdateFrequency": "1s",
         "resolvConf": resolv,
+        // This kubelet forgets the end of a pod that is deleted in the second in which its container
+        // starts, until it looks at the pod again. That is a minute, unless it is told otherwise.
+        "syncFrequency": "5s",
         "volumePluginDir": plugins,
     })
 }

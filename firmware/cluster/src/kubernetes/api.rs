@@ -96,6 +96,15 @@ impl Api {
         Ok(version["gitVersion"].as_str().unwrap_or_default().to_owned())
     }
 
+    /// What the server answers at a path, whatever it is.
+    ///
+    /// # Errors
+    /// It refuses, or does not answer within `patience`.
+    pub async fn raw(&self, path: &str, patience: Duration) -> Result<Vec<u8>, ApiError> {
+        let question = Question::get(path, format!("read {path}")).patience(patience);
+        Ok(self.call(&question).await?.body.to_vec())
+    }
+
     /// Where an object really is: in `default` when its kind has namespaces and it names none, in
     /// no namespace when its kind has none.
     ///
@@ -116,6 +125,25 @@ impl Api {
     /// wrong; the object is as it was then.
     pub async fn apply(&self, object: &Object, mode: Mode) -> Result<Applied, ApiError> {
         let before = self.get(&object.id).await?;
+        let (code, after) = self.send(object, mode).await?;
+        Ok(match before {
+            None => Applied::Created,
+            Some(_) if code == StatusCode::CREATED => Applied::Created,
+            Some(before) if same(&before, &after) => Applied::Unchanged,
+            Some(_) => Applied::Changed,
+        })
+    }
+
+    /// The same in one request, for whom it is enough that the object is so then.
+    ///
+    /// # Errors
+    /// As [`Api::apply`].
+    pub async fn put(&self, object: &Object, mode: Mode) -> Result<(), ApiError> {
+        self.send(object, mode).await.map(|_| ())
+    }
+
+    /// The answer's code and the object as it is then.
+    async fn send(&self, object: &Object, mode: Mode) -> Result<(StatusCode, Value), ApiError> {
         let verb = if mode.dry_run { "try" } else { "apply" };
         let path = self.object_path(&object.id, verb).await?;
         let mut question = Question::new(Method::PATCH, &path, format!("{verb} {}", object.id))
@@ -130,13 +158,7 @@ impl Api {
             question = question.query("dryRun", "All");
         }
         let told = self.kinds_checked(&object.id, self.call(&question).await)?;
-        let after: Value = told.json(&question)?;
-        Ok(match before {
-            None => Applied::Created,
-            Some(_) if told.code == StatusCode::CREATED => Applied::Created,
-            Some(before) if same(&before, &after) => Applied::Unchanged,
-            Some(_) => Applied::Changed,
-        })
+        Ok((told.code, told.json(&question)?))
     }
 
     /// An object, or none when it is not there.

@@ -1,35 +1,42 @@
 //! Drives the machine: stores its record, carries out its steps on a [`Target`], tells the world
 //! where it is.
 //!
-//! The record is stored before every step and, with what the step brought, before the next one. A
-//! step that was cut off (the process died, another release was wanted) is carried out once more;
+//! The record is stored before a step and, with what the step brought, before the next one; where
+//! it tells of nothing but progress within a phase, once a second (`stored`). What was cut
+//! off (the process died, another release was wanted) or was not noted is carried out once more;
 //! that does no harm ([`super::plan`]). When the record cannot be stored, nothing is done.
 //!
 //! Every node of a site runs one. The node that leads applies; the others have the images ready
 //! and follow what the leader announces.
 
+mod clock;
 mod handle;
+mod stored;
 mod tell;
 
 pub use handle::{Releases, Report};
 
 use super::execute::{Context, Pace};
-use super::journal::{Cause, Journal, JournalError, Kept, Record};
-use super::machine::{Machine, Moment, Wanted};
+use super::journal::{Cause, Journal, JournalError, Kept};
+use super::machine::{Machine, Wanted};
 use super::model::{Inventory, Release};
 use super::parse::{ParseError, parse};
 use super::plan::Step;
 use super::target::{Failure, Observed, Target};
 use crate::paths::ClusterPaths;
+use clock::Clock;
 use holdfast_api::kubernetes::{ReleasePhase, ReleaseRef, release_digest};
 use holdfast_api::{Reason, chain};
-use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use stored::Stored;
 use tokio::sync::watch;
 
 /// How soon a place that was refused, or a record that could not be stored, is tried again.
 const SOON: Duration = Duration::from_secs(5);
+/// How long an answer that this node leads holds, well within the time that the place is kept for a
+/// leader that says nothing. Asked for at every step, it took longer than the steps.
+const LEADS_FOR: Duration = SOON;
 /// How often the release in force is looked at; what somebody removed is applied again.
 const LOOK_EVERY: Duration = Duration::from_secs(300);
 /// How soon a node that joined is told which release is in force. The leader keeps its place with
@@ -42,13 +49,15 @@ pub struct ReleaseEngine<T> {
     journal: Journal,
     machine: Machine,
     /// What the journal has; none when that is not known.
-    stored: Option<Record>,
+    stored: Option<Stored>,
     pace: Pace,
     clock: Clock,
     wanted: watch::Receiver<Option<Kept>>,
     /// A release that is wanted and whose text cannot be kept yet, and why not.
     unkept: Option<(ReleaseRef, Failure)>,
     report: Arc<watch::Sender<Report>>,
+    /// When this node was told last that it leads.
+    led: Option<Instant>,
     /// Taken from the site since this node leads.
     has_recalled: bool,
     /// Digest of the release whose images this node has, while it follows.
@@ -80,6 +89,7 @@ impl<T: Target> ReleaseEngine<T> {
             wanted,
             unkept: None,
             report: Arc::new(report),
+            led: None,
             has_recalled: false,
             followed: None,
             kept_only: None,
@@ -117,15 +127,19 @@ impl<T: Target> ReleaseEngine<T> {
             self.tell(None);
             return Some(LOOK_EVERY);
         }
-        match self.target.lead().await {
-            Ok(true) => self.followed = None,
-            Ok(false) => {
-                self.has_recalled = false;
-                return Some(self.follow().await);
-            }
-            Err(failure) => {
-                self.tell(Some(&failure));
-                return Some(SOON);
+        if self.led.is_none_or(|at| at.elapsed() >= LEADS_FOR) {
+            let asked = Instant::now();
+            self.led = None;
+            match self.target.lead().await {
+                Ok(true) => (self.followed, self.led) = (None, Some(asked)),
+                Ok(false) => {
+                    self.has_recalled = false;
+                    return Some(self.follow().await);
+                }
+                Err(failure) => {
+                    self.tell(Some(&failure));
+                    return Some(SOON);
+                }
             }
         }
         if let Err(failure) = self.recall().await {
@@ -157,11 +171,13 @@ impl<T: Target> ReleaseEngine<T> {
     /// The next step, once the record is stored.
     fn prepare(&mut self) -> Result<Option<Step>, JournalError> {
         let before = self.machine.is_busy();
-        let step = self.machine.next(&moment(self.clock));
-        if self.stored.as_ref() != Some(self.machine.record()) {
+        let step = self.machine.next(&self.clock.moment());
+        let phase = step.as_ref().map(Step::phase);
+        let record = self.machine.record();
+        if self.stored.as_ref().is_none_or(|stored| stored.is_stale(record, phase)) {
             self.stored = None;
-            self.journal.store(self.machine.record())?;
-            self.stored = Some(self.machine.record().clone());
+            self.journal.store(record)?;
+            self.stored = Some(Stored::now(record, phase));
         }
         if !before && self.machine.is_busy() {
             self.report.send_modify(|report| report.took_ms.clear());
@@ -213,7 +229,10 @@ impl<T: Target> ReleaseEngine<T> {
                         return None;
                     }
                 }
-                () = until_another_leads(target.as_ref()) => return None,
+                () = until_another_leads(target.as_ref()) => {
+                    self.led = None;
+                    return None;
+                }
             }
         }
     }
@@ -223,7 +242,7 @@ impl<T: Target> ReleaseEngine<T> {
             tracing::warn!(%step, reason = %failure.reason, message = failure.message, "failed");
         }
         let was_back = self.machine.is_going_back();
-        self.machine.on(outcome, &moment(self.clock));
+        self.machine.on(outcome, &self.clock.moment());
         let digest = |good: Option<&Arc<Release>>| {
             good.map(|good| good.reference.digest.clone()).unwrap_or_default()
         };
@@ -437,29 +456,6 @@ fn release_kept(journal: &Journal, digest: &str) -> Option<Arc<Release>> {
 fn read(kept: &Kept) -> Result<Release, ParseError> {
     let timeout = Duration::from_secs(u64::from(kept.timeout_secs));
     parse(&kept.release, &kept.manifests, timeout)
-}
-
-/// The time that the machine is told.
-#[derive(Debug, Clone, Copy, Default)]
-struct Clock {
-    #[cfg(test)]
-    ahead: Duration,
-}
-
-impl Clock {
-    fn now(self) -> Instant {
-        #[cfg(test)]
-        return Instant::now() + self.ahead;
-        #[cfg(not(test))]
-        Instant::now()
-    }
-}
-
-fn moment(clock: Clock) -> Moment {
-    let mut random = [0u8; 2];
-    // Without a source of randomness there is no jitter, which is no reason to stop.
-    let _no_source = getrandom::fill(&mut random);
-    Moment { now: clock.now(), wall: Timestamp::now(), jitter: u16::from_be_bytes(random) % 1001 }
 }
 
 #[cfg(test)]

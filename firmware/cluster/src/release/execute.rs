@@ -26,7 +26,7 @@ pub(super) struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Pace { first: Duration::from_millis(100), longest: Duration::from_millis(500) }
+        Pace { first: Duration::from_millis(50), longest: Duration::from_millis(500) }
     }
 }
 
@@ -116,7 +116,7 @@ impl Context<'_> {
         patience: Duration,
     ) -> Result<(), Failure> {
         let began = Instant::now();
-        let mut asks = Asks::new(self.pace);
+        let asks = Asks::new(self.pace);
         let mut asked_why = began;
         let mut hopeless: Option<Instant> = None;
         loop {
@@ -175,7 +175,7 @@ impl Context<'_> {
 
     async fn remove(&self, target: &impl Target, id: &ObjectId) -> Result<(), Failure> {
         let began = Instant::now();
-        let mut asks = Asks::new(self.pace);
+        let asks = Asks::new(self.pace);
         loop {
             match target.observe(id).await? {
                 Observed::Absent | Observed::Foreign => return Ok(()),
@@ -211,19 +211,20 @@ fn too_late(id: &ObjectId, after: Duration, waits_for: &str, why: Option<Explain
     }
 }
 
-/// Pauses between questions, growing.
+/// Pauses between questions: a twentieth of the time that it took so far, so that what lasts
+/// seconds is seen within a fraction of one, and what lasts minutes is not asked for all the time.
 struct Asks {
-    next: Duration,
-    longest: Duration,
+    began: Instant,
+    pace: Pace,
 }
 
 impl Asks {
     fn new(pace: Pace) -> Self {
-        Asks { next: pace.first, longest: pace.longest }
+        Asks { began: Instant::now(), pace }
     }
 
-    async fn pause(&mut self) {
-        tokio::time::sleep(self.next).await;
-        self.next = (self.next * 3 / 2).min(self.longest);
+    async fn pause(&self) {
+        let pause = self.began.elapsed() / 20;
+        tokio::time::sleep(pause.max(self.pace.first).min(self.pace.longest)).await;
     }
 }

@@ -96,11 +96,11 @@ impl<M: Manager> Live<M> {
         }
         let object = Object { id, origin: Origin::default(), value };
         let mode = Mode { force: true, ..Mode::default() };
-        self.api.apply(&object, mode).await.map(|_| ()).map_err(|error| failure(&error))
+        self.api.put(&object, mode).await.map_err(|error| failure(&error))
     }
 
     async fn try_apply(&self, object: &Object, force: bool) -> Result<(), ApiError> {
-        self.api.apply(object, Mode { dry_run: true, force }).await.map(|_| ())
+        self.api.put(object, Mode { dry_run: true, force }).await
     }
 }
 
@@ -183,8 +183,8 @@ impl<M: Manager> Target for Live<M> {
     }
 
     async fn apply(&self, item: &Item, force: bool) -> Result<(), Failure> {
-        let outcome = self.api.apply(&item.object, Mode { dry_run: false, force }).await;
-        outcome.map(|_| ()).map_err(|error| {
+        let outcome = self.api.put(&item.object, Mode { dry_run: false, force }).await;
+        outcome.map_err(|error| {
             let Failure { reason, message, retry } = failure(&error);
             Failure { reason, message: format!("{}: {message}", item.object.origin), retry }
         })

@@ -21,6 +21,8 @@ pub(super) struct Fake {
     pub(super) version: Mutex<String>,
     /// A reset ends badly, with half a datastore.
     pub(super) breaks: AtomicBool,
+    /// A drill does not end by itself.
+    pub(super) drills_forever: AtomicBool,
     paused: Arc<AtomicU32>,
 }
 
@@ -38,6 +40,7 @@ impl Fake {
             paths: ClusterPaths::new(&Root::new(dir)),
             version: Mutex::new("v1.33.1+k3s1".into()),
             breaks: AtomicBool::new(false),
+            drills_forever: AtomicBool::new(false),
             paused: Arc::default(),
         }
     }
@@ -98,6 +101,9 @@ impl Distribution for Fake {
                     db = db.display(),
                     flag = data.join("server/db/reset-flag").display()
                 )
+            }
+            ["server", _, "--cluster-reset", _] if self.drills_forever.load(Ordering::SeqCst) => {
+                "exec sleep 600".into()
             }
             _ => "exit 1".into(),
         };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 /// While it starts, so that readiness is seen soon; a probe costs a request on loopback.
-const PROBE_STARTING: Duration = Duration::from_millis(500);
+const PROBE_STARTING: Duration = Duration::from_millis(200);
 /// While it is not ready any more.
 const PROBE_NOT_READY: Duration = Duration::from_secs(1);
 /// While all is well.

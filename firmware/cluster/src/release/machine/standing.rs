@@ -61,7 +61,7 @@ impl Machine {
                     let message = format!("{}: {}", failed.reason, failed.message);
                     (ReleasePhase::Refused, Some(Reason::ReleaseRefused), message)
                 }
-                (None, _) if self.record.good.is_some() => {
+                (None, _) if self.is_good(&release.reference) => {
                     (ReleasePhase::Committed, None, String::new())
                 }
                 (None, _) => (ReleasePhase::Waiting, None, String::new()),

@@ -1,9 +1,10 @@
 //! The task's own work: observe, plan, apply, publish.
 
+mod drills;
+
 use super::super::automatic::{Decision, decide, remember};
 use super::super::bundle;
 use super::super::distribution::Distribution;
-use super::super::drill::{Drill, drill};
 use super::super::error::SnapshotError;
 use super::super::files::{self, blocking};
 use super::super::model::{Drilled, Failures, Have, Policy, Remote, Stamp, Why};
@@ -13,14 +14,14 @@ use super::super::restore::apply::{Restore, recover};
 use super::super::restore::{Restored, Source};
 use super::super::store::Store;
 use super::super::take::{Of, take};
-use super::keep::{Kept, KeptDrill};
+use super::keep::Kept;
 use super::{Automatic, LOOK_AGAIN, Request, Settings};
-use holdfast_api::kubernetes::{DrillResult, SnapshotInfo, SnapshotsState};
+use holdfast_api::kubernetes::{SnapshotInfo, SnapshotsState};
 use holdfast_api::local::Problem;
 use holdfast_api::{Reason, chain};
 use jiff::Timestamp;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// How long an interval's snapshot waits for the API server.
@@ -38,6 +39,8 @@ pub(super) struct Worker {
     take_failures: Option<Failures>,
     store_failures: Option<Failures>,
     skipped_drill: Option<Drilled>,
+    /// For what a drill was cut off.
+    waiting: Option<Request>,
     kept: Kept,
     problems: Problems,
 }
@@ -77,6 +80,7 @@ impl Worker {
             take_failures: None,
             store_failures: None,
             skipped_drill: None,
+            waiting: None,
             kept,
             problems: Problems::default(),
         }
@@ -86,7 +90,11 @@ impl Worker {
         self.recover().await;
         self.sweep().await;
         loop {
-            let wake = self.passes().await;
+            let wake = self.passes(&mut asked).await;
+            if let Some(request) = self.waiting.take() {
+                self.answer(request).await;
+                continue;
+            }
             let pause = Duration::try_from(wake.duration_since(Timestamp::now()));
             let pause = pause.unwrap_or_default().clamp(Duration::from_secs(1), LOOK_AGAIN);
             tokio::select! {
@@ -144,7 +152,7 @@ impl Worker {
     }
 
     /// Passes until nothing is left to do now; when to come again.
-    async fn passes(&mut self) -> Timestamp {
+    async fn passes(&mut self, asked: &mut mpsc::Receiver<Request>) -> Timestamp {
         let mut wake = Timestamp::now();
         for _ in 0..ROUNDS {
             let now = Timestamp::now();
@@ -162,7 +170,10 @@ impl Worker {
             }
             for step in &plan.steps {
                 tracing::debug!(%step, "snapshots");
-                self.apply(&settings, step, now).await;
+                self.apply(&settings, step, now, asked).await;
+            }
+            if self.waiting.is_some() {
+                break;
             }
         }
         wake
@@ -229,7 +240,13 @@ impl Worker {
         Store::new(target, &settings.site, &settings.node).map(Some)
     }
 
-    async fn apply(&mut self, settings: &Settings, step: &Step, now: Timestamp) {
+    async fn apply(
+        &mut self,
+        settings: &Settings,
+        step: &Step,
+        now: Timestamp,
+        asked: &mut mpsc::Receiver<Request>,
+    ) {
         match step {
             Step::Take { stamp, why } => {
                 if self.distribution.wait_ready(READY_PATIENCE).await.is_err() {
@@ -263,8 +280,7 @@ impl Worker {
                     self.store_failed(&error, now);
                 }
             }
-            // What came of it is in the state.
-            Step::Drill(name) => drop(self.drill(settings, name).await),
+            Step::Drill(name) => self.drill_unless_asked(settings, name, asked).await,
         }
     }
 
@@ -306,42 +322,6 @@ impl Worker {
         let stored = store.put(name, &file).await;
         blocking(move || files::remove(&file)).await?;
         stored
-    }
-
-    async fn drill(
-        &mut self,
-        settings: &Settings,
-        name: &str,
-    ) -> Result<DrillResult, SnapshotError> {
-        let Some(record) = self.records.iter().find(|record| record.name == name).cloned() else {
-            return Err(SnapshotError::NoneUsable { why: format!("{name} is gone") });
-        };
-        let began = Instant::now();
-        let made = drill(self.distribution.clone(), &settings.paths, &record).await;
-        let at = Timestamp::now();
-        let result = match made {
-            Drill::Skipped(why) => {
-                tracing::info!(why, "no drill now");
-                self.skipped_drill = Some(Drilled { at, stamp: record.stamp, skipped: true });
-                return Err(SnapshotError::NoneUsable { why });
-            }
-            Drill::Made(result) => result,
-        };
-        if let Err(SnapshotError::Damaged { source, .. }) = &result {
-            let damaged = Record { damaged: Some(source.to_string()), ..record.clone() };
-            Records::new(&settings.paths).keep(&damaged)?;
-        }
-        let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let (ok, message) = match result {
-            Ok(found) => (true, found),
-            Err(error) => (false, chain(&error)),
-        };
-        tracing::info!(snapshot = name, ok, message, "drill");
-        let result = DrillResult { snapshot: name.into(), at, took_ms, ok, message };
-        self.skipped_drill = None;
-        self.kept.drill = Some(KeptDrill { stamp: record.stamp, result: result.clone() });
-        self.kept.store(&settings.paths)?;
-        Ok(result)
     }
 
     async fn restore(

@@ -7,6 +7,8 @@ use crate::paths::ClusterPaths;
 use holdfast_api::kubernetes::{S3Target, Secret, SnapshotPolicy};
 use holdfast_api::paths::Root;
 use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// The task over a [`Fake`] with a datastore of four pages.
 fn begin(dir: &Path, change: impl FnOnce(&mut Settings)) -> (Arc<Fake>, Handle, Task) {
@@ -173,4 +175,33 @@ async fn a_restore_that_was_interrupted_is_carried_on_at_the_start() {
     .await
     .unwrap();
     assert_eq!(handle.state().borrow().problem, None);
+}
+
+#[tokio::test]
+async fn a_drill_gives_way_to_a_release() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: a drill has a network namespace, which needs root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Arc::new(Fake::below(dir.path()));
+    fake.hold(4);
+    fake.drills_forever.store(true, Ordering::SeqCst);
+    let (handle, _task) = again(&fake, dir.path(), |settings| settings.policy.drill_hours = 1);
+    let begun = fake.paths.state_dir().join("drill");
+    let mut ticks = tokio::time::interval(Duration::from_millis(5));
+    let drills = async {
+        while !begun.exists() {
+            ticks.tick().await;
+        }
+    };
+    if tokio::time::timeout(Duration::from_secs(20), drills).await.is_err() {
+        eprintln!("skipped: this machine has no room for a drill");
+        return;
+    }
+    let taken = handle.take_now(Why::Release("web".into()));
+    let taken = tokio::time::timeout(Duration::from_secs(20), taken).await.expect("it waits");
+    assert!(taken.is_ok(), "{taken:?}");
+    let state = until(&handle, "it is known", |state| state.snapshots.len() == 2).await;
+    assert_eq!((state.drill, state.problem), (None, None), "one that was cut off says nothing");
 }

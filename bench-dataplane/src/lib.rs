@@ -8,6 +8,7 @@
 //! A new scenario gets a file in `scenario/` and a line in [`scenario::ALL`].
 #![warn(missing_docs)]
 
+mod kubernetes;
 pub mod plot;
 pub mod report;
 pub mod scenario;

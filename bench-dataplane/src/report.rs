@@ -100,7 +100,7 @@ fn quantile(sorted: &[f64], percent: usize) -> f64 {
 /// In which profile of cargo the programs in `dir` were built: where they lie tells it, as long as
 /// they lie where cargo put them
 /// (<https://doc.rust-lang.org/cargo/reference/build-cache.html>).
-fn built(dir: Option<&Path>) -> String {
+pub(crate) fn built(dir: Option<&Path>) -> String {
     let of_cargo = |target: &&Path| target.join(".rustc_info.json").exists();
     let placed = dir.filter(|dir| dir.parent().as_ref().is_some_and(of_cargo));
     match placed.and_then(Path::file_name).and_then(|name| name.to_str()) {

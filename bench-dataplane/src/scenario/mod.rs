@@ -2,6 +2,11 @@
 
 mod bring_up;
 mod failover;
+mod kube_data_plane;
+mod kube_memory;
+mod kube_offline;
+mod kube_release;
+mod kube_start;
 mod manager_kill;
 mod program;
 mod rest;
@@ -32,6 +37,11 @@ pub struct Scenario {
 pub const ALL: &[Scenario] = &[
     bring_up::SCENARIO,
     failover::SCENARIO,
+    kube_data_plane::SCENARIO,
+    kube_memory::SCENARIO,
+    kube_offline::SCENARIO,
+    kube_release::SCENARIO,
+    kube_start::SCENARIO,
     manager_kill::SCENARIO,
     program::SCENARIO,
     rest::SCENARIO,
@@ -40,4 +50,8 @@ pub const ALL: &[Scenario] = &[
 /// The scenario of this name.
 pub fn find(name: &str) -> Option<&'static Scenario> {
     ALL.iter().find(|scenario| scenario.name == name)
+}
+
+fn mib(bytes: u64) -> f64 {
+    f64::from(u32::try_from(bytes / 1024).unwrap_or(u32::MAX)) / 1024.0
 }

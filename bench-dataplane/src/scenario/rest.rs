@@ -1,6 +1,6 @@
 //! `rest`: what `holdfastd` and `tunneld` take while nothing happens.
 
-use super::{Options, Scenario};
+use super::{Options, Scenario, mib};
 use crate::world::{Bench, both_up};
 use crate::{Report, Series};
 use anyhow::Context;
@@ -61,8 +61,4 @@ fn run(options: &Options) -> anyhow::Result<Report> {
         report.results.push(Series::new(name, unit, samples));
     }
     Ok(report)
-}
-
-fn mib(bytes: u64) -> f64 {
-    f64::from(u32::try_from(bytes / 1024).unwrap_or(u32::MAX)) / 1024.0
 }

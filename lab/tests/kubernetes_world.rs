@@ -5,12 +5,15 @@ mod common;
 
 use common::{Place, cannot};
 use holdfast_api::kubernetes::ReleasePhase;
+use holdfast_api::resources::Site;
 use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::cgroups::Cgroup;
 use holdfast_lab_kubernetes::node::REGISTRY;
 use holdfast_poll::holds as until;
+use lab::emulator::Cut;
 use lab::faults::{Fault, Target};
-use lab::fleet::kubernetes::{answers, environment, release, start_registries};
+use lab::fleet::Operator;
+use lab::fleet::kubernetes::{ANSWER, answers, environment, release, start_registries};
 use lab::programs::Programs;
 use lab::world::topology::netns_prefix;
 use lab::world::{EmulatorMode, Host, World, WorldSpec, down};
@@ -109,11 +112,12 @@ fn a_world_ends_with_a_pod_that_answers_and_outlives_the_manager() {
     };
     let mode = EmulatorMode::Process(LAB.into());
     let mut world = World::create(&place.home, &spec, programs.dir(), &mode, &mut |_| {}).unwrap();
-    if let Err(error) = fleet::start(&mut world, &programs, &mut |stage| eprintln!("{stage:?}")) {
+    let started = fleet::start(&mut world, &programs, &mut |stage| eprintln!("{stage:?}"));
+    let operator = started.unwrap_or_else(|error| {
         let log = |name: &str| std::fs::read_to_string(world.home().log(name)).unwrap_or_default();
         eprintln!("--- manager\n{}", log("node-1.holdfastd"));
         panic!("{}", holdfast_api::chain(&error));
-    }
+    });
     let state = status::observe(&world).unwrap().nodes[0].kubernetes.clone().unwrap();
     assert_eq!(state.release.phase, ReleasePhase::Committed);
 
@@ -124,6 +128,35 @@ fn a_world_ends_with_a_pod_that_answers_and_outlives_the_manager() {
     fleet::wait_online(&mut world, &[1]).unwrap();
     assert!(answers(&place.home, Host::Node(1)), "the manager took it over as it was");
 
+    a_release_made_while_the_site_is_away_comes_when_it_is_back(&mut world, &operator);
+    assert!(answers(&place.home));
+
     assert!(down(&place.home).unwrap().problems.is_empty());
     assert_eq!(Cgroup::with_prefix(&netns_prefix(place.home.world())), []);
+}
+
+/// Nobody asks for it again: the site finds out by itself.
+fn a_release_made_while_the_site_is_away_comes_when_it_is_back(
+    world: &mut World,
+    operator: &Operator,
+) {
+    let node = |world: &World| status::observe(world).unwrap().nodes.swap_remove(0);
+    let link: Target = "link:node-1".parse().unwrap();
+    faults::inject(world, &link, &Fault::Cut(Cut::Both)).unwrap();
+    until("both tunnels are seen to be dead", Duration::from_secs(20), || {
+        node(world).tunnels.is_some_and(|tunnels| tunnels.up() == 0)
+    });
+    let mut next = release();
+    next.version = "2".into();
+    for manifest in next.manifests.values_mut() {
+        *manifest = manifest.replace(ANSWER, &format!("once more, {ANSWER}"));
+    }
+    operator.make_release("next", next).unwrap();
+    let patch = serde_json::json!({"spec": {"kubernetes": {"release": "next"}}});
+    let _site: Site = operator.patch(&fleet::settings::site(1), &patch).unwrap();
+    let name = |world: &World| node(world).kubernetes.unwrap().release.good.unwrap().name;
+    assert_eq!(name(world), "web", "nothing can have come");
+    faults::heal(world, Some(&link)).unwrap();
+    // A fifth of a poll's five minutes: connections are tried anew sooner than that.
+    until("the release is in force", Duration::from_secs(60), || name(world) == "next");
 }

@@ -69,9 +69,16 @@ impl Cluster {
 
     /// What its manager says of Kubernetes.
     pub(crate) fn state(&self) -> anyhow::Result<KubernetesState> {
-        let socket = fleet::manager_socket(&self.bench.world, NODE);
-        let report: NodeReport = fleet::ask(&socket, "/v1/status")?;
-        report.kubernetes.context("its manager knows of no Kubernetes")
+        self.report()?.kubernetes.context("its manager knows of no Kubernetes")
+    }
+
+    /// The node's name in its cluster, which the controller gave it.
+    pub(crate) fn node_name(&self) -> anyhow::Result<String> {
+        Ok(self.report()?.node)
+    }
+
+    fn report(&self) -> anyhow::Result<NodeReport> {
+        Ok(fleet::ask(&fleet::manager_socket(&self.bench.world, NODE), "/v1/status")?)
     }
 
     /// Waits until the manager says something.

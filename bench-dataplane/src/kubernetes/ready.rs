@@ -88,17 +88,16 @@ impl Cluster {
         Ok(world.start(BY_HAND, Some(NODE), &line.program, &arguments, &environment)?)
     }
 
-    /// Waits until the API server says that it is ready, and the node's own condition, told by the
-    /// kubelet of this process. The time from the start of the process.
-    pub(crate) fn until_ready(&self, process: ProcessId) -> anyhow::Result<Duration> {
+    /// Waits until the API server says that it is ready, and the condition of the node `name`, told
+    /// by the kubelet of this process. The time from the start of the process.
+    pub(crate) fn until_ready(&self, name: &str, process: ProcessId) -> anyhow::Result<Duration> {
         let since = Timestamp::now() - SignedDuration::try_from(age(process)?)?;
         let probe = ApiProbe::new(&self.paths);
-        let name = NODE.to_string();
         self.inside(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 loop {
-                    let Err(why) = probe.ready(&name, Some(since)).await else {
+                    let Err(why) = probe.ready(name, Some(since)).await else {
                         return age(process);
                     };
                     ensure!(process.alive(), "Kubernetes ended: {why}");

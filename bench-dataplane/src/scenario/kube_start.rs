@@ -37,16 +37,17 @@ fn run(options: &Options) -> anyhow::Result<Report> {
     let mut cluster = Cluster::up()?;
     report.set_programs(cluster.bench.programs.dir());
     let line = CommandLine::of(cluster.wait_started()?)?;
+    let name = cluster.node_name()?;
     stop(&cluster)?;
     let mut samples = Samples::default();
     for round in 1..=rounds {
         (options.progress)(&format!("round {round} of {rounds}"));
         if round % 2 == 0 {
-            by_hand(&mut cluster, &line, &mut samples)?;
-            managed(&mut cluster, &mut samples)?;
+            by_hand(&mut cluster, &name, &line, &mut samples)?;
+            managed(&mut cluster, &name, &mut samples)?;
         } else {
-            managed(&mut cluster, &mut samples)?;
-            by_hand(&mut cluster, &line, &mut samples)?;
+            managed(&mut cluster, &name, &mut samples)?;
+            by_hand(&mut cluster, &name, &line, &mut samples)?;
         }
     }
     let Samples { told, managed, by_hand } = samples;
@@ -74,11 +75,11 @@ fn stop(cluster: &Cluster) -> anyhow::Result<()> {
     end(cluster.distribution().context("Kubernetes does not run")?)
 }
 
-fn managed(cluster: &mut Cluster, samples: &mut Samples) -> anyhow::Result<()> {
+fn managed(cluster: &mut Cluster, name: &str, samples: &mut Samples) -> anyhow::Result<()> {
     let [_, manager] = fleet::node_services(NODE);
     cluster.bench.world.restart(&manager).context("start holdfastd again")?;
     let process = cluster.wait_started()?;
-    samples.managed.push(cluster.until_ready(process)?);
+    samples.managed.push(cluster.until_ready(name, process)?);
     let told = cluster.wait("the manager calls Kubernetes ready", |state| {
         let ready = state.phase == KubernetesPhase::Ready;
         Ok(state.ready_after_ms.filter(|_| ready))
@@ -87,8 +88,13 @@ fn managed(cluster: &mut Cluster, samples: &mut Samples) -> anyhow::Result<()> {
     stop(cluster)
 }
 
-fn by_hand(cluster: &mut Cluster, line: &CommandLine, samples: &mut Samples) -> anyhow::Result<()> {
+fn by_hand(
+    cluster: &mut Cluster,
+    name: &str,
+    line: &CommandLine,
+    samples: &mut Samples,
+) -> anyhow::Result<()> {
     let process = cluster.start_by_hand(line)?;
-    samples.by_hand.push(cluster.until_ready(process)?);
+    samples.by_hand.push(cluster.until_ready(name, process)?);
     end(process)
 }

@@ -1,5 +1,5 @@
-//! A site of three nodes from the controller's word on: roles, a release, reboots one at a time, and
-//! a node that breaks.
+//! A site of three nodes from the controller's word on: roles, a release, reboots one at a time,
+//! another version of Kubernetes, and a node that breaks.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -195,6 +195,7 @@ fn three_nodes_share_a_cluster_and_one_takes_the_place_of_another() {
 
     a_release_reaches_every_node_and_is_applied_once(&story);
     one_reboots_at_a_time(&story);
+    another_version_goes_from_node_to_node(&story);
     a_broken_node_is_replaced(&mut story);
 
     assert!(down(&story.place.home).unwrap().problems.is_empty());
@@ -254,8 +255,62 @@ fn one_reboots_at_a_time(story: &Story) {
     story.passed("two nodes had the lock, one after the other");
 }
 
+fn another_version_goes_from_node_to_node(story: &Story) {
+    // The same program with other bytes behind its end, which the kernel does not look at.
+    let program = story.place.home.dir().join("k3s-next");
+    let mut bytes = std::fs::read(story.programs.path("lab-k3s")).unwrap();
+    bytes.extend_from_slice(b"another version");
+    holdfast_durable::write(&program, &bytes, 0o755).unwrap();
+    let sum = exec::output(&story.world.netns(NODES[0]), Command::new("sha256sum").arg(&program));
+    let sum = String::from_utf8(sum.unwrap().stdout).unwrap();
+    let version = serde_json::json!({
+        "version": "v1.20.2+next",
+        "url": format!("file://{}", program.display()),
+        "sha256": sum.split(' ').next(),
+    });
+    let lease = ["kubectl", "--request-timeout=5s", "-n", "holdfast-system", "get", "lease"];
+    let turns = |host| {
+        let column = ["holdfast-reboot", "-o", "jsonpath={.spec.leaseTransitions}"];
+        story.k3s(host, &[&lease[..], &column].concat()).parse::<u32>()
+    };
+    let before = turns(NODES[0]).unwrap();
+    let had = NODES.map(|host| story.state(host));
+
+    let patch = serde_json::json!({"spec": {"kubernetes": {"distribution": version}}});
+    let _: Site = story.operator.patch(&settings::site(1), &patch).unwrap();
+    let versions = |host| -> serde_json::Value {
+        let root = Root::new(story.world.home().root(host));
+        let file = root.state_dir().join("cluster/distribution/versions.json");
+        serde_json::from_slice(&std::fs::read(file).unwrap_or_default()).unwrap_or_default()
+    };
+    until("every node runs the new version", || {
+        let now = NODES.map(versions);
+        let away: Vec<_> = now.iter().filter(|it| it["service"] == "out").collect();
+        assert!(away.len() <= 1, "one at a time: {now:?}");
+        let is_done = |it: &serde_json::Value| {
+            it["current"]["version"] == "v1.20.2+next"
+                && it["onTrial"] == false
+                && it["service"] == "in"
+        };
+        if now.iter().all(is_done) { Ok(()) } else { Err(now) }
+    });
+    for (host, had) in NODES.into_iter().zip(had) {
+        let state = story.state(host);
+        let once = (KubernetesPhase::Ready, had.starts + 1);
+        assert_eq!((state.phase, state.starts), once, "{host}: {}", log(&story.world, host));
+        let snapshots = |state: &KubernetesState| state.snapshots.snapshots.len();
+        assert!(snapshots(&state) > snapshots(&had), "{host} kept its datastore before");
+        assert!(answers_with(&story.place.home, host, "second"), "{host}");
+    }
+    assert_eq!(turns(NODES[0]).unwrap() - before, 3, "each had the lock once");
+    let cordoned = ["kubectl", "get", "nodes", "-o", "jsonpath={.items[*].spec.unschedulable}"];
+    assert_eq!(story.k3s(NODES[0], &cordoned), "", "all take pods again");
+    story.passed("all three run another version");
+}
+
 fn a_broken_node_is_replaced(story: &mut Story) {
     let (broken, new) = (Host::Node(2), Host::Node(4));
+    let others = [Host::Node(1), Host::Node(3)].map(|host| (host, story.state(host).starts));
     story.break_down(broken);
     // The one call. The rest is the new machine's token and power switch.
     let token = story.operator.make_replacement(&settings::site(1), "site-1-2").unwrap();
@@ -281,8 +336,8 @@ fn a_broken_node_is_replaced(story: &mut Story) {
     holds("the new node knows the release", || {
         story.state(new).release.phase == ReleasePhase::Committed
     });
-    for host in [Host::Node(1), Host::Node(3)] {
-        assert_eq!(story.state(host).starts, 1, "{host} went on");
+    for (host, starts) in others {
+        assert_eq!(story.state(host).starts, starts, "{host} went on");
     }
     // Two of three write, two of four would not: the dead member is gone, the new one counts.
     story.break_down(Host::Node(3));

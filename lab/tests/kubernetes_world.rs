@@ -129,7 +129,7 @@ fn a_world_ends_with_a_pod_that_answers_and_outlives_the_manager() {
     assert!(answers(&place.home, Host::Node(1)), "the manager took it over as it was");
 
     a_release_made_while_the_site_is_away_comes_when_it_is_back(&mut world, &operator);
-    assert!(answers(&place.home));
+    assert!(answers(&place.home, Host::Node(1)));
 
     assert!(down(&place.home).unwrap().problems.is_empty());
     assert_eq!(Cgroup::with_prefix(&netns_prefix(place.home.world())), []);

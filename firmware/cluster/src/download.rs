@@ -7,10 +7,11 @@
 use crate::https;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use http::header::{CONTENT_RANGE, LOCATION, RANGE};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, LOCATION, RANGE};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
@@ -27,38 +28,62 @@ const STANDS_STILL: Duration = Duration::from_secs(60);
 pub struct Arriving {
     /// The first byte that comes: what was asked for, or 0 from a server that knows no ranges.
     pub start: u64,
+    /// How many bytes come, where the server says so.
+    pub length: Option<u64>,
     /// The bytes. They end with an error when the connection breaks or stands still.
     pub content: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>,
 }
 
-/// Asks for the content behind `url`, from byte `start` on.
+/// Asks for the content behind `url`, from byte `start` on; from the first byte when it has no more
+/// than that many.
 ///
 /// # Errors
 /// In words: it is no `https` address, nobody answers, or the answer is no content.
 pub async fn fetch(url: &str, start: u64) -> Result<Arriving, String> {
-    let mut uri: Uri = url.parse().map_err(|_| format!("{url:?} is no address"))?;
+    let uri: Uri = url.parse().map_err(|_| format!("{url:?} is no address"))?;
+    let tls = https::tls_of(url, Path::new(https::AUTHORITIES))?;
+    let tls = tls.ok_or_else(|| format!("{uri} is not https"))?;
+    carry_on(&https::client(Some(tls)), uri, start).await
+}
+
+type Asker = Client<https::Dial, Empty<Bytes>>;
+
+async fn carry_on(client: &Asker, uri: Uri, start: u64) -> Result<Arriving, String> {
+    let (uri, answer) = answered(client, uri, start).await?;
+    if start > 0 && answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+        // What we have is not shorter, so it is of another content (RFC 9110 §15.5.17).
+        let (uri, answer) = answered(client, uri, 0).await?;
+        return content(&uri, answer, 0);
+    }
+    content(&uri, answer, start)
+}
+
+/// The answer of whoever has it.
+async fn answered(
+    client: &Asker,
+    mut uri: Uri,
+    start: u64,
+) -> Result<(Uri, Response<Incoming>), String> {
+    let first = uri.clone();
     for _ in 0..=REDIRECTIONS {
-        let answer = ask(&uri, start).await?;
-        let status = answer.status();
-        if !status.is_redirection() {
-            return content(&uri, answer, start);
+        let answer = ask(client, &uri, start).await?;
+        if !answer.status().is_redirection() {
+            return Ok((uri, answer));
         }
         let to = answer.headers().get(LOCATION).and_then(|to| to.to_str().ok());
         let to = to.ok_or_else(|| format!("{uri} leads elsewhere and does not say where"))?;
         uri = follow(&uri, to)?;
     }
-    Err(format!("{url} leads around for more than {REDIRECTIONS} times"))
+    Err(format!("{first} leads around for more than {REDIRECTIONS} times"))
 }
 
-async fn ask(uri: &Uri, start: u64) -> Result<Response<Incoming>, String> {
-    let tls = https::tls_of(&uri.to_string(), Path::new(https::AUTHORITIES))?
-        .ok_or_else(|| format!("{uri} is not https"))?;
+async fn ask(client: &Asker, uri: &Uri, start: u64) -> Result<Response<Incoming>, String> {
     let mut request = Request::get(uri.clone());
     if start > 0 {
         request = request.header(RANGE, format!("bytes={start}-"));
     }
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-    tokio::time::timeout(HEAD_WITHIN, https::client(Some(tls)).request(request))
+    tokio::time::timeout(HEAD_WITHIN, client.request(request))
         .await
         .map_err(|_| format!("{uri} does not answer"))?
         .map_err(|error| holdfast_api::chain(&error))
@@ -89,6 +114,8 @@ fn content(uri: &Uri, answer: Response<Incoming>, asked: u64) -> Result<Arriving
         }
         status => return Err(format!("{uri} answers {status}")),
     };
+    let length = answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    let length = length.and_then(|length| length.parse().ok());
     let stream = answer.into_body().into_data_stream().map_err(io::Error::other);
     let content = futures_util::stream::unfold(Box::pin(stream), |mut stream| async {
         let next = match tokio::time::timeout(STANDS_STILL, stream.next()).await {
@@ -97,7 +124,7 @@ fn content(uri: &Uri, answer: Response<Incoming>, asked: u64) -> Result<Arriving
         };
         Some((next, stream))
     });
-    Ok(Arriving { start, content: Box::pin(content) })
+    Ok(Arriving { start, length, content: Box::pin(content) })
 }
 
 /// The first byte of `bytes 200-1000/67589` (RFC 9110 §14.4).
@@ -108,6 +135,9 @@ fn first_byte(range: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinHandle;
 
     #[test]
     fn a_redirection_never_leaves_https() {
@@ -126,5 +156,42 @@ mod tests {
         for bad in ["", "bytes */67589", "items 1-2/3", "bytes -5"] {
             assert_eq!(first_byte(bad), None, "{bad:?}");
         }
+    }
+
+    /// Answers requests one after the other with these texts, and gives what it was asked.
+    async fn server(answers: &'static [&'static str]) -> (Uri, JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}/k3s", listener.local_addr().unwrap()).parse().unwrap();
+        let asked = tokio::spawn(async move {
+            let mut asked = Vec::new();
+            for answer in answers {
+                let (mut connection, _) = listener.accept().await.unwrap();
+                let (mut head, mut piece) = (Vec::new(), [0; 1024]);
+                while !head.ends_with(b"\r\n\r\n") {
+                    let length = connection.read(&mut piece).await.unwrap();
+                    head.extend_from_slice(&piece[..length]);
+                }
+                asked.push(String::from_utf8(head).unwrap().to_ascii_lowercase());
+                connection.write_all(answer.as_bytes()).await.unwrap();
+            }
+            asked
+        });
+        (uri, asked)
+    }
+
+    #[tokio::test]
+    async fn what_has_no_more_than_was_had_is_fetched_from_its_beginning() {
+        let (uri, asked) = server(&[
+            "HTTP/1.1 416 Range Not Satisfiable\r\nconnection: close\r\ncontent-range: bytes */3\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 3\r\n\r\nnew",
+        ])
+        .await;
+        let arriving = carry_on(&https::client(None), uri, 700).await.unwrap();
+        assert_eq!((arriving.start, arriving.length), (0, Some(3)));
+        let content: Vec<Bytes> = arriving.content.try_collect().await.unwrap();
+        assert_eq!(content.concat(), b"new");
+        let asked = asked.await.unwrap();
+        assert!(asked[0].contains("range: bytes=700-"), "{asked:?}");
+        assert!(!asked[1].contains("range:"), "{asked:?}");
     }
 }

@@ -3,7 +3,11 @@
 //! `STATE/distribution/VERSION-DIGITS/k3s` is a program whose SHA-256 was right when it was put
 //! there; what is being fetched has another name and is carried on with after a break. The link
 //! `current` leads to the folder of the version in force and is replaced in one go.
+//!
+//! The datastore is mostly on the same disk, and etcd ends when it is full: nothing is fetched for
+//! which there is no room with a [reserve](RESERVE), and what came does not stay when room runs out.
 
+use super::observe;
 use super::upgrade::Version;
 use crate::paths::ClusterPaths;
 use bytes::Bytes;
@@ -22,18 +26,26 @@ use tokio::io::AsyncWriteExt;
 /// k3s is about 75 MB; whatever is longer than this is something else.
 const LONGEST: u64 = 1 << 30;
 
+/// What stays free for others: etcd's next log files of 64 MB, a snapshot, the log of k3s.
+pub const RESERVE: u64 = 512 << 20;
+
+/// So much may come between two looks at what is free, for others write as well.
+const LOOK_EVERY: u64 = 16 << 20;
+
 /// What arrives from an address.
 pub struct Download {
     /// The first byte that comes: what was asked for, or 0 from a server that knows no ranges
     /// (RFC 9110 §14).
     pub start: u64,
+    /// How many bytes come, where that is known.
+    pub length: Option<u64>,
     /// The bytes.
     pub content: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>,
 }
 
 /// Fetches `https://`. The manager implements it with its own client.
 pub trait Fetch: Send + Sync + 'static {
-    /// The content behind `url`, from byte `start` on where that can be had.
+    /// The content behind `url`, from byte `start` on where that can be had, else all of it.
     fn fetch<'a>(
         &'a self,
         url: &'a str,
@@ -65,6 +77,21 @@ pub enum BinaryError {
     /// It is longer than any program of ours.
     #[error("what is at {0} is longer than 1 GiB")]
     Long(String),
+    /// The disk has no room for it.
+    #[error(
+        "{} MiB are free at {}; a new Kubernetes needs {} MiB, of which {} MiB stay free",
+        free >> 20, path.display(), need.div_ceil(1 << 20), reserve >> 20
+    )]
+    Room {
+        /// Where.
+        path: PathBuf,
+        /// Bytes.
+        free: u64,
+        /// Bytes, with the reserve.
+        need: u64,
+        /// Bytes.
+        reserve: u64,
+    },
     /// A file cannot be handled.
     #[error("cannot {attempt} {}", path.display())]
     Io {
@@ -87,15 +114,22 @@ impl BinaryError {
     /// The code for it.
     pub fn reason(&self) -> Reason {
         match self {
-            BinaryError::Io { source, .. }
-                if matches!(
-                    source.kind(),
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-                ) =>
-            {
-                Reason::StateDiskFull
-            }
+            full if full.is_full() => Reason::StateDiskFull,
             _ => Reason::KubernetesArtifactRejected,
+        }
+    }
+
+    fn is_long(&self) -> bool {
+        matches!(self, BinaryError::Long(_))
+    }
+
+    fn is_full(&self) -> bool {
+        match self {
+            BinaryError::Room { .. } => true,
+            BinaryError::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            BinaryError::Fetch { .. } | BinaryError::Other { .. } | BinaryError::Long(_) => false,
         }
     }
 }
@@ -104,12 +138,13 @@ impl BinaryError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
     folder: PathBuf,
+    reserve: u64,
 }
 
 impl Store {
     /// Below the root of `paths`.
     pub fn new(paths: &ClusterPaths) -> Self {
-        Store { folder: paths.state_dir().join("distribution") }
+        Store { folder: paths.state_dir().join("distribution"), reserve: RESERVE }
     }
 
     /// Where the program of a version is, or would be.
@@ -138,20 +173,84 @@ impl Store {
         std::fs::create_dir_all(folder).map_err(io_error("make", folder))?;
         let failed = |problem: String| BinaryError::Fetch { url: artifact.url.clone(), problem };
         let have = partial.metadata().map_or(0, |metadata| metadata.len());
+        // The power may have gone before a whole one was put in place. Nothing comes behind its
+        // end (RFC 9110 §15.5.17), so it must not be asked for.
+        if have > 0 && digest(&partial).await? == version.sha256 {
+            return place(&partial, &program, folder);
+        }
         let download = match artifact.url.strip_prefix("file://") {
             Some(path) => {
                 local(Path::new(path), have).map_err(|error| failed(error.to_string()))?
             }
             None => client.fetch(&artifact.url, have).await.map_err(failed)?,
         };
-        receive(download, &partial, &artifact.url).await?;
-        let (at, want, url) = (partial.clone(), version.sha256.clone(), artifact.url.clone());
-        let verified = tokio::task::spawn_blocking(move || verify(&at, &want, url)).await;
-        verified.map_err(|error| failed(error.to_string()))??;
-        let executable = Permissions::from_mode(0o755);
-        std::fs::set_permissions(&partial, executable).map_err(io_error("unlock", &partial))?;
-        std::fs::rename(&partial, &program).map_err(io_error("place", &program))?;
-        sync(folder)
+        let received = self.receive(download, &partial, &artifact.url).await;
+        if received.as_ref().is_err_and(|error| error.is_full() || error.is_long()) {
+            let _gone = std::fs::remove_file(&partial);
+        }
+        received?;
+        let got = digest(&partial).await?;
+        if got != version.sha256 {
+            // Nothing of it is worth carrying on with.
+            let _gone = std::fs::remove_file(&partial);
+            return Err(BinaryError::Other {
+                url: artifact.url.clone(),
+                want: version.sha256,
+                got,
+            });
+        }
+        place(&partial, &program, folder)
+    }
+
+    /// Appends what arrives to what is there, or begins anew.
+    async fn receive(
+        &self,
+        download: Download,
+        partial: &Path,
+        url: &str,
+    ) -> Result<(), BinaryError> {
+        let mut options = tokio::fs::OpenOptions::new();
+        let options = options.create(true).truncate(false).write(true).mode(0o600);
+        let mut file = options.open(partial).await.map_err(io_error("open", partial))?;
+        let mut length = download.start;
+        file.set_len(length).await.map_err(io_error("cut", partial))?;
+        let end = tokio::io::AsyncSeekExt::seek(&mut file, SeekFrom::Start(length)).await;
+        end.map_err(io_error("open", partial))?;
+        self.room(partial, download.length.unwrap_or(0))?;
+        let mut looked_at = length;
+        let mut content = download.content;
+        while let Some(piece) = content.next().await {
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(error) => {
+                    // What came so far is where the next attempt carries on.
+                    let _best_effort = file.flush().await;
+                    return Err(BinaryError::Fetch { url: url.into(), problem: error.to_string() });
+                }
+            };
+            length = length.saturating_add(piece.len() as u64);
+            if length > LONGEST {
+                return Err(BinaryError::Long(url.into()));
+            }
+            file.write_all(&piece).await.map_err(io_error("write", partial))?;
+            if length - looked_at >= LOOK_EVERY {
+                looked_at = length;
+                self.room(partial, 0)?;
+            }
+        }
+        file.sync_all().await.map_err(io_error("sync", partial))
+    }
+
+    /// Whether so many bytes more leave the reserve; also where that cannot be found out.
+    fn room(&self, path: &Path, more: u64) -> Result<(), BinaryError> {
+        let need = more.saturating_add(self.reserve);
+        match observe::free_bytes(path) {
+            Some(free) if free < need => {
+                let (path, reserve) = (path.to_path_buf(), self.reserve);
+                Err(BinaryError::Room { path, free, need, reserve })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Lets `current` lead to a version; to none, and the machine's own program counts.
@@ -193,7 +292,8 @@ impl Store {
 fn local(path: &Path, start: u64) -> io::Result<Download> {
     let mut file = File::open(path)?;
     // A partial copy longer than the file is of another one.
-    let start = if file.metadata()?.len() < start { 0 } else { start };
+    let whole = file.metadata()?.len();
+    let start = if whole < start { 0 } else { start };
     file.seek(SeekFrom::Start(start))?;
     let content = futures_util::stream::unfold(file, |mut file| async move {
         let read = tokio::task::spawn_blocking(move || {
@@ -211,54 +311,32 @@ fn local(path: &Path, start: u64) -> io::Result<Download> {
             Err(error) => Some((Err(error), file)),
         }
     });
-    Ok(Download { start, content: Box::pin(content) })
+    Ok(Download { start, length: Some(whole - start), content: Box::pin(content) })
 }
 
-/// Appends what arrives to what is there, or begins anew.
-async fn receive(download: Download, partial: &Path, url: &str) -> Result<(), BinaryError> {
-    let mut options = tokio::fs::OpenOptions::new();
-    let options = options.create(true).truncate(false).write(true).mode(0o600);
-    let mut file = options.open(partial).await.map_err(io_error("open", partial))?;
-    let mut length = download.start;
-    file.set_len(length).await.map_err(io_error("cut", partial))?;
-    let end = tokio::io::AsyncSeekExt::seek(&mut file, SeekFrom::Start(length)).await;
-    end.map_err(io_error("open", partial))?;
-    let mut content = download.content;
-    while let Some(piece) = content.next().await {
-        let piece = match piece {
-            Ok(piece) => piece,
-            Err(error) => {
-                // What came so far is where the next attempt carries on.
-                let _best_effort = file.flush().await;
-                return Err(BinaryError::Fetch { url: url.into(), problem: error.to_string() });
+/// SHA-256 of a file, hex in lower case.
+async fn digest(path: &Path) -> Result<String, BinaryError> {
+    let at = path.to_path_buf();
+    let read = tokio::task::spawn_blocking(move || {
+        let mut file = File::open(&at)?;
+        let (mut hash, mut piece) = (Context::new(&SHA256), vec![0; 1 << 20]);
+        loop {
+            match file.read(&mut piece)? {
+                0 => return Ok(holdfast_api::hex(hash.finish().as_ref())),
+                length => hash.update(&piece[..length]),
             }
-        };
-        length = length.saturating_add(piece.len() as u64);
-        if length > LONGEST {
-            let _gone = std::fs::remove_file(partial);
-            return Err(BinaryError::Long(url.into()));
         }
-        file.write_all(&piece).await.map_err(io_error("write", partial))?;
-    }
-    file.sync_all().await.map_err(io_error("sync", partial))
+    });
+    let read = read.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    read.map_err(io_error("read", path))
 }
 
-fn verify(partial: &Path, want: &str, url: String) -> Result<(), BinaryError> {
-    let mut file = File::open(partial).map_err(io_error("open", partial))?;
-    let (mut hash, mut piece) = (Context::new(&SHA256), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut piece).map_err(io_error("read", partial))? {
-            0 => break,
-            length => hash.update(&piece[..length]),
-        }
-    }
-    let got = holdfast_api::hex(hash.finish().as_ref());
-    if got != want {
-        // Nothing of it is worth carrying on with.
-        let _gone = std::fs::remove_file(partial);
-        return Err(BinaryError::Other { url, want: want.into(), got });
-    }
-    Ok(())
+/// What was verified becomes the program.
+fn place(partial: &Path, program: &Path, folder: &Path) -> Result<(), BinaryError> {
+    let executable = Permissions::from_mode(0o755);
+    std::fs::set_permissions(partial, executable).map_err(io_error("unlock", partial))?;
+    std::fs::rename(partial, program).map_err(io_error("place", program))?;
+    sync(folder)
 }
 
 fn sync(folder: &Path) -> Result<(), BinaryError> {
@@ -304,6 +382,10 @@ mod tests {
             self.asked.lock().unwrap().push(start);
             let start = if self.has_ranges { start } else { 0 };
             let from = usize::try_from(start).unwrap();
+            if from > 0 && from >= self.content.len() {
+                let refusal = Err("it answers 416 Range Not Satisfiable".into());
+                return Box::pin(std::future::ready(refusal));
+            }
             let length = self.pieces.lock().unwrap().pop();
             let end = length.map_or(self.content.len(), |length| from + length);
             let mut pieces: Vec<io::Result<Bytes>> = self.content[from..end]
@@ -314,7 +396,8 @@ mod tests {
                 pieces.push(Err(io::Error::other("connection reset")));
             }
             let content = Box::pin(futures_util::stream::iter(pieces));
-            Box::pin(std::future::ready(Ok(Download { start, content })))
+            let length = Some((self.content.len() - from) as u64);
+            Box::pin(std::future::ready(Ok(Download { start, length, content })))
         }
     }
 
@@ -342,6 +425,34 @@ mod tests {
             let second = if has_ranges { 140_000 } else { 50_000 };
             assert_eq!(asked, [0, 90_000, second]);
         }
+    }
+
+    /// The power went between the last byte and the rename.
+    #[tokio::test]
+    async fn a_whole_download_that_was_not_put_in_place_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, server) = (store(folder.path()), Server::new(&[], true));
+        let (artifact, version) = (server.artifact(), Version::of(&server.artifact()));
+        let partial = store.program(&version).with_extension("part");
+        holdfast_durable::write(&partial, &server.content, 0o600).unwrap();
+        store.fetch(&artifact, &server).await.unwrap();
+        assert_eq!(std::fs::read(store.program(&version)).unwrap(), server.content);
+        assert_eq!(*server.asked.lock().unwrap(), [] as [u64; 0], "it was had already");
+    }
+
+    /// etcd is on the same disk.
+    #[tokio::test]
+    async fn nothing_is_fetched_without_room_and_nothing_stays_when_room_runs_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut store, server) = (store(folder.path()), Server::new(&[50_000], true));
+        let (artifact, version) = (server.artifact(), Version::of(&server.artifact()));
+        let partial = store.program(&version).with_extension("part");
+        store.fetch(&artifact, &server).await.unwrap_err();
+        assert!(partial.exists(), "there is room: it is carried on with");
+        store.reserve = u64::MAX;
+        let error = store.fetch(&artifact, &server).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::StateDiskFull, "{error}");
+        assert!(!partial.exists() && !store.has(&version));
     }
 
     #[tokio::test]

@@ -58,7 +58,7 @@ pub fn facts(paths: &ClusterPaths) -> Facts {
 }
 
 /// Of the file system that `path` is on, or would be on.
-fn free_bytes(path: &Path) -> Option<u64> {
+pub(super) fn free_bytes(path: &Path) -> Option<u64> {
     let there = path.ancestors().find(|path| path.exists())?;
     let stat = nix::sys::statvfs::statvfs(there).ok()?;
     // Unsigned longs, which are narrower on 32-bit machines.

@@ -15,7 +15,8 @@ impl Fetch for Https {
     ) -> std::pin::Pin<Box<dyn Future<Output = Result<Download, String>> + Send + 'a>> {
         Box::pin(async move {
             let arriving = download::fetch(url, start).await?;
-            Ok(Download { start: arriving.start, content: arriving.content })
+            let download::Arriving { start, length, content } = arriving;
+            Ok(Download { start, length, content })
         })
     }
 }

@@ -3,6 +3,9 @@
 //! The texts are those of k3s, etcd, the kubelet and the kernel as they print them; each stands
 //! beside one that was seen in the tests below. A log that tells nothing known gives
 //! [`Reason::KubernetesExited`] with its last lines, which is true, if less helpful.
+//!
+//! k3s logs in the words of all its parts, and of what its parts were given: a text about a
+//! configuration counts only where a part ends with it, or names our files.
 
 use super::process::Ending;
 use holdfast_api::Reason;
@@ -71,18 +74,6 @@ pub struct Diagnosis {
     pub message: String,
 }
 
-impl Diagnosis {
-    /// A process that runs with this in its log will never be ready.
-    pub fn is_final(&self) -> bool {
-        matches!(
-            self.reason,
-            Reason::KubernetesPortTaken
-                | Reason::KubernetesDatastoreDamaged
-                | Reason::KubernetesConfigRefused
-        )
-    }
-}
-
 /// Less than this, and etcd cannot make its next log file of 64 MB.
 const ROOM: u64 = 64_000_000;
 
@@ -108,6 +99,11 @@ const DATASTORE: Texts = &[
     &["\"discovery failed\"", "unexpected EOF"],
 ];
 
+/// etcd of a version that went back (docs.k3s.io, "Rolling Back K3s": only with a snapshot of the
+/// version before).
+const NEWER_DATASTORE: Texts =
+    &[&["invalid downgrade; server version is lower than determined cluster version"]];
+
 /// k3s, the kubelet, and the YAML reader.
 const CONFIGURATION: Texts = &[
     &["flag provided but not defined"],
@@ -121,6 +117,24 @@ const CONFIGURATION: Texts = &[
     &["is for servers only"],
     &["registries.yaml is refused"],
 ];
+
+/// How a part says that it ends: logrus, klog (in [`is_fatal`]), zap, cobra, and what Kubernetes'
+/// programs print last.
+const FATAL: Texts = &[
+    &["level=fatal"],
+    &["FATA["],
+    &["\"level\":\"fatal\""],
+    &["\"level\":\"panic\""],
+    &["\"command failed\""],
+];
+
+/// The files that we write, and k3s reads before anything else.
+const OUR_FILES: Texts = &[&["/k3s/config.yaml"], &["registries.yaml"]];
+
+/// Without these nothing runs (docs.k3s.io, "Requirements"; kubernetes.io, "Ports and Protocols"):
+/// etcd, API server and supervisor, containerd's streams, kubelet, and the controllers.
+const PORTS: &[u16] =
+    &[2379, 2380, 2381, 2382, 6443, 6444, 10010, 10250, 10256, 10257, 10258, 10259];
 
 const JOIN: Texts = &[
     &["token CA hash does not match"],
@@ -158,17 +172,24 @@ pub fn diagnose(evidence: &Evidence<'_>) -> Option<Diagnosis> {
     if full {
         return found(Reason::KubernetesDiskFull, "nothing is free on the disk".into());
     }
-    let certificate = last(evidence.log, CERTIFICATE);
-    for (texts, reason) in [
-        (DATASTORE, Reason::KubernetesDatastoreDamaged),
-        (CONFIGURATION, Reason::KubernetesConfigRefused),
-        (JOIN, Reason::KubernetesJoinRefused),
-    ] {
-        if let Some(line) = last(evidence.log, texts) {
-            return found(reason, shortened(line));
-        }
+    if let Some(line) = last(evidence.log, NEWER_DATASTORE) {
+        let message = format!(
+            "a newer Kubernetes wrote the datastore, and this one cannot go on with it; a snapshot \
+             from before can be put back: {}",
+            shortened(line)
+        );
+        return found(Reason::KubernetesDatastoreDamaged, message);
     }
-    if let Some(line) = certificate {
+    if let Some(line) = last(evidence.log, DATASTORE) {
+        return found(Reason::KubernetesDatastoreDamaged, shortened(line));
+    }
+    if let Some(line) = refusal(evidence.log) {
+        return found(Reason::KubernetesConfigRefused, shortened(line));
+    }
+    if let Some(line) = last(evidence.log, JOIN) {
+        return found(Reason::KubernetesJoinRefused, shortened(line));
+    }
+    if let Some(line) = last(evidence.log, CERTIFICATE) {
         return found(Reason::KubernetesCertificateExpired, certificate_message(line, evidence));
     }
     if let Some(line) = last(evidence.log, SERVER) {
@@ -182,17 +203,46 @@ pub fn diagnose(evidence: &Evidence<'_>) -> Option<Diagnosis> {
     found(Reason::KubernetesExited, last_words(ending, evidence.log))
 }
 
-fn last(log: &[String], texts: Texts) -> Option<&str> {
-    let means = |line: &&String| texts.iter().any(|row| row.iter().all(|text| line.contains(text)));
-    log.iter().rev().find(means).map(String::as_str)
+/// Whether a process with this log will never be ready, though it still runs.
+pub fn is_doomed(log: &[String]) -> bool {
+    taken_port(log).is_some()
+        || refusal(log).is_some()
+        || log.iter().any(|line| is_fatal(line) && says(line, DATASTORE))
 }
 
-/// `listen tcp 0.0.0.0:6443: bind: address already in use`, as Go's net package prints it.
+fn says(line: &str, texts: Texts) -> bool {
+    texts.iter().any(|row| row.iter().all(|text| line.contains(text)))
+}
+
+fn last(log: &[String], texts: Texts) -> Option<&str> {
+    log.iter().rev().find(|line| says(line, texts)).map(String::as_str)
+}
+
+fn refusal(log: &[String]) -> Option<&str> {
+    let is_one =
+        |line: &&String| says(line, CONFIGURATION) && (is_fatal(line) || says(line, OUR_FILES));
+    log.iter().rev().find(is_one).map(String::as_str)
+}
+
+/// Whether a part ends with this line.
+fn is_fatal(line: &str) -> bool {
+    // `F1016 03:31:28.074425`, as klog writes it.
+    let klog = line.strip_prefix('F').is_some_and(|rest| {
+        rest.len() > 5
+            && rest.bytes().take(4).all(|b| b.is_ascii_digit())
+            && rest[4..].starts_with(' ')
+    });
+    klog || line.starts_with("Error: ") || says(line, FATAL)
+}
+
+/// `listen tcp 0.0.0.0:6443: bind: address already in use`, as Go's net package prints it. Other
+/// ports are those of workloads, without which Kubernetes does.
 fn taken_port(log: &[String]) -> Option<(u16, &str)> {
     log.iter().rev().find_map(|line| {
         let (before, _) = line.split_once(": bind: address already in use")?;
         let (_, port) = before.rsplit_once(':')?;
-        Some((port.parse().ok()?, line.as_str()))
+        let port = port.parse().ok()?;
+        (PORTS.contains(&port) || is_fatal(line)).then_some((port, line.as_str()))
     })
 }
 

@@ -234,14 +234,18 @@ impl Places {
     /// at the new end.
     ///
     /// # Errors
-    /// The log cannot be copied or cut.
+    /// The log cannot be copied, and is cut nevertheless; or it cannot be cut.
     pub fn bound_log(&self) -> io::Result<()> {
         let file = std::fs::OpenOptions::new().write(true).open(self.log())?;
-        if file.metadata()?.len() > LONGEST_LOG {
-            std::fs::copy(self.log(), self.old_log())?;
-            file.set_len(0)?;
+        if file.metadata()?.len() <= LONGEST_LOG {
+            return Ok(());
         }
-        Ok(())
+        let copied = std::fs::copy(self.log(), self.old_log());
+        file.set_len(0)?;
+        copied.map(drop).inspect_err(|_| {
+            // On a full disk a part of the old log only takes room.
+            let _gone = std::fs::remove_file(self.old_log());
+        })
     }
 
     /// Every log that can tell why it does not come up: its own, and those of its parts.
@@ -261,5 +265,23 @@ impl Places {
         let own = self.log();
         let others = self.logs().into_iter().filter(|path| *path != own);
         others.filter_map(|path| Some((path.clone(), path.metadata().ok()?.len()))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_api::paths::Root;
+
+    /// As on a full disk: etcd is on the same one.
+    #[test]
+    fn a_long_log_is_cut_also_when_it_cannot_be_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = Places::new(&ClusterPaths::new(&Root::new(folder.path())));
+        std::fs::create_dir_all(places.old_log()).unwrap();
+        let log = std::fs::File::create(places.log()).unwrap();
+        log.set_len(LONGEST_LOG + 1).unwrap();
+        places.bound_log().unwrap_err();
+        assert_eq!(places.log().metadata().unwrap().len(), 0);
     }
 }

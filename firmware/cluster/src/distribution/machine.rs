@@ -9,13 +9,14 @@
 //!   │             Exited │  └───────── Backoff ◀─Exited── NotReady ──┘
 //!   │                    └─────────────▶ ▲
 //!   │ Exited                             │ Exited, after Doomed
-//!   └──────────────── Stopping ◀── Unwanted, Restart, Doomed (from whatever runs)
+//!   └──────────────── Stopping ◀── Unwanted, Restart (from whatever runs), Doomed (from Starting)
 //!                        └──▶ Starting: Exited, after Restart
 //! ```
 //!
 //! A process that runs and is not ready is left alone, for k3s ends by itself when a part of it
-//! fails, and a slow disk is no reason to begin anew; the exception is one whose log says that it
-//! will never be ready ([`Event::Doomed`]).
+//! fails, and a slow disk is no reason to begin anew; the exception is one that never was ready and
+//! whose log says that it will not be ([`Event::Doomed`]). What was ready had its ports, its
+//! configuration and its datastore, and ends by itself when it loses one.
 //! Left out: why it failed ([`super::diagnose`]) and what has to be done ([`super::service`]).
 
 use holdfast_api::kubernetes::KubernetesPhase;
@@ -170,9 +171,10 @@ impl Machine {
                 let earlier = if now.duration_since(since) >= GOOD_STRETCH { 0 } else { failures };
                 (backoff(earlier, jitter, now), None)
             }
-            (State::Starting { failures, .. } | State::NotReady { failures, .. }, Doomed) => {
+            (State::Starting { failures, .. }, Doomed) => {
                 (stopping(Then::Pause { failures }), Some(Action::Stop))
             }
+            (same @ State::NotReady { .. }, Doomed) => (same, None),
             (
                 State::Starting { failures, .. } | State::NotReady { failures, .. },
                 Probe { ready: true },

@@ -14,7 +14,7 @@ use super::diagnose::Diagnosis;
 use super::launch::{Launch, LaunchError, Launcher, Record};
 use super::machine::{Action, Event, Machine, State};
 use super::plan::{Aspect, Have, Running, Step, plan};
-use super::process::{Ending, Process};
+use super::process::{Ending, Identity, Process};
 use super::render::{self, MODE};
 use super::service::{Command, DistributionState, Helpers, Settings, Wish};
 use super::upgrade::{Version, Versions};
@@ -35,7 +35,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
 /// What something that was sent off brought back.
 enum News {
-    Probe(Result<(), String>),
+    /// Of the process that was asked about.
+    Probe(Option<Identity>, Result<(), String>),
     Fetched(Result<(), Diagnosis>),
     Drained(Version, Result<(), Diagnosis>),
     Uncordoned(Result<(), Diagnosis>),
@@ -54,6 +55,8 @@ pub(super) struct Task {
     store: Store,
     machine: Machine,
     process: Option<Process>,
+    /// It was looked for and none was there, and none was started since.
+    is_absent: bool,
     record: Record,
     wish: Wish,
     wanted: Option<Wanted>,
@@ -117,6 +120,7 @@ impl Task {
             tell,
             machine: Machine::default(),
             process: None,
+            is_absent: false,
             record: Record::default(),
             wish: Wish::Unknown,
             wanted: None,
@@ -214,7 +218,9 @@ impl Task {
         }
         let mut found = None;
         if !self.machine.runs() {
+            self.is_absent = false;
             found = self.launcher.find().await.map_err(|error| told(&error, error.reason()))?;
+            self.is_absent = found.is_none();
         }
         if self.pauses > 0 {
             self.adopt(found).await;
@@ -240,6 +246,17 @@ impl Task {
             }
         };
         self.wanted = want;
+        let done = self.carry_out(steps, &mut found).await;
+        // Whatever could not be done: what runs is watched.
+        self.adopt(found).await;
+        done
+    }
+
+    async fn carry_out(
+        &mut self,
+        steps: Vec<Step>,
+        found: &mut Option<(Process, Record)>,
+    ) -> Result<(), Diagnosis> {
         for step in steps {
             info!(step = %step, "Kubernetes");
             match step {
@@ -297,6 +314,7 @@ impl Task {
         let Some((process, record)) = found else { return };
         info!(pid = process.pid(), "Kubernetes runs already and is adopted");
         (self.process, self.record, self.started) = (Some(process), record, None);
+        self.is_absent = false;
         self.ask_version();
         self.event(Event::Adopted).await;
     }
@@ -331,9 +349,9 @@ impl Task {
         self.tell_whether_ended();
     }
 
-    /// Whoever paused it may go on.
+    /// Whoever paused it may go on, when it is known that none runs: they replace its datastore.
     fn tell_whether_ended(&mut self) {
-        if !self.machine.runs() {
+        if self.is_absent && !self.machine.runs() {
             for waiting in self.waiting_for_end.drain(..) {
                 let _gave_up = waiting.send(());
             }
@@ -362,6 +380,8 @@ impl Task {
             environment: self.settings.environment.clone(),
             aspects: wanted.aspects.clone(),
         };
+        // Also when that fails: systemd may have begun.
+        self.is_absent = false;
         let process = match self.launcher.start(&launch).await {
             Ok(process) => process,
             Err(error) => {
@@ -383,6 +403,7 @@ impl Task {
 
     async fn has_ended(&mut self) {
         let Some(process) = self.process.take() else { return };
+        self.is_absent = true;
         let ending = self.launcher.ending(&process).await;
         if matches!(self.machine.state(), State::Stopping { .. }) {
             info!(%ending, "Kubernetes is stopped");
@@ -404,9 +425,11 @@ impl Task {
 
     async fn hear(&mut self, news: News) {
         match news {
-            News::Probe(answer) => {
+            News::Probe(of, answer) => {
                 self.probing = false;
-                self.probed(answer).await;
+                if of.as_ref() == self.process.as_ref().map(Process::identity) {
+                    self.probed(answer).await;
+                }
             }
             News::Version(version) => self.version = version.unwrap_or_default(),
             News::Released => {
@@ -438,8 +461,9 @@ impl Task {
         }
         if now >= self.next_housekeeping {
             self.next_housekeeping = now + HOUSEKEEPING;
+            let places = self.launcher.places().clone();
             // Without a log there is none to keep within bounds.
-            let _no_log = self.launcher.places().bound_log();
+            let _no_log = tokio::task::spawn_blocking(move || places.bound_log()).await;
         }
     }
 

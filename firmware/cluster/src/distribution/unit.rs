@@ -32,6 +32,12 @@ impl UnitLauncher {
         UnitLauncher { places, systemctl: "systemctl".into(), folder: "/run/systemd/system".into() }
     }
 
+    /// With another systemd.
+    #[cfg(test)]
+    pub(super) fn of(places: Places, systemctl: PathBuf, folder: PathBuf) -> Self {
+        UnitLauncher { places, systemctl, folder }
+    }
+
     pub(super) fn places(&self) -> &Places {
         &self.places
     }
@@ -178,8 +184,7 @@ esac
         let path = folder.path().join("systemctl");
         holdfast_durable::write(&path, SYSTEMCTL.as_bytes(), 0o755).unwrap();
         let places = Places::new(&ClusterPaths::new(&Root::new(folder.path())));
-        let launcher =
-            UnitLauncher { places, systemctl: path, folder: folder.path().to_path_buf() };
+        let launcher = UnitLauncher::of(places, path, folder.path().to_path_buf());
         assert!(launcher.find().await.unwrap().is_none());
         let launch = Launch {
             program: "/bin/sleep".into(),

@@ -116,6 +116,52 @@ fn what_the_laboratory_says() {
     }
 }
 
+/// Each was seen in the log of a k3s that served its workloads.
+#[test]
+fn what_a_healthy_k3s_says_of_others_dooms_nobody() {
+    for line in [
+        r#"time="2024-05-01T08:00:00Z" level=error msg="Failed to process config: failed to process /var/lib/rancher/k3s/server/manifests/config.yaml: yaml: line 12: mapping values are not allowed in this context""#,
+        r#"E0501 08:00:00.000000    1234 proxier.go:1560] "can't open port, skipping it" err="listen tcp4 :31234: bind: address already in use" port="nodePort for default/web""#,
+        r#"time="2024-05-01T08:00:00Z" level=warning msg="unable to parse \"registry.example\": invalid argument \"x\"""#,
+        "F is the first letter of this line: unknown flag: --x",
+        "F1234",
+    ] {
+        let log = [line.to_owned()];
+        assert!(!is_doomed(&log), "{line}");
+        let (facts, now) = (Facts::default(), Timestamp::UNIX_EPOCH);
+        let running = Evidence { ending: None, log: &log, facts: &facts, now };
+        assert_eq!(diagnose(&running), None, "{line}");
+        assert_eq!(reason(line), Reason::KubernetesExited, "{line}");
+    }
+}
+
+#[test]
+fn what_nothing_comes_back_from_dooms() {
+    for line in [
+        r#"time="2023-07-08T10:00:00Z" level=fatal msg="yaml: line 9: could not find expected ':'""#,
+        "FATA[0000] flag provided but not defined: -x",
+        "/etc/rancher/k3s/config.yaml.d/60-holdfast.yaml: unknown option \"x\"",
+        "listen tcp 127.0.0.1:10259: bind: address already in use",
+        r#"time="2023-07-08T10:00:00Z" level=fatal msg="listen tcp :7443: bind: address already in use""#,
+        r#"{"level":"panic","msg":"failed to open database","error":"invalid database"}"#,
+        "F1016 03:31:28.074425    3792 server.go:185] unknown 'kubernetes.io' or 'k8s.io' labels specified with --node-labels: [kubernetes.io/role]",
+    ] {
+        assert!(is_doomed(&[line.to_owned()]), "{line}");
+    }
+    let passes = "{\"level\":\"warn\",\"msg\":\"peer sent a snapshot with a crc mismatch\"}";
+    assert!(!is_doomed(&[passes.to_owned()]));
+}
+
+/// A version that failed may have raised the datastore's: on a site with one server the snapshot
+/// from before it is put back then, as of any datastore that cannot be read.
+#[test]
+fn a_datastore_of_a_newer_version_is_as_good_as_damaged() {
+    let line = r#"{"level":"panic","caller":"membership/downgrade.go:49","msg":"invalid downgrade; server version is lower than determined cluster version","current-server-version":"3.5.21","determined-cluster-version":"3.6"}"#;
+    let found = judge(&["Starting", line], &Facts::default());
+    assert_eq!(found.reason, Reason::KubernetesDatastoreDamaged);
+    assert!(found.message.starts_with("a newer Kubernetes wrote the datastore"), "{found:?}");
+}
+
 #[test]
 fn whoever_has_the_port_is_named() {
     let line = "listen tcp 0.0.0.0:6443: bind: address already in use";

@@ -174,6 +174,19 @@ fn a_doomed_start_ends_and_waits() {
 }
 
 #[test]
+fn what_was_ready_once_is_not_doomed_by_what_it_logged() {
+    let mut world = World::new();
+    world.on(Event::Wanted);
+    world.on(Event::Probe { ready: true });
+    for _ in 0..MISSES {
+        world.on(Event::Probe { ready: false });
+    }
+    assert!(matches!(world.machine.state(), State::NotReady { .. }));
+    assert_eq!(world.on(Event::Doomed), None);
+    assert!(world.process);
+}
+
+#[test]
 fn a_found_process_is_not_started_again() {
     let mut world = World::new();
     world.process = true;

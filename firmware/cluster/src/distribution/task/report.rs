@@ -44,7 +44,7 @@ impl Task {
     fn phase_and_why(&self) -> (KubernetesPhase, Option<Diagnosis>) {
         let why = |reason, message: &str| Some(Diagnosis { reason, message: message.into() });
         if self.pauses > 0 {
-            return (KubernetesPhase::Restoring, None);
+            return (KubernetesPhase::Restoring, self.blocked.clone());
         }
         let phase = self.machine.phase();
         let wrong = self.blocked.clone().or_else(|| self.problem.clone());

@@ -5,6 +5,7 @@ use crate::distribution::binary::{Download, Fetch};
 use crate::distribution::launch::How;
 use crate::distribution::model::tests::server;
 use crate::distribution::service::{Distribution, Handle, Later, Workloads};
+use crate::distribution::unit::UnitLauncher;
 use crate::distribution::upgrade::{Service, Version};
 use crate::distribution::{NodeWants, Probe};
 use crate::paths::ClusterPaths;
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 const K3S: &str = r#"#!/bin/sh
 [ "$1" = --version ] && { echo "k3s version VERSION (abc)"; exit; }
 grep -q poison ROOT/etc/rancher/k3s/config.yaml.d/60-holdfast.yaml && { echo "Error: unknown flag: --poison"; exit 1; }
-[ -e ROOT/taken ] && { echo "listen tcp 0.0.0.0:1: bind: address already in use"; exit 1; }
+[ -e ROOT/taken ] && { echo "listen tcp 0.0.0.0:10259: bind: address already in use"; exit 1; }
 echo VERSION $$ > ROOT/running
 exec sleep 1000
 "#;
@@ -97,13 +98,20 @@ impl Bed {
         holdfast_api::hex(digest.as_ref())
     }
 
-    fn manager(&self) -> Handle {
+    fn helpers(&self) -> Helpers {
         let answers = || Answers { root: self.folder.path().into(), moved: self.moved.clone() };
-        let helpers = Helpers {
+        Helpers {
             probe: Arc::new(answers()),
             fetch: Arc::new(answers()),
             workloads: Arc::new(answers()),
-        };
+        }
+    }
+
+    fn manager(&self) -> Handle {
+        self.manager_with(self.helpers())
+    }
+
+    fn manager_with(&self, helpers: Helpers) -> Handle {
         let settings = Settings {
             how: How::Child,
             upgrade_window: Duration::from_secs(2),
@@ -255,6 +263,111 @@ async fn a_pause_holds_until_it_is_dropped() {
     assert!(std::fs::read_to_string(bed.config()).unwrap().contains("more=yes"));
 }
 
+/// A restore would replace the datastore under a running one.
+#[tokio::test]
+async fn nobody_is_told_that_it_is_stopped_before_that_is_known() {
+    let bed = Bed::new();
+    // One of an earlier manager, and a systemd that does not answer.
+    let mut k3s = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let systemctl = format!(
+        "#!/bin/sh\n[ -e ROOT/deaf ] && exit 1\n[ \"$2\" = --property=MainPID ] && echo {}; true\n",
+        k3s.id()
+    );
+    let systemctl = systemctl.replace("ROOT", &bed.folder.path().display().to_string());
+    holdfast_durable::write(&bed.path("systemctl"), systemctl.as_bytes(), 0o755).unwrap();
+    std::fs::File::create(bed.path("deaf")).unwrap();
+
+    let (orders, inbox) = mpsc::channel(1);
+    let (tell, mut told) = watch::channel(DistributionState::default());
+    let settings = Settings::new(bed.paths(), bed.path("machine/k3s"));
+    let wishes = bed.wishes.subscribe();
+    let mut task = Task::new(settings, bed.helpers(), wishes, inbox, tell);
+    let places = crate::distribution::launch::Places::new(&bed.paths());
+    let unit = UnitLauncher::of(places, bed.path("systemctl"), bed.path("units"));
+    task.launcher = Launcher::Unit(unit);
+    let task = tokio::spawn(task.run());
+
+    let (stopped, mut is_stopped) = oneshot::channel();
+    let (_pause, until) = oneshot::channel();
+    orders.send(Command::Pause { stopped, until }).await.unwrap();
+    let state = told.wait_for(|state| state.phase == KubernetesPhase::Restoring).await.unwrap();
+    assert!(state.reason.is_some() && state.message.contains("systemctl"), "{state:?}");
+    drop(state);
+    assert_eq!(is_stopped.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+    assert!(runs(k3s.id()));
+
+    std::fs::remove_file(bed.path("deaf")).unwrap();
+    bed.want(|_| {});
+    tokio::time::timeout(Duration::from_secs(20), is_stopped).await.unwrap().unwrap();
+    assert!(!runs(k3s.id()));
+    k3s.wait().unwrap();
+    task.abort();
+}
+
+#[tokio::test]
+async fn what_runs_is_watched_also_when_its_files_cannot_be_written() {
+    let bed = Bed::new();
+    bed.want(|_| {});
+    let first = bed.manager();
+    let pid = ready(&first).await.pid;
+    drop(first);
+    let folder = bed.config().parent().unwrap().to_path_buf();
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::os::unix::fs::symlink(bed.path("nowhere/at/all"), &folder).unwrap();
+    let second = bed.manager();
+    let state = until(&second, "blocked", |state| {
+        state.phase == KubernetesPhase::Ready && state.reason.is_some()
+    })
+    .await;
+    assert_eq!((state.pid, state.reason), (pid, Some(Reason::StateUnwritable)));
+}
+
+/// Its first answer comes when it is let go; the others say no.
+#[derive(Default)]
+struct Late {
+    asked: std::sync::atomic::AtomicU32,
+    go: tokio::sync::Notify,
+}
+
+impl Probe for Late {
+    fn ready<'a>(
+        &'a self,
+        _node: &'a str,
+        _since: Option<Timestamp>,
+    ) -> Later<'a, Result<(), String>> {
+        Box::pin(async {
+            if self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 0 {
+                return Err("not yet".into());
+            }
+            self.go.notified().await;
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_the_process_before_says_nothing_of_this_one() {
+    let bed = Bed::new();
+    bed.want(|_| {});
+    let probe = Arc::new(Late::default());
+    let helpers = Helpers { probe: probe.clone(), ..bed.helpers() };
+    let manager = bed.manager_with(helpers);
+    let asked = || probe.asked.load(std::sync::atomic::Ordering::Relaxed);
+    holdfast_poll::until_async("it is asked", Duration::from_secs(20), async || {
+        if asked() > 0 { Ok(()) } else { Err(()) }
+    })
+    .await;
+    manager.restart().await.unwrap();
+    until(&manager, "a restart", |state| state.starts == 2 && state.pid.is_some()).await;
+    probe.go.notify_one();
+    holdfast_poll::until_async("it is asked again", Duration::from_secs(20), async || {
+        assert_ne!(manager.state().borrow().phase, KubernetesPhase::Ready);
+        if asked() > 2 { Ok(()) } else { Err(asked()) }
+    })
+    .await;
+    assert_eq!(manager.state().borrow().ready_after, None);
+}
+
 #[tokio::test]
 async fn a_refused_configuration_gives_way_to_the_last_good_one() {
     let bed = Bed::new();
@@ -288,7 +401,7 @@ async fn why_it_does_not_come_up_is_told_until_it_does() {
     })
     .await;
     assert_eq!(state.reason, Some(Reason::KubernetesPortTaken));
-    assert!(state.message.starts_with("port 1 was taken"), "{}", state.message);
+    assert!(state.message.starts_with("port 10259 "), "{}", state.message);
     std::fs::remove_file(bed.path("taken")).unwrap();
     assert_eq!(ready(&manager).await.reason, None);
 }

@@ -1,7 +1,7 @@
 //! Whether it is ready, and if not, why: the part of the task that asks and looks.
 
 use super::{HOUSEKEEPING, News, Task};
-use crate::distribution::diagnose::{Diagnosis, Evidence, diagnose};
+use crate::distribution::diagnose::{Diagnosis, Evidence, diagnose, is_doomed};
 use crate::distribution::machine::{Event, State};
 use crate::distribution::process::Ending;
 use crate::distribution::service::Wish;
@@ -24,9 +24,6 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 impl Task {
     pub(super) async fn probed(&mut self, answer: Result<(), String>) {
-        if self.process.is_none() {
-            return;
-        }
         let before = self.machine.state();
         self.event(Event::Probe { ready: answer.is_ok() }).await;
         self.next_probe = Instant::now() + self.probe_pace();
@@ -66,17 +63,15 @@ impl Task {
 
     /// Why it runs and is not ready.
     pub(super) async fn look(&mut self) {
-        let Some(found) = self.diagnose(None).await else {
-            self.doomed = 0;
-            return;
-        };
-        self.doomed = if found.is_final() { self.doomed + 1 } else { 0 };
+        let Some((found, is_doomed)) = self.examine(None).await else { return };
+        self.doomed = if is_doomed { self.doomed + 1 } else { 0 };
+        let Some(found) = found else { return };
         if self.problem.as_ref() != Some(&found) {
             warn!(reason = %found.reason, message = %found.message, "Kubernetes is not ready");
         }
         self.problem = Some(found);
         // Twice, for a log may tell of something that passed.
-        if self.doomed >= 2 {
+        if self.doomed >= 2 && matches!(self.machine.state(), State::Starting { .. }) {
             self.fall_back();
             self.event(Event::Doomed).await;
         }
@@ -103,10 +98,11 @@ impl Task {
         let Wish::Run(wants) = &self.wish else { return };
         let (probe, node) = (self.helpers.probe.clone(), wants.node_name.clone());
         let since = self.started.map(|(_, started)| started);
+        let of = self.process.as_ref().map(|process| process.identity().clone());
         self.probing = true;
         self.sent.spawn(async move {
             let answer = tokio::time::timeout(PROBE_PATIENCE, probe.ready(&node, since)).await;
-            News::Probe(answer.unwrap_or_else(|_| Err("no answer in time".into())))
+            News::Probe(of, answer.unwrap_or_else(|_| Err("no answer in time".into())))
         });
     }
 
@@ -127,12 +123,18 @@ impl Task {
     }
 
     pub(super) async fn diagnose(&self, ending: Option<Ending>) -> Option<Diagnosis> {
+        self.examine(ending).await?.0
+    }
+
+    /// The finding, and whether it is final.
+    async fn examine(&self, ending: Option<Ending>) -> Option<(Option<Diagnosis>, bool)> {
         let (places, record) = (self.launcher.places().clone(), self.record.clone());
         let paths = self.settings.paths.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let (log, facts) = (observe::log(&places, &record), observe::facts(&paths));
-            diagnose(&Evidence { ending, log: &log, facts: &facts, now: Timestamp::now() })
+            let evidence = Evidence { ending, log: &log, facts: &facts, now: Timestamp::now() };
+            (diagnose(&evidence), is_doomed(&log))
         });
-        looked.await.ok().flatten()
+        looked.await.ok()
     }
 }

@@ -48,6 +48,8 @@ pub const PRE_PULLED_ANNOTATION: &str = "holdfast.dev/pre-pulled";
 pub const PRE_PULL_PROGRESS_ANNOTATION: &str = "holdfast.dev/pre-pull-progress";
 /// Annotation of a Node, written by whoever applied the release: digest of the one in force.
 pub const RELEASE_ANNOTATION: &str = "holdfast.dev/release";
+/// On Secrets that hold the text of the release in force: digits of its digest.
+pub const RELEASE_TEXT_LABEL: &str = "holdfast.dev/release-text";
 /// Annotation of a Node, written by its manager: keys of its labels that are ours.
 pub const NODE_LABELS_ANNOTATION: &str = "holdfast.dev/node-labels";
 /// Annotation of a Node, written by its manager: keys and effects of its taints that are ours.

@@ -1,5 +1,5 @@
 //! Releases that a cluster does not take: webhooks that refuse or are away, a definition whose
-//! names are taken, pods that never become ready. After each the last good one is in force.
+//! names are taken, pods that never become ready, a StatefulSet that waits for a broken pod. After each the last good one is in force.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panics, as tests do")]
 
 mod faults_lab;
@@ -39,6 +39,19 @@ fn daemon_set(text: &str) -> String {
          metadata: {{labels: {{app: agent}}}}\n    spec:\n      terminationGracePeriodSeconds: 1\n      \
          containers:\n      - name: web\n        \
          image: {}\n        env: [{{name: TEXT, value: {text}}}]\n        \
+         readinessProbe: {{httpGet: {{path: /ready, port: 8080}}, periodSeconds: 1}}\n",
+        image("v1")
+    )
+}
+
+/// Its pod is replaced only when the one before is ready; `more` are further lines of the container.
+fn stateful_set(text: &str, more: &str) -> String {
+    format!(
+        "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: store, namespace: shop}}\nspec:\n  \
+         serviceName: store\n  selector: {{matchLabels: {{app: store}}}}\n  template:\n    \
+         metadata: {{labels: {{app: store}}}}\n    spec:\n      terminationGracePeriodSeconds: 1\n      \
+         containers:\n      - name: web\n        \
+         image: {}\n        env: [{{name: TEXT, value: {text}}}{more}]\n        \
          readinessProbe: {{httpGet: {{path: /ready, port: 8080}}, periodSeconds: 1}}\n",
         image("v1")
     )
@@ -156,6 +169,21 @@ impl Story {
         }
     }
 
+    /// Kubernetes does not replace its broken pod, whatever the template says by then.
+    fn stateful_set(&mut self) {
+        let shop = |version, text, more, timeout| {
+            let more = stateful_set(text, more);
+            Shop { version, more: &more, timeout, ..Shop::default() }.release()
+        };
+        self.succeeds(&shop("stored", "a", "", 30));
+        let never = ", {name: READY_AFTER, value: 1h}";
+        let bad = shop("stuck", "b", never, 6);
+        self.fails(&bad, ReleasePhase::RolledBack, Reason::PodProbeFailing, &["store-0"]);
+        let text = ".spec.containers[0].env[0].value";
+        assert_eq!(self.lab.get("pod/store-0", text).unwrap(), "a");
+        assert_eq!(self.lab.get("statefulset/store", ".status.readyReplicas").unwrap(), "1");
+    }
+
     /// The second one is wanted while the pod of the first one starts. One that is asked to end
     /// before it listens to signals takes all of its grace; hence that is short.
     fn daemon_set_twice(&mut self) {
@@ -189,6 +217,7 @@ fn what_a_cluster_refuses_is_taken_back() {
     story.webhooks();
     story.names_are_taken();
     story.pods();
+    story.stateful_set();
     story.daemon_set_twice();
     story.manager.kill();
     story.lab.stop();

@@ -102,7 +102,7 @@ fn killed_at_every_step_it_ends_where_it_would_have() {
     let two = Shop { version: "two", image: "v2", config: "fresh", ..Shop::default() }.release();
     let have = record(&lab);
     let have =
-        Have { good: have.good.as_ref(), leftovers: Some(&have.leftovers), astray: have.astray };
+        Have { good: have.good.as_ref(), leftovers: Some(&have.leftovers), strayed: have.strayed };
     let forward = plan::forward(&read(&two), have);
     let (state, deaths) = bring_by_dying(&lab, &two);
     assert_eq!((state.phase, state.failed), (ReleasePhase::Committed, vec![]));

@@ -51,7 +51,8 @@ impl Blocked {
 }
 
 /// Whether the workload may be applied on the site with these Node objects, as part of the release
-/// of this digest. Nodes that are not Ready do not count ([`site_pull`]).
+/// of this digest. A node that is away without the images would come back to a data plane that it
+/// cannot start, and so without a way to get it.
 ///
 /// # Errors
 /// Why not.
@@ -60,16 +61,15 @@ pub fn may_replace(object: &Object, nodes: &[Value], digest: &str) -> Result<(),
     if let Some(image) = asks_registry(&object.value) {
         return Err(Blocked::AsksRegistry { object: name(), image });
     }
-    match site_pull(nodes, digest).behind.into_iter().next() {
+    let site = site_pull(nodes, digest);
+    let absent = site.absent.into_iter().map(|node| (node, "it is not Ready".to_owned()));
+    let behind = site.behind.into_iter().map(|behind| match behind.progress.is_empty() {
+        true => (behind.node, "it said nothing of them".to_owned()),
+        false => (behind.node, behind.progress),
+    });
+    match behind.chain(absent).next() {
         None => Ok(()),
-        Some(behind) => {
-            let progress = if behind.progress.is_empty() {
-                "it said nothing of them".into()
-            } else {
-                behind.progress
-            };
-            Err(Blocked::NotHeld { object: name(), node: behind.node, progress })
-        }
+        Some((node, progress)) => Err(Blocked::NotHeld { object: name(), node, progress }),
     }
 }
 
@@ -124,6 +124,14 @@ mod tests {
         let blocked = may_replace(&object, &[node("0f"), node("0e")], "0f").unwrap_err();
         assert_eq!((blocked.reason(), blocked.retryable()), (Reason::ReleasePrePull, true));
         assert!(blocked.to_string().starts_with("DaemonSet net/way carries"), "{blocked}");
+        // It would come back without the images and without a way to them.
+        let mut away = node("0e");
+        away["status"]["conditions"][0]["status"] = json!("Unknown");
+        let blocked = may_replace(&object, &[node("0f"), away], "0f").unwrap_err();
+        assert!(
+            blocked.retryable() && blocked.to_string().ends_with("it is not Ready"),
+            "{blocked}"
+        );
     }
 
     #[test]

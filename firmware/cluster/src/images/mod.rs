@@ -42,5 +42,5 @@ pub use prepull::{Pace, Problem};
 pub use reference::Reference;
 pub use runtime::Runtime;
 pub use service::{PrePuller, PullState, Want};
-pub use site::{Behind, SitePull, holds, keep, site_pull, site_ready};
+pub use site::{Behind, SitePull, holds, is_ready, keep, site_pull, site_ready};
 pub use store::{ImageStore, NodeNotes, OwnNode};

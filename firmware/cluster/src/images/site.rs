@@ -1,8 +1,9 @@
 //! What nodes say of their images to each other, by annotations of their Node objects. Pure.
 //!
 //! A node's own manager writes them, with the kubelet's rights; whoever applies releases reads
-//! them before anything that carries traffic is replaced. A node that is not Ready cannot be
-//! waited for: the site must be able to go on without a machine that burnt down. It is named.
+//! them before anything that carries traffic is replaced. A node that is not Ready is not waited for
+//! while images are pulled: the site must be able to go on without a machine that burnt down. It is
+//! named; and a data plane is not replaced without it (`data_plane`).
 
 use super::model::Totals;
 use super::prepull::Problem;
@@ -135,7 +136,8 @@ fn annotation<'a>(node: &'a Value, name: &str) -> Option<&'a str> {
     node.get("metadata")?.get("annotations")?.get(name)?.as_str()
 }
 
-fn is_ready(node: &Value) -> bool {
+/// Whether the node's kubelet says that it takes pods.
+pub fn is_ready(node: &Value) -> bool {
     node["status"]["conditions"]
         .as_array()
         .into_iter()

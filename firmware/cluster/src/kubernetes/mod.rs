@@ -32,5 +32,5 @@ pub use api::{Applied, Mode, Propagation};
 pub use connect::Api;
 pub use discovery::Resource;
 pub use error::{ApiError, FieldConflict};
-pub use explain::Explanation;
+pub use explain::{Explanation, PodsOf, pods_of};
 pub use readiness::{Readiness, readiness};

@@ -62,6 +62,10 @@ pub struct ReleaseEngine<T> {
     has_recalled: bool,
     /// Digest of the release whose images this node has, while it follows.
     followed: Option<String>,
+    /// When a node that does not lead asks again what the site remembers.
+    recall_at: Instant,
+    /// Digest of the release whose text the site keeps.
+    kept_text: Option<String>,
     /// Digest of the release whose images alone this node was told to keep.
     kept_only: Option<String>,
     looked: Instant,
@@ -92,6 +96,8 @@ impl<T: Target> ReleaseEngine<T> {
             led: None,
             has_recalled: false,
             followed: None,
+            recall_at: Instant::now(),
+            kept_text: None,
             kept_only: None,
             looked: Instant::now(),
             phase_since: Instant::now(),
@@ -132,10 +138,7 @@ impl<T: Target> ReleaseEngine<T> {
             self.led = None;
             match self.target.lead().await {
                 Ok(true) => (self.followed, self.led) = (None, Some(asked)),
-                Ok(false) => {
-                    self.has_recalled = false;
-                    return Some(self.follow().await);
-                }
+                Ok(false) => return Some(self.follow().await),
                 Err(failure) => {
                     self.tell(Some(&failure));
                     return Some(SOON);
@@ -201,13 +204,16 @@ impl<T: Target> ReleaseEngine<T> {
         let back = self.machine.is_going_back();
         let release = if back { self.machine.good() } else { self.machine.trying() };
         let good = self.machine.record().good.as_ref();
+        let mut site = self.machine.site_record(step);
+        self.target.node().clone_into(&mut site.by);
         let context = Context {
             release: release.map(Arc::as_ref),
             good: self.machine.good().map(Arc::as_ref),
             known: good.map_or_else(Inventory::default, |good| good.objects.clone()),
-            site: self.machine.site_record(step),
+            site,
             back,
             pace: self.pace,
+            began: self.machine.began(),
             say: &say,
         };
         context.execute(self.target.as_ref(), step).await
@@ -229,7 +235,7 @@ impl<T: Target> ReleaseEngine<T> {
                         return None;
                     }
                 }
-                () = until_another_leads(target.as_ref()) => {
+                () = until_lead(target.as_ref(), false) => {
                     self.led = None;
                     return None;
                 }
@@ -315,8 +321,19 @@ impl<T: Target> ReleaseEngine<T> {
     async fn recall(&mut self) -> Result<(), Failure> {
         if !self.has_recalled {
             let site = self.target.recall().await?;
+            let good = site.as_ref().and_then(|site| site.good.as_ref());
+            if let Some(good) = good.map(|good| &good.release.digest)
+                && self.journal.kept(good).is_none()
+                && let Some(kept) = self.target.text(good).await?
+                && kept.release.digest == *good
+                && release_digest(&kept.manifests) == *good
+                && let Err(error) = self.journal.keep(&kept)
+            {
+                return Err(Failure::always(error.reason(), chain(&error)));
+            }
+            let is_ours = site.as_ref().is_some_and(|site| site.by == self.target.node());
             let journal = self.journal.clone();
-            self.machine.adopt(site, |digest| release_kept(&journal, digest));
+            self.machine.adopt(site, is_ours, |digest| release_kept(&journal, digest));
             self.has_recalled = true;
         }
         Ok(())
@@ -325,6 +342,8 @@ impl<T: Target> ReleaseEngine<T> {
     /// Nothing is to be done now.
     async fn rest(&mut self) -> Duration {
         if let Some(until) = self.machine.wake_at() {
+            // Another node may have brought it.
+            self.has_recalled &= !self.machine.lacks_text();
             return until.saturating_duration_since(self.clock.now());
         }
         self.sweep();
@@ -335,11 +354,15 @@ impl<T: Target> ReleaseEngine<T> {
             if let Err(failure) = self.target.announce(&good.reference.digest).await {
                 tracing::debug!(reason = %failure.reason, message = failure.message, "new nodes wait");
             }
+            if let Err(failure) = self.keep_text(&good.reference.digest).await {
+                tracing::warn!(reason = %failure.reason, message = failure.message, "the release is on this node alone");
+            }
         }
         if self.looked.elapsed() >= LOOK_EVERY {
             self.looked = Instant::now();
             // A restored datastore remembers something else.
             self.has_recalled = false;
+            self.kept_text = None;
             if self.has_lost_objects().await {
                 tracing::warn!("objects of the release are gone; it is applied again");
                 self.machine.stray();
@@ -360,9 +383,20 @@ impl<T: Target> ReleaseEngine<T> {
         Ok(())
     }
 
+    /// Has the site keep the text, for a node that has to put it back and never saw it.
+    async fn keep_text(&mut self, digest: &str) -> Result<(), Failure> {
+        if self.kept_text.as_deref() != Some(digest)
+            && let Some(kept) = self.journal.kept(digest)
+        {
+            self.target.keep_text(&kept).await?;
+            self.kept_text = Some(digest.to_owned());
+        }
+        Ok(())
+    }
+
     async fn has_lost_objects(&self) -> bool {
         let Some(good) = self.machine.good() else { return false };
-        for item in &good.items {
+        for item in good.items.iter().filter(|item| !item.passes()) {
             if matches!(self.target.observe(&item.object.id).await, Ok(Observed::Absent)) {
                 return true;
             }
@@ -372,6 +406,8 @@ impl<T: Target> ReleaseEngine<T> {
 
     /// Another node applies: have the images, and let go of older ones when it is done.
     async fn follow(&mut self) -> Duration {
+        self.has_recalled = false;
+        self.recall_to_follow().await;
         let Some(Wanted::Release(release)) = self.machine.wanted().cloned() else {
             self.tell(None);
             return LOOK_EVERY;
@@ -381,6 +417,7 @@ impl<T: Target> ReleaseEngine<T> {
             Err(failure) => Err(failure),
             Ok(Some(in_force)) if in_force == digest => {
                 self.tell_following(ReleasePhase::Committed, Some(&release.reference));
+                self.sweep();
                 self.keep_only(&release).await
             }
             Ok(_) if self.followed.as_deref() == Some(&*digest) => {
@@ -390,7 +427,13 @@ impl<T: Target> ReleaseEngine<T> {
             Ok(_) => {
                 self.tell_following(ReleasePhase::PrePull, None);
                 self.kept_only = None;
-                let pulled = self.execute_pull(&release).await;
+                let mut wanted = self.wanted.clone();
+                let pulled = tokio::select! {
+                    pulled = self.execute_pull(&release) => pulled,
+                    // A pull may take hours; the leader waits for this node with what is wanted now.
+                    _ = wanted.changed() => return Duration::ZERO,
+                    () = until_lead(self.target.as_ref(), true) => return Duration::ZERO,
+                };
                 if pulled.is_ok() {
                     self.followed = Some(digest);
                 }
@@ -402,6 +445,30 @@ impl<T: Target> ReleaseEngine<T> {
             self.tell(Some(&failure));
         }
         SOON
+    }
+
+    /// So that this node tells what failed, plans from what is in force, and knows it when the
+    /// leader is gone. Nodes without a server's rights do not get to know.
+    async fn recall_to_follow(&mut self) {
+        if Instant::now() < self.recall_at {
+            return;
+        }
+        let recalled = self.recall().await;
+        // It is read anew when this node leads.
+        self.has_recalled = false;
+        self.recall_at = Instant::now() + if recalled.is_ok() { SOON } else { LOOK_EVERY };
+        let record = self.machine.record();
+        if recalled.is_ok()
+            && self.stored.as_ref().is_none_or(|stored| stored.is_stale(record, None))
+        {
+            self.stored = match self.journal.store(record) {
+                Ok(()) => Some(Stored::now(record, None)),
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "what the site remembers is not kept");
+                    None
+                }
+            };
+        }
     }
 
     async fn execute_pull(&self, release: &Release) -> Result<(), Failure> {
@@ -427,12 +494,13 @@ impl<T: Target> ReleaseEngine<T> {
     }
 }
 
-/// Waits, and holds the lead meanwhile: a step may take longer than a silent leader is awaited.
-async fn until_another_leads(target: &impl Target) {
+/// Waits until this node leads, or does not any more. It holds the lead meanwhile: a step may take
+/// longer than a silent leader is awaited.
+async fn until_lead(target: &impl Target, leads: bool) {
     loop {
         tokio::time::sleep(SOON).await;
         // While nobody answers, nobody else is told that it leads either.
-        if let Ok(false) = target.lead().await {
+        if target.lead().await.is_ok_and(|now| now == leads) {
             return;
         }
     }

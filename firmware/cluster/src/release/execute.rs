@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// How long an object may take to go: pods end gracefully, namespaces are emptied.
 const REMOVED_WITHIN: Duration = Duration::from_secs(120);
+/// The same while the last good release waits for being put back.
+const REMOVED_WITHIN_BACK: Duration = Duration::from_secs(60);
 /// What looks hopeless for so long is not waited for any longer. A pod that needs another one
 /// may well crash a few times before that one is there.
 const HOPELESS_FOR: Duration = Duration::from_secs(60);
@@ -43,6 +45,8 @@ pub(super) struct Context<'a> {
     /// The last good release is put back.
     pub(super) back: bool,
     pub(super) pace: Pace,
+    /// When the step was begun first.
+    pub(super) began: Option<Instant>,
     pub(super) say: Progress<'a>,
 }
 
@@ -115,9 +119,10 @@ impl Context<'_> {
         id: &ObjectId,
         patience: Duration,
     ) -> Result<(), Failure> {
-        let began = Instant::now();
         let asks = Asks::new(self.pace);
-        let mut asked_why = began;
+        let mut asked_why = asks.began;
+        let began = self.began.unwrap_or(asks.began);
+        let passes = self.release.and_then(|release| release.item(id)).is_some_and(Item::passes);
         let mut hopeless: Option<Instant> = None;
         loop {
             let waits_for = match target.observe(id).await? {
@@ -125,6 +130,8 @@ impl Context<'_> {
                 Observed::Failed(reason, message) => {
                     return Err(Failure::never(reason, format!("{id}: {message}")));
                 }
+                // It was applied before it is waited for.
+                Observed::Absent if passes => return Ok(()),
                 Observed::Absent => "it is not there".to_owned(),
                 Observed::Leaving => "it is being removed".to_owned(),
                 Observed::Waiting(what) => what,
@@ -132,6 +139,7 @@ impl Context<'_> {
             let late = began.elapsed() >= patience;
             if late || asked_why.elapsed() >= EXPLAIN_EVERY {
                 asked_why = Instant::now();
+                target.clear_way(id).await?;
                 let why = target.explain(id).await?;
                 hopeless = match &why {
                     Some(why) if why.hopeless => hopeless.or(Some(asked_why)),
@@ -153,6 +161,7 @@ impl Context<'_> {
         for item in self.release.iter().flat_map(|release| &release.items) {
             let id = &item.object.id;
             match target.observe(id).await? {
+                Observed::Absent | Observed::Leaving if item.passes() => {}
                 Observed::Absent | Observed::Leaving => {
                     return Err(Failure::never(
                         Reason::ReleaseTimeout,
@@ -174,8 +183,9 @@ impl Context<'_> {
     }
 
     async fn remove(&self, target: &impl Target, id: &ObjectId) -> Result<(), Failure> {
-        let began = Instant::now();
+        let within = if self.back { REMOVED_WITHIN_BACK } else { REMOVED_WITHIN };
         let asks = Asks::new(self.pace);
+        let began = self.began.unwrap_or(asks.began);
         loop {
             match target.observe(id).await? {
                 Observed::Absent | Observed::Foreign => return Ok(()),
@@ -184,8 +194,8 @@ impl Context<'_> {
                     target.delete(id).await?;
                 }
             }
-            if began.elapsed() >= REMOVED_WITHIN {
-                let message = format!("{id} is not gone after {} s", REMOVED_WITHIN.as_secs());
+            if began.elapsed() >= within {
+                let message = format!("{id} is not gone after {} s", within.as_secs());
                 return Err(Failure::never(Reason::ReleaseTimeout, message));
             }
             asks.pause().await;

@@ -10,6 +10,7 @@ use holdfast_api::kubernetes::{ReleaseRef, release_digest};
 use holdfast_api::marks::MANAGED_BY_LABEL;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 /// What is on the site.
@@ -21,6 +22,7 @@ pub(super) struct World {
     pub(super) pinned: BTreeSet<String>,
     pub(super) announced: Option<String>,
     pub(super) snapshots: usize,
+    pub(super) text: Option<Kept>,
 }
 
 /// How the site behaves.
@@ -49,11 +51,18 @@ pub(super) struct Conduct {
 pub(super) struct Fake {
     world: Mutex<World>,
     conduct: Mutex<Conduct>,
+    /// Which node asks.
+    node: AtomicUsize,
 }
 
 impl Fake {
     pub(super) fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap()
+    }
+
+    /// The node with this number asks from now on.
+    pub(super) fn is_node(&self, n: usize) {
+        self.node.store(n, Ordering::Relaxed);
     }
 
     pub(super) fn conduct(&self) -> MutexGuard<'_, Conduct> {
@@ -106,6 +115,21 @@ fn mark(item: &Item) -> String {
 }
 
 impl Target for Fake {
+    fn node(&self) -> &str {
+        ["node-1", "node-2"][self.node.load(Ordering::Relaxed)]
+    }
+
+    async fn keep_text(&self, text: &Kept) -> Result<(), Failure> {
+        self.ask()?;
+        self.world().text = Some(text.clone());
+        Ok(())
+    }
+
+    async fn text(&self, digest: &str) -> Result<Option<Kept>, Failure> {
+        self.ask()?;
+        Ok(self.world().text.clone().filter(|text| text.release.digest == digest))
+    }
+
     async fn lead(&self) -> Result<bool, Failure> {
         Ok(!self.conduct().is_led_by_another)
     }
@@ -177,6 +201,10 @@ impl Target for Fake {
     async fn explain(&self, _: &ObjectId) -> Result<Option<Explained>, Failure> {
         self.ask()?;
         Ok(None)
+    }
+
+    async fn clear_way(&self, _: &ObjectId) -> Result<(), Failure> {
+        self.ask()
     }
 
     async fn delete(&self, id: &ObjectId) -> Result<(), Failure> {

@@ -6,7 +6,7 @@
 //! says what is in force. A release whose text does not have its digest any more counts as not
 //! there.
 
-use super::model::{Good, Inventory};
+use super::model::{Good, Inventory, Strayed};
 use crate::paths::ClusterPaths;
 use holdfast_api::Reason;
 use holdfast_api::kubernetes::{FailedRelease, ReleaseRef, release_digest};
@@ -108,7 +108,8 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub good: Option<Good>,
     /// The site is not as `good` says; it is applied once more.
-    pub astray: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strayed: Option<Strayed>,
     /// Objects of ours that may be there and are not part of `good`.
     pub leftovers: Inventory,
     /// Something on the site may have been changed since `good` was in force.
@@ -255,7 +256,7 @@ mod tests {
     fn what_is_stored_is_loaded_and_damage_costs_one_generation() {
         let (dir, journal) = journal();
         assert_eq!(journal.load(), Record::default());
-        let one = Record { astray: true, ..Record::default() };
+        let one = Record { strayed: Some(Strayed::Objects), ..Record::default() };
         journal.store(&one).unwrap();
         journal.store(&Record::default()).unwrap();
         assert_eq!(journal.load(), Record::default());

@@ -8,11 +8,14 @@
 //! tried in `default`; custom resources whose definition it brings are compared with that
 //! definition ([`super::schema`]).
 
+use super::journal::Kept;
 use super::model::{Item, Release, SiteRecord, group};
 use super::order::is_built_in;
 use super::schema;
+use super::stuck;
 use super::target::{Check, Explained, Failure, Observed, Progress, Target};
-use crate::images::{PrePuller, Want, may_replace, site_pull};
+use super::texts;
+use crate::images::{PrePuller, Want, is_ready, may_replace, site_pull};
 use crate::kubernetes::{Api, ApiError, Mode, Propagation, Readiness, readiness};
 use crate::object::{Object, ObjectId, Origin};
 use holdfast_api::marks::{MANAGED_BY_LABEL, RELEASE_ANNOTATION, SYSTEM_NAMESPACE};
@@ -36,7 +39,7 @@ pub type Later<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send +
 
 /// What the manager does for an engine.
 pub trait Manager: Send + Sync + 'static {
-    /// Makes a check; all but [`Check::ApiServer`] come here.
+    /// Makes a check; all but [`Check::ApiServer`] and [`Check::Nodes`] come here.
     fn check(&self, check: Check) -> Later<'_, ()>;
 
     /// Whether this node leads the site; takes that place when it is free.
@@ -105,6 +108,23 @@ impl<M: Manager> Live<M> {
 }
 
 impl<M: Manager> Target for Live<M> {
+    fn node(&self) -> &str {
+        &self.node.name
+    }
+
+    async fn keep_text(&self, text: &Kept) -> Result<(), Failure> {
+        self.keep_own("Namespace", None, SYSTEM_NAMESPACE, json!({})).await?;
+        texts::keep(&self.api, text).await.map_err(|error| failure(&error))
+    }
+
+    async fn text(&self, digest: &str) -> Result<Option<Kept>, Failure> {
+        texts::find(&self.api, digest).await.map_err(|error| failure(&error))
+    }
+
+    async fn clear_way(&self, id: &ObjectId) -> Result<(), Failure> {
+        stuck::clear(&self.api, id).await.map_err(|error| failure(&error))
+    }
+
     async fn lead(&self) -> Result<bool, Failure> {
         self.manager.lead().await
     }
@@ -138,6 +158,7 @@ impl<M: Manager> Target for Live<M> {
                     Failure::always(Reason::KubernetesApiUnavailable, chain(&error))
                 })
             }
+            Check::Nodes => all_ready(&self.nodes().await?),
             Check::Disk | Check::Certificates | Check::Tunnels | Check::Snapshot => {
                 self.manager.check(check).await
             }
@@ -175,7 +196,8 @@ impl<M: Manager> Target for Live<M> {
         may_replace(&item.object, &self.nodes().await?, digest).map_err(|blocked| {
             let (reason, message) = (blocked.reason(), blocked.to_string());
             if blocked.retryable() {
-                Failure::always(reason, message)
+                // Some of the release is applied by now: it does not stay like that for long.
+                Failure::soon(reason, message)
             } else {
                 Failure::never(reason, message)
             }
@@ -337,6 +359,24 @@ fn want(release: &Release, keep: Option<BTreeSet<String>>) -> Want {
         images: release.images.iter().cloned().collect(),
         keep,
     }
+}
+
+/// A node that is away comes back without the images, or never; only people know which.
+fn all_ready(nodes: &[Value]) -> Result<(), Failure> {
+    let absent: Vec<&str> = nodes
+        .iter()
+        .filter(|node| !is_ready(node))
+        .filter_map(|node| node["metadata"]["name"].as_str())
+        .collect();
+    if absent.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "not Ready, and the release has something on every node: {}; bring it back, or replace it \
+         (holdfast-controller token create --replaces)",
+        absent.join(", ")
+    );
+    Err(Failure::always(Reason::KubernetesNotReady, message))
 }
 
 fn record_id() -> ObjectId {

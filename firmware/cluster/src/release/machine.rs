@@ -19,8 +19,8 @@
 //!   [`LONGEST_PAUSE`]. What cannot, or lasts longer than the object may take, ends the attempt.
 //! * An attempt that touched nothing is dropped. One that did is taken back: the last good
 //!   release is applied again, what only the attempt had is removed.
-//! * A version that failed is refused until its `force` grows. The one in force is never refused:
-//!   when the site has gone astray it is applied until it is in force again.
+//! * A version that failed is refused until its `force` grows, by every node of the site. The one in
+//!   force is never refused: when the site has gone astray it is applied until it is in force again.
 //! * Another release that is wanted in the middle: before anything is touched, at once; while
 //!   applying, it takes over from where the site is (or the last good one is put back, when that
 //!   is what is wanted); while pruning or rolling back, afterwards. A rollback that cannot be
@@ -35,9 +35,10 @@ mod standing;
 pub use run::{LONGEST_PAUSE, LONGEST_ROUND_PAUSE, Moment};
 
 use super::journal::{Attempt, Cause, Direction, MAX_FAILED, Record};
-use super::model::{DEFAULT_TIMEOUT, Good, Inventory, Release, SiteRecord};
+use super::model::{DEFAULT_TIMEOUT, Good, Inventory, Release, SiteRecord, Strayed};
 use super::plan::{self, Have, Step};
 use super::target::{Failure, Retry};
+use holdfast_api::Reason;
 use holdfast_api::kubernetes::{FailedRelease, ReleasePhase, ReleaseRef};
 use run::{FIRST_PAUSE, Run, pause};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -122,6 +123,17 @@ impl Machine {
         self.record.touched
     }
 
+    /// Whether there is a release to go back to whose text is not here.
+    pub fn lacks_text(&self) -> bool {
+        self.record.good.is_some() && self.good.is_none()
+    }
+
+    /// When the step under way was begun first; a step that an away API server cut off goes on
+    /// waiting from there.
+    pub fn began(&self) -> Option<Instant> {
+        self.run.as_ref()?.began
+    }
+
     /// Whether steps lead back to the last good release.
     pub fn is_going_back(&self) -> bool {
         self.run.as_ref().is_some_and(|run| run.direction == Direction::Back)
@@ -166,7 +178,7 @@ impl Machine {
     /// Objects of the release in force are gone: it is applied once more.
     pub fn stray(&mut self) {
         if self.run.is_none() && self.record.good.is_some() {
-            self.record.astray = true;
+            self.record.strayed = Some(Strayed::Objects);
         }
     }
 
@@ -176,12 +188,17 @@ impl Machine {
         if self.run.is_none() {
             self.begin();
         }
+        let lacks_text = self.lacks_text();
         let run = self.run.as_mut()?;
         if run.pause.is_some_and(|until| moment.now < until) {
             return None;
         }
         run.pause = None;
-        if *run.step() == Step::Settle && run.flaw.is_some() {
+        if *run.step() == Step::Settle && run.flaw.is_none() && lacks_text {
+            let message = "the text of the last good release is neither here nor on the site";
+            run.flaw = Some(Failure::never(Reason::ReleaseUnavailable, message));
+        }
+        if matches!(run.step(), Step::Settle | Step::Commit) && run.flaw.is_some() {
             if self.candidate().is_some() {
                 self.drop_attempt();
                 return self.next(moment);
@@ -193,6 +210,7 @@ impl Machine {
         if run.at == 0 {
             run.flaw = None;
         }
+        run.began.get_or_insert(moment.now);
         let step = run.step().clone();
         if step == Step::Record
             && let Some(release) = &run.release
@@ -246,21 +264,30 @@ impl Machine {
     /// What the site has to remember while `step` is carried out, or after it.
     pub fn site_record(&self, step: &Step) -> SiteRecord {
         let attempt = self.record.attempt.as_ref();
+        let failed = self.record.failed.iter();
         match (step, self.trying()) {
             (Step::Commit, Some(release)) => SiteRecord {
                 good: Some(good_of(release)),
                 leftovers: attempt.map(|attempt| attempt.unpruned.clone()).unwrap_or_default(),
-                attempt: String::new(),
+                failed: failed
+                    .filter(|one| one.release.digest != release.reference.digest)
+                    .cloned()
+                    .collect(),
+                ..SiteRecord::default()
             },
             (Step::Settle, _) => SiteRecord {
                 good: self.record.good.clone(),
-                leftovers: Inventory::default(),
-                attempt: String::new(),
+                failed: failed.cloned().collect(),
+                ..SiteRecord::default()
             },
             _ => SiteRecord {
                 good: self.record.good.clone(),
                 leftovers: self.record.leftovers.clone(),
                 attempt: attempt.map(|a| a.release.digest.clone()).unwrap_or_default(),
+                direction: attempt.map(|attempt| attempt.direction).unwrap_or_default(),
+                torn: self.record.touched,
+                failed: failed.cloned().collect(),
+                by: String::new(),
             },
         }
     }
@@ -269,7 +296,7 @@ impl Machine {
         Have {
             good: self.record.good.as_ref(),
             leftovers: Some(&self.record.leftovers),
-            astray: self.record.astray,
+            strayed: self.record.strayed,
         }
     }
 
@@ -348,6 +375,7 @@ impl Machine {
         let Some(run) = &mut self.run else { return };
         run.failing = None;
         run.trouble = None;
+        run.began = None;
         match run.step() {
             Step::Commit => self.committed(),
             Step::Settle => self.settled(),
@@ -372,7 +400,7 @@ impl Machine {
         self.record.good = Some(good_of(&release));
         self.record.leftovers = attempt.unpruned;
         self.record.touched = false;
-        self.record.astray = false;
+        self.record.strayed = None;
         self.good = Some(release);
     }
 
@@ -382,8 +410,6 @@ impl Machine {
         self.ended = Some((attempt.release.digest, ReleasePhase::RolledBack));
         self.record.leftovers = Inventory::default();
         self.record.touched = false;
-        // Without its text nothing was put back.
-        self.record.astray = self.record.good.is_some() && self.good.is_none();
     }
 
     fn give_up(&mut self, failure: Failure, moment: &Moment) {
@@ -400,6 +426,14 @@ impl Machine {
                     let more = [id.clone()].into_iter().collect();
                     attempt.unpruned = attempt.unpruned.with(&more);
                 }
+                self.done();
+            }
+            // What somebody took over, or what does not run, keeps nothing else from being put right.
+            (
+                Direction::Forward,
+                Step::DryRun(_) | Step::Apply(_) | Step::Wait(..) | Step::Verify,
+            ) if repairs => {
+                run.flaw = Some(failure);
                 self.done();
             }
             (Direction::Forward, _) if repairs => {

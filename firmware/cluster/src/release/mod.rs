@@ -18,6 +18,8 @@
 //! | [`engine`] | drives the machine, stores, tells |
 //! | [`target`] | what an engine needs from outside |
 //! | [`live`] | the real target: API server, container runtime, manager |
+//! | `stuck` | pods that keep their StatefulSet from its newest form |
+//! | `texts` | the text of the release in force, kept on the site |
 //! | [`schema`] | custom resources against a definition that comes with them |
 //!
 //! It deletes only what carries [`MANAGED_BY_LABEL`](holdfast_api::marks::MANAGED_BY_LABEL), and
@@ -36,4 +38,6 @@ pub mod order;
 pub mod parse;
 pub mod plan;
 pub mod schema;
+mod stuck;
 pub mod target;
+mod texts;

@@ -1,8 +1,9 @@
 //! A release as the rest of this folder sees it: parsed, checked, in the order in which it is
 //! applied; and what a site is known to have of ours.
 
+use super::journal::Direction;
 use crate::object::{Object, ObjectId};
-use holdfast_api::kubernetes::ReleaseRef;
+use holdfast_api::kubernetes::{FailedRelease, ReleaseRef};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,6 +32,15 @@ pub struct Item {
     pub timeout: Duration,
     /// It carries the site's traffic: it is touched only when its images are on every node.
     pub data_plane: bool,
+}
+
+impl Item {
+    /// Whether Kubernetes removes the object by itself when it is done
+    /// (`Job.spec.ttlSecondsAfterFinished`, kubernetes.io "TTL-after-finished Controller").
+    pub fn passes(&self) -> bool {
+        self.object.id.kind == "Job"
+            && self.object.value["spec"]["ttlSecondsAfterFinished"].is_number()
+    }
 }
 
 /// A release that can be applied.
@@ -163,4 +173,22 @@ pub struct SiteRecord {
     pub leftovers: Inventory,
     /// Digest of the release that is being tried or taken back; empty when there is none.
     pub attempt: String,
+    /// Which way that goes.
+    pub direction: Direction,
+    /// Something may have been changed since `good` was in force.
+    pub torn: bool,
+    /// The node that wrote this.
+    pub by: String,
+    /// What failed, for whichever node applies next.
+    pub failed: Vec<FailedRelease>,
+}
+
+/// How a site is not what is remembered of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Strayed {
+    /// Objects of the release in force are gone.
+    Objects,
+    /// It remembers nothing: it was made anew.
+    Site,
 }

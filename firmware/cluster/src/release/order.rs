@@ -3,7 +3,7 @@
 //! The laws: a namespace comes before what is in it, a definition before what it defines,
 //! configuration before the pods that read it, and what can refuse others (webhooks, aggregated
 //! APIs) comes last, when what answers for it runs. Within a class the order is as written.
-//! Removal goes the other way.
+//! Removal goes the other way, but for custom resources ([`removal`]).
 
 use super::model::group;
 use crate::object::ObjectId;
@@ -119,6 +119,15 @@ pub fn class(id: &ObjectId) -> Class {
         ("admissionregistration.k8s.io" | "apiregistration.k8s.io", _) => Class::Gate,
         _ if is_built_in(group) => Class::Config,
         _ => Class::Custom,
+    }
+}
+
+/// When an object is removed: in reverse, and custom resources before the workloads that clear up
+/// after them (kubernetes.io "Finalizers").
+pub fn removal(class: Class) -> (std::cmp::Reverse<Class>, bool) {
+    match class {
+        Class::Custom => (std::cmp::Reverse(Class::Workload), false),
+        _ => (std::cmp::Reverse(class), true),
     }
 }
 

@@ -4,8 +4,8 @@
 //! Carrying out a step again does no harm; so after a crash the step that was under way is simply
 //! done once more.
 
-use super::model::{Good, Inventory, Release, Strategy};
-use super::order::{class, has_readiness, stage};
+use super::model::{Good, Inventory, Item, Release, Strategy, Strayed};
+use super::order::{class, has_readiness, removal, stage};
 use super::target::Check;
 use crate::object::ObjectId;
 use holdfast_api::kubernetes::ReleasePhase;
@@ -106,8 +106,8 @@ pub struct Have<'a> {
     pub good: Option<&'a Good>,
     /// Objects of ours that may be there and are not part of it.
     pub leftovers: Option<&'a Inventory>,
-    /// The site no longer is what `good` says: it was reset, or objects of it are gone.
-    pub astray: bool,
+    /// The site no longer is what `good` says.
+    pub strayed: Option<Strayed>,
 }
 
 /// How a site comes to `release`; nothing when it is there already.
@@ -119,41 +119,57 @@ pub fn forward(release: &Release, have: Have<'_>) -> Vec<Step> {
     let in_force = have.good.is_some_and(|good| good.release.digest == release.reference.digest);
     let surplus = old.without(&release.inventory());
     // What could not be removed when it came into force is tried with the next one.
-    if in_force && !have.astray {
+    if in_force && have.strayed.is_none() {
         return Vec::new();
     }
-    let ids = || release.items.iter().map(|item| item.object.id.clone());
+    // Images are pinned since it came into force, and nothing new is risked: it waits for no
+    // tunnel, and no snapshot pushes an older one out.
+    let repairs = in_force && have.strayed == Some(Strayed::Objects);
+    // What has run and went by itself is not missing.
+    let items = || release.items.iter().filter(|item| !(repairs && item.passes()));
     // What can be wrong with the release itself is found before a snapshot is spent on it.
     let mut steps = vec![Step::Preflight(Check::ApiServer)];
-    steps.extend(ids().map(Step::DryRun));
-    steps.extend(Check::ALL.into_iter().skip(1).map(Step::Preflight));
-    if !release.images.is_empty() {
-        steps.push(Step::PrePull(release.images.clone()));
+    steps.extend(items().map(|item| Step::DryRun(item.object.id.clone())));
+    if !repairs {
+        let checks = Check::ALL.into_iter().skip(1);
+        let checks = checks.filter(|check| *check != Check::Nodes || is_on_every_node(release));
+        steps.extend(checks.map(Step::Preflight));
+        if !release.images.is_empty() {
+            steps.push(Step::PrePull(release.images.clone()));
+        }
     }
     steps.push(Step::Record);
-    steps.extend(apply(release));
+    steps.extend(apply(items()));
     steps.push(Step::Verify);
     steps.extend(remove(&surplus));
     steps.push(Step::Commit);
     steps
 }
 
+/// Whether the release is not whole while one node is away: a DaemonSet waits for every node, and
+/// its update stops at one that is not there (`maxUnavailable`, kubernetes.io "Perform a Rolling
+/// Update on a DaemonSet").
+fn is_on_every_node(release: &Release) -> bool {
+    release.items.iter().any(|item| item.data_plane || item.object.id.kind == "DaemonSet")
+}
+
 /// How a site comes back to the last good release, whose manifests are `good` when they are known;
-/// without one, to nothing. `leftovers` are removed but for what `kept` has.
+/// without one, to nothing. `leftovers` are removed but for what `kept` has, and first: a webhook
+/// or a quota of the failed release would refuse what is put back.
 pub fn back(good: Option<&Release>, kept: &Inventory, leftovers: &Inventory) -> Vec<Step> {
-    let mut steps: Vec<Step> = good.map(apply).unwrap_or_default();
+    let mut steps = vec![Step::Record];
     steps.extend(remove(&leftovers.without(kept)));
+    steps.extend(good.map(|good| apply(good.items.iter())).unwrap_or_default());
     steps.push(Step::Verify);
     steps.push(Step::Settle);
     steps
 }
 
 /// Applies of every stage, then its waits.
-fn apply(release: &Release) -> Vec<Step> {
+fn apply<'a>(items: impl Iterator<Item = &'a Item>) -> Vec<Step> {
     let mut steps = Vec::new();
-    for stages in
-        release.items.chunk_by(|a, b| stage(class(&a.object.id)) == stage(class(&b.object.id)))
-    {
+    let items: Vec<&Item> = items.collect();
+    for stages in items.chunk_by(|a, b| stage(class(&a.object.id)) == stage(class(&b.object.id))) {
         steps.extend(stages.iter().map(|item| Step::Apply(item.object.id.clone())));
         let waited = stages.iter().filter(|item| {
             item.strategy == Strategy::Pessimistic && has_readiness(&item.object.id)
@@ -163,11 +179,12 @@ fn apply(release: &Release) -> Vec<Step> {
     steps
 }
 
-/// Removals, in the reverse of the order of application.
+/// Removals, in order ([`removal`]).
 fn remove(surplus: &Inventory) -> Vec<Step> {
     let mut ids: Vec<&ObjectId> = surplus.iter().collect();
-    ids.sort_by_key(|id| class(id));
-    ids.into_iter().rev().cloned().map(Step::Prune).collect()
+    ids.reverse();
+    ids.sort_by_key(|id| removal(class(id)));
+    ids.into_iter().cloned().map(Step::Prune).collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Every method may be called again after it was cut off in the middle, and then does what is
 //! left to do. Methods wait for answers, never for objects to become ready; that is the engine's.
 
+use super::journal::Kept;
 use super::model::{Item, Release, SiteRecord};
 use crate::object::ObjectId;
 use holdfast_api::Reason;
@@ -15,6 +16,8 @@ use std::future::Future;
 pub enum Check {
     /// The API server is ready.
     ApiServer,
+    /// Every node of the site is Ready; made where a release has something on every node.
+    Nodes,
     /// There is room for images and datastore.
     Disk,
     /// Certificates of the node and of Kubernetes outlive the attempt.
@@ -27,14 +30,21 @@ pub enum Check {
 
 impl Check {
     /// All of them, in the order in which they are made.
-    pub const ALL: [Check; 5] =
-        [Check::ApiServer, Check::Disk, Check::Certificates, Check::Tunnels, Check::Snapshot];
+    pub const ALL: [Check; 6] = [
+        Check::ApiServer,
+        Check::Nodes,
+        Check::Disk,
+        Check::Certificates,
+        Check::Tunnels,
+        Check::Snapshot,
+    ];
 }
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Check::ApiServer => "the API server is ready",
+            Check::Nodes => "every node is Ready",
             Check::Disk => "the disk has room",
             Check::Certificates => "certificates are valid",
             Check::Tunnels => "the tunnels pass data",
@@ -116,6 +126,9 @@ pub type Progress<'a> = &'a (dyn Fn(String) + Send + Sync);
 
 /// What an engine works on.
 pub trait Target: Send + Sync + 'static {
+    /// Name of this node.
+    fn node(&self) -> &str;
+
     /// Whether this node is the one of the site that applies releases; takes that place when it
     /// is free.
     ///
@@ -134,6 +147,20 @@ pub trait Target: Send + Sync + 'static {
     /// # Errors
     /// The API server is away or refuses.
     fn record(&self, record: &SiteRecord) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Keeps the text of the release in force on the site, for a node that comes later and may
+    /// have to put it back; and no other.
+    ///
+    /// # Errors
+    /// The API server is away or refuses.
+    fn keep_text(&self, text: &Kept) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// The text with this digest, when the site keeps it. It may be another one than its name
+    /// says: the digest is to be compared.
+    ///
+    /// # Errors
+    /// The API server is away.
+    fn text(&self, digest: &str) -> impl Future<Output = Result<Option<Kept>, Failure>> + Send;
 
     /// Makes one check.
     ///
@@ -182,6 +209,12 @@ pub trait Target: Send + Sync + 'static {
         &self,
         id: &ObjectId,
     ) -> impl Future<Output = Result<Option<Explained>, Failure>> + Send;
+
+    /// Clears what keeps the object from taking its newest form and does not go by itself.
+    ///
+    /// # Errors
+    /// The API server refuses, or is away.
+    fn clear_way(&self, id: &ObjectId) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Asks for the object's removal. One that is not there, or not ours, is left as it is.
     ///

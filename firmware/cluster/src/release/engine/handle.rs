@@ -59,7 +59,7 @@ impl Releases {
         let have = Have {
             good: record.good.as_ref(),
             leftovers: Some(&record.leftovers),
-            astray: record.astray,
+            strayed: record.strayed,
         };
         Ok(plan::forward(&release, have))
     }

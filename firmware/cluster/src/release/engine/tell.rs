@@ -10,6 +10,9 @@ use std::time::Instant;
 impl<T: Target> ReleaseEngine<T> {
     pub(super) fn tell_following(&mut self, phase: ReleasePhase, good: Option<&ReleaseRef>) {
         let mut state = self.machine.state();
+        if phase != ReleasePhase::Committed && state.phase == ReleasePhase::Refused {
+            return self.publish(state);
+        }
         state.phase = phase;
         state.reason = (phase != ReleasePhase::Committed).then_some(Reason::ReleaseOtherManager);
         if let Some(good) = good {

@@ -9,6 +9,8 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
+mod site;
+
 type Objects<'a> = &'a [(&'a str, &'a str, &'a str)];
 
 const ONE: Objects<'_> = &[
@@ -86,6 +88,7 @@ impl Site {
     /// Runs until nothing is left to do; pauses are skipped.
     fn run(&mut self) {
         assert!(self.run_steps(usize::MAX, Fault::After).is_none(), "it ended");
+        block_on(self.engine().0.rest());
     }
 
     /// Runs so many steps, then kills the manager at the next one; that step, unless the end came
@@ -357,6 +360,30 @@ fn a_missing_image_is_refused_before_anything_is_applied() {
     site.assert_has(Some((&kept("one", ONE), ONE)));
 }
 
+/// The rule of the data plane: without its images on the node it is not touched.
+#[test]
+fn a_data_plane_whose_images_went_meanwhile_is_not_replaced() {
+    let mut site = Site::with(ONE);
+    let two = kept("two", TWO);
+    site.want(&two);
+    loop {
+        site.engine().0.take_wanted();
+        let step = site.engine().0.prepare().unwrap().unwrap();
+        if matches!(&step, Step::Apply(id) if id.kind == "DaemonSet") {
+            site.fake.world().pinned.clear();
+            let outcome = block_on(site.engine().0.execute(&step));
+            assert_eq!(outcome.as_ref().unwrap_err().reason, Reason::ReleasePrePull);
+            assert!(!site.fake.ours().contains_key("new"));
+            site.engine().0.conclude(&step, outcome);
+            break;
+        }
+        let outcome = block_on(site.engine().0.execute(&step));
+        site.engine().0.conclude(&step, outcome);
+    }
+    site.run();
+    site.assert_has(Some((&kept("one", ONE), ONE)));
+}
+
 #[test]
 fn a_foreign_object_of_the_same_name_is_not_taken_over() {
     let mut site = Site::with(ONE);
@@ -421,56 +448,6 @@ fn a_release_that_is_wanted_in_the_middle_takes_over_and_leaves_nothing_of_the_o
     assert_eq!(site.state().phase, ReleasePhase::RolledBack);
     assert_eq!(site.state().reason, Some(Reason::ReleaseInvalid));
     site.assert_has(Some((&kept("one", ONE), ONE)));
-}
-
-#[test]
-fn another_node_that_takes_over_carries_on_from_what_the_site_remembers() {
-    for steps in 0.. {
-        let mut first = Site::with(ONE);
-        let two = kept("two", TWO);
-        first.want(&two);
-        if first.run_steps(steps, Fault::After).is_none() {
-            break;
-        }
-        // A node that has never seen this site, and that does not have the first release's text.
-        let mut second = Site::new();
-        second.fake = Arc::clone(&first.fake);
-        second.want(&two);
-        second.run();
-        second.assert_has(Some((&two, TWO)));
-    }
-}
-
-#[test]
-fn a_node_that_does_not_lead_pulls_and_follows() {
-    let mut site = Site::new();
-    site.fake.conduct().is_led_by_another = true;
-    let one = kept("one", ONE);
-    site.want(&one);
-    let (engine, handle) = site.engine();
-    engine.take_wanted();
-    block_on(engine.turn());
-    assert_eq!(handle.state().reason, Some(Reason::ReleaseOtherManager));
-    assert!(site.fake.ours().is_empty());
-    assert!(site.fake.world().pinned.contains(&one.release.digest));
-    site.fake.world().announced = Some(one.release.digest.clone());
-    site.fake.world().pinned.insert("older".into());
-    let (engine, handle) = site.engine();
-    block_on(engine.turn());
-    assert_eq!(handle.state().phase, ReleasePhase::Committed);
-    assert_eq!(site.fake.world().pinned.len(), 1);
-}
-
-/// The mark is on the Nodes that were there when the release came into force.
-#[test]
-fn a_node_that_joins_later_is_told_what_is_in_force() {
-    let mut site = Site::with(ONE);
-    let one = kept("one", ONE);
-    site.fake.world().announced = None;
-    let (engine, _) = site.engine();
-    let pause = block_on(engine.turn()).unwrap();
-    assert_eq!(site.fake.world().announced, Some(one.release.digest));
-    assert!(pause < crate::nodes::leader::TTL / 2, "the next one waits {pause:?}");
 }
 
 #[test]

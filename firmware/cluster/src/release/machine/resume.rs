@@ -2,37 +2,80 @@
 
 use super::run::Run;
 use super::{Machine, sum};
+use crate::release::journal::MAX_FAILED;
 use crate::release::journal::{Cause, Direction};
-use crate::release::model::{Good, Inventory, Release, SiteRecord};
+use crate::release::model::{Good, Inventory, Release, SiteRecord, Strayed};
 use crate::release::plan;
 use holdfast_api::Reason;
 use std::sync::Arc;
 
 impl Machine {
     /// Takes what the site itself remembers, which goes before what this node does: another node
-    /// may have applied releases meanwhile, or the site was reset. `text` finds a release.
-    pub fn adopt(&mut self, site: Option<SiteRecord>, text: impl Fn(&str) -> Option<Arc<Release>>) {
+    /// may have applied releases meanwhile, or the site was reset. `is_ours`: this node wrote it.
+    /// `text` finds a release.
+    pub fn adopt(
+        &mut self,
+        site: Option<SiteRecord>,
+        is_ours: bool,
+        text: impl Fn(&str) -> Option<Arc<Release>>,
+    ) {
         let digest = |good: &Option<Good>| good.as_ref().map(|good| good.release.digest.clone());
         let trying = self.record.attempt.as_ref().map(|attempt| attempt.release.digest.clone());
         let Some(site) = site else {
             if self.record.good.is_some() {
-                self.record.astray = true;
+                self.record.strayed = Some(Strayed::Site);
             }
             self.restart();
             return;
         };
+        self.share(&site);
+        let torn = site.torn || !site.attempt.is_empty();
         if digest(&site.good) != digest(&self.record.good) {
             self.good = digest(&site.good).and_then(|digest| text(&digest));
             self.record.good = site.good;
             self.record.leftovers = site.leftovers;
-            self.record.touched = !site.attempt.is_empty();
-            self.record.astray = false;
+            self.record.touched = torn;
+            self.record.strayed = None;
             self.drop_attempt();
-        } else if trying.as_deref().unwrap_or_default() != site.attempt {
+            return;
+        }
+        let is_new_text = self.good.is_none() && {
+            self.good = digest(&site.good).and_then(|digest| text(&digest));
+            self.good.is_some()
+        };
+        // What another node did with the same release counts for nothing of what this one noted.
+        let by_another = torn && !is_ours;
+        if by_another || trying.as_deref().unwrap_or_default() != site.attempt {
             self.record.leftovers = self.record.leftovers.with(&site.leftovers);
-            self.record.touched |= !site.attempt.is_empty();
+            self.record.touched |= torn;
+            match by_another && site.direction == Direction::Back {
+                // It failed there; or another one is wanted by now.
+                true => self.drop_attempt(),
+                false => self.restart(),
+            }
+        } else if is_new_text && self.is_going_back() {
             self.restart();
         }
+    }
+
+    /// Takes what failed elsewhere. What is in force did not fail, whatever is remembered here.
+    fn share(&mut self, site: &SiteRecord) {
+        let good = site.good.as_ref().map(|good| good.release.digest.as_str());
+        for theirs in &site.failed {
+            match self
+                .record
+                .failed
+                .iter_mut()
+                .find(|ours| ours.release.digest == theirs.release.digest)
+            {
+                Some(ours) if ours.release.force < theirs.release.force => ours.clone_from(theirs),
+                Some(_) => {}
+                None => self.record.failed.push(theirs.clone()),
+            }
+        }
+        self.record.failed.retain(|failed| Some(failed.release.digest.as_str()) != good);
+        let surplus = self.record.failed.len().saturating_sub(MAX_FAILED);
+        self.record.failed.drain(..surplus);
     }
 
     /// Takes up the journal's attempt.

@@ -35,11 +35,13 @@ pub(super) struct Run {
     pub(super) plan: Vec<Step>,
     pub(super) at: usize,
     pub(super) pause: Option<Instant>,
+    /// When the step was begun first.
+    pub(super) began: Option<Instant>,
     /// Since when the step fails, and how often it did.
     pub(super) failing: Option<(Instant, u32)>,
     /// What it waits for.
     pub(super) trouble: Option<Failure>,
-    /// A step of this round failed for good (only when going back).
+    /// A step of this round failed for good (only when going back or putting right).
     pub(super) flaw: Option<Failure>,
     /// Rounds that had a flaw.
     pub(super) rounds: u32,
@@ -57,6 +59,7 @@ impl Run {
             plan,
             at: 0,
             pause: None,
+            began: None,
             failing: None,
             trouble: None,
             flaw: None,
@@ -78,6 +81,7 @@ impl Run {
         self.rounds += 1;
         self.at = 0;
         self.failing = None;
+        self.began = None;
         let longest = LONGEST_ROUND_PAUSE;
         self.pause = Some(moment.now + pause(FIRST_ROUND_PAUSE, longest, self.rounds, moment));
     }

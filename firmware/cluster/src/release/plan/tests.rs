@@ -41,8 +41,13 @@ proptest! {
         let good = good(&release);
         let have = Have { good: Some(&good), ..Have::default() };
         prop_assert_eq!(forward(&release, have), []);
-        let astray = Have { astray: true, ..have };
-        prop_assert!(!forward(&release, astray).is_empty());
+        for strayed in [Strayed::Objects, Strayed::Site] {
+            let steps = forward(&release, Have { strayed: Some(strayed), ..have });
+            prop_assert!(!steps.is_empty());
+            let has = |step: Step| steps.contains(&step);
+            prop_assert_eq!(has(Step::Preflight(Check::Snapshot)), strayed == Strayed::Site);
+            prop_assert!(has(Step::Preflight(Check::ApiServer)));
+        }
     }
 
     #[test]
@@ -63,7 +68,7 @@ proptest! {
             }
         }
         prop_assert_eq!(removed.len(), good.objects.without(&inventory).len());
-        prop_assert!(removed.iter().rev().map(class).is_sorted());
+        prop_assert!(removed.iter().map(|id| removal(class(id))).is_sorted());
     }
 
     #[test]
@@ -99,11 +104,17 @@ proptest! {
         }
     }
 
-    /// Back from anywhere: what is good is applied, what is not is removed, nothing else.
+    /// Back from anywhere: what is not good is removed, then what is good is applied, nothing else;
+    /// and the site knows of it before.
     #[test]
     fn the_way_back_removes_what_is_left_over(old in any_release(), new in any_release()) {
         let kept = old.inventory();
         let steps = back(Some(&old), &kept, &new.inventory());
+        prop_assert_eq!(&steps[0], &Step::Record);
+        let kinds = steps.iter().map(Step::kind);
+        let applied = kinds.clone().position(|kind| kind == StepKind::Apply);
+        let removed = kinds.clone().rposition(|kind| kind == StepKind::Prune);
+        prop_assert!(applied.is_none() || removed < applied);
         for step in &steps {
             match step {
                 Step::Apply(id) => prop_assert!(kept.has(id)),
@@ -125,6 +136,43 @@ fn optimistic_objects_are_not_waited_for() {
         .map(Step::to_string)
         .collect();
     assert_eq!(waits, ["wait up to 300 s for DaemonSet default/node"]);
+}
+
+#[test]
+fn nodes_are_looked_at_where_something_is_on_each() {
+    let asks = |kind: &str| {
+        let release = parsed(&kept("a", &[(kind, "web", "a")]));
+        forward(&release, Have::default()).contains(&Step::Preflight(Check::Nodes))
+    };
+    assert!(asks("DaemonSet") && !asks("Deployment"));
+}
+
+/// One that has run and went by itself is neither missing nor run once more by a repair.
+#[test]
+fn a_job_that_passes_is_applied_once() {
+    let mut release = parsed(&kept("a", &[("Deployment", "web", "a"), ("Job", "once", "a")]));
+    let job = release.items.iter_mut().find(|item| item.object.id.kind == "Job").unwrap();
+    job.object.value["spec"]["ttlSecondsAfterFinished"] = 0.into();
+    let id = job.object.id.clone();
+    let good = good(&release);
+    let applied = |strayed| {
+        let have = Have { good: Some(&good), strayed: Some(strayed), ..Have::default() };
+        forward(&release, have).contains(&Step::Apply(id.clone()))
+    };
+    assert!(applied(Strayed::Site) && !applied(Strayed::Objects));
+}
+
+/// A controller that clears up after its resources has to be there until they are gone.
+#[test]
+fn custom_resources_go_before_workloads() {
+    let old = [("Gadget", "gadget", "a"), ("Deployment", "controller", "a")];
+    let good = good(&parsed(&kept("a", &old)));
+    let steps = forward(&parsed(&kept("b", &[])), Have { good: Some(&good), ..Have::default() });
+    let removed: Vec<_> = steps.iter().filter(|step| step.kind() == StepKind::Prune).collect();
+    assert!(
+        matches!(removed[..], [Step::Prune(first), _] if first.kind == "Gadget"),
+        "{removed:?}"
+    );
 }
 
 #[test]

@@ -1,0 +1,200 @@
+//! Several nodes, one site: who takes over knows what the others did.
+
+use super::*;
+use crate::release::model::Strayed;
+
+/// Another node of the same site, which has seen nothing so far.
+fn beside(first: &Site) -> Site {
+    Site { fake: Arc::clone(&first.fake), ..Site::new() }
+}
+
+impl Site {
+    /// This is node `n` from now on, until another one is.
+    fn leads(&mut self, n: usize) -> &mut Self {
+        self.fake.is_node(n);
+        self.engine().0.has_recalled = false;
+        self
+    }
+}
+
+#[test]
+fn another_node_that_takes_over_carries_on_from_what_the_site_remembers() {
+    for steps in 0.. {
+        let mut first = Site::with(ONE);
+        let two = kept("two", TWO);
+        first.want(&two);
+        if first.run_steps(steps, Fault::After).is_none() {
+            break;
+        }
+        // A node that has never seen this site, and that does not have the first release's text.
+        let mut second = Site::new();
+        second.fake = Arc::clone(&first.fake);
+        second.want(&two);
+        second.run();
+        second.assert_has(Some((&two, TWO)));
+    }
+}
+
+#[test]
+fn a_node_that_does_not_lead_pulls_and_follows() {
+    let mut site = Site::new();
+    site.fake.conduct().is_led_by_another = true;
+    let one = kept("one", ONE);
+    site.want(&one);
+    let (engine, handle) = site.engine();
+    engine.take_wanted();
+    block_on(engine.turn());
+    assert_eq!(handle.state().reason, Some(Reason::ReleaseOtherManager));
+    assert!(site.fake.ours().is_empty());
+    assert!(site.fake.world().pinned.contains(&one.release.digest));
+    site.fake.world().announced = Some(one.release.digest.clone());
+    site.fake.world().pinned.insert("older".into());
+    let (engine, handle) = site.engine();
+    block_on(engine.turn());
+    assert_eq!(handle.state().phase, ReleasePhase::Committed);
+    assert_eq!(site.fake.world().pinned.len(), 1);
+}
+
+/// The mark is on the Nodes that were there when the release came into force.
+#[test]
+fn a_node_that_joins_later_is_told_what_is_in_force() {
+    let mut site = Site::with(ONE);
+    let one = kept("one", ONE);
+    site.fake.world().announced = None;
+    let (engine, _) = site.engine();
+    let pause = block_on(engine.turn()).unwrap();
+    assert_eq!(site.fake.world().announced, Some(one.release.digest));
+    assert!(pause < crate::nodes::leader::TTL / 2, "the next one waits {pause:?}");
+}
+
+#[test]
+fn what_failed_on_one_node_is_refused_by_the_next() {
+    let mut first = Site::with(ONE);
+    let two = kept("two", TWO);
+    first.fake.conduct().crashing.insert("new=b".into());
+    first.want(&two);
+    first.run();
+    assert_eq!(first.state().phase, ReleasePhase::RolledBack);
+    let mut second = beside(&first);
+    let before = first.fake.world().clone();
+    second.leads(1).want(&two);
+    second.run();
+    assert_eq!(second.state().reason, Some(Reason::ReleaseRefused));
+    assert_eq!(*first.fake.world(), before, "nothing was tried");
+    let mut forced = two.clone();
+    forced.release.force = 1;
+    first.fake.conduct().crashing.clear();
+    second.want(&forced);
+    second.run();
+    second.assert_has(Some((&forced, TWO)));
+    // What came into force there did not fail, whatever is remembered here.
+    first.leads(0).want(&forced);
+    first.run();
+    assert_eq!(first.state().failed, []);
+    first.assert_has(Some((&forced, TWO)));
+}
+
+/// The site keeps the text of what is in force.
+#[test]
+fn a_node_that_never_saw_the_last_good_release_puts_it_back() {
+    for steps in 0.. {
+        let mut first = Site::with(ONE);
+        let two = kept("two", TWO);
+        first.fake.conduct().crashing.insert("new=b".into());
+        first.want(&two);
+        if first.run_steps(steps, Fault::After).is_none() {
+            assert!(steps > 10);
+            break;
+        }
+        let mut second = beside(&first);
+        second.leads(1).want(&two);
+        second.run();
+        second.assert_has(Some((&kept("one", ONE), ONE)));
+        assert_eq!(second.state().failed.len(), 1);
+    }
+}
+
+#[test]
+fn without_the_text_of_the_last_good_release_nobody_says_that_it_is_back() {
+    let first = Site::with(ONE);
+    let text = first.fake.world().text.take();
+    let two = kept("two", TWO);
+    first.fake.conduct().crashing.insert("new=b".into());
+    let mut second = beside(&first);
+    second.leads(1).want(&two);
+    for _ in 0..80 {
+        let (engine, _) = second.engine();
+        engine.take_wanted();
+        block_on(engine.recall()).unwrap();
+        let Some(step) = engine.prepare().unwrap() else { break };
+        let outcome = block_on(engine.execute(&step));
+        engine.conclude(&step, outcome);
+    }
+    let state = second.state();
+    let told = (ReleasePhase::RollingBack, Some(Reason::ReleaseRollbackFailed));
+    assert_eq!((state.phase, state.reason), told, "{state:?}");
+    // Another node brought it.
+    first.fake.world().text = text;
+    block_on(second.engine().0.rest());
+    second.run();
+    second.assert_has(Some((&kept("one", ONE), ONE)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Two nodes take the lead from each other in the middle of a release that fails on one of
+    /// them: the site ends with one release, whole, and never with something in between.
+    #[test]
+    fn whoever_leads_the_site_ends_with_one_release(
+        turns in proptest::collection::vec((0usize..30, any::<bool>(), any::<bool>()), 1..6),
+    ) {
+        let mut nodes = [Site::with(ONE), Site::new()];
+        nodes[1] = beside(&nodes[0]);
+        let two = kept("two", TWO);
+        for (n, (steps, before, crashes)) in turns.into_iter().enumerate() {
+            let node = &mut nodes[n % 2];
+            node.fake.conduct().crashing.clear();
+            if crashes {
+                node.fake.conduct().crashing.insert("new=b".into());
+            }
+            node.leads(n % 2).want(&two);
+            node.run_steps(steps, if before { Fault::Before } else { Fault::After });
+        }
+        let last = &mut nodes[0];
+        last.fake.conduct().crashing.clear();
+        last.leads(0).want(&two);
+        last.run();
+        match last.state().phase {
+            ReleasePhase::Committed => last.assert_has(Some((&two, TWO))),
+            _ => last.assert_has(Some((&kept("one", ONE), ONE))),
+        }
+    }
+}
+
+#[test]
+fn a_repair_spends_no_snapshot_and_one_object_does_not_keep_the_others() {
+    let mut site = Site::with(ONE);
+    let one = kept("one", ONE);
+    let snapshots = site.fake.world().snapshots;
+    site.fake.world().objects.retain(|key, _| key.name != "web");
+    site.fake.conduct().unmet.insert(Check::Tunnels);
+    site.fake.conduct().refused.insert("config=a".into());
+    site.want(&one);
+    site.engine().0.machine.stray();
+    for _ in 0..40 {
+        let (engine, _) = site.engine();
+        engine.take_wanted();
+        let Some(step) = engine.prepare().unwrap() else { break };
+        let outcome = block_on(engine.execute(&step));
+        engine.conclude(&step, outcome);
+    }
+    assert_eq!(site.fake.ours().get("web").map(String::as_str), Some("a"));
+    let state = site.state();
+    assert_eq!(state.reason, Some(Reason::ReleaseApplyRefused), "{state:?}");
+    assert_eq!(site.engine().0.machine.record().strayed, Some(Strayed::Objects));
+    site.fake.conduct().refused.clear();
+    site.run();
+    site.assert_has(Some((&one, ONE)));
+    assert_eq!(site.fake.world().snapshots, snapshots);
+}

@@ -167,7 +167,8 @@ pub struct KubernetesIntent {
     pub disable: Vec<String>,
     /// Registry mirrors.
     pub mirrors: Vec<RegistryMirror>,
-    /// The distribution's program; the one that the machine has when absent.
+    /// The distribution's program. When absent, nothing is replaced: the machine's own, or the one
+    /// that was named last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distribution: Option<DistributionArtifact>,
     /// Snapshots of the datastore.

@@ -116,6 +116,7 @@ reasons! {
     KubernetesPortTaken = "kubernetes.port-taken", Error, 91, "A port that Kubernetes needs is taken by another program.", "End the program that the message names, or give it another port.";
     KubernetesDiskFull = "kubernetes.disk-full", Error, 92, "Kubernetes cannot write: the disk is full.", "Free space below /var/lib/rancher.";
     KubernetesCertificateExpired = "kubernetes.certificate-expired", Error, 92, "A certificate of Kubernetes has expired or is not valid yet.", "Check the clock; the distribution renews its certificates when it starts.";
+    KubernetesCertificateNotRenewed = "kubernetes.certificate-not-renewed", Warning, 92, "A certificate of Kubernetes ends within 60 days, and a restart did not renew it.", "Run `k3s certificate rotate` on the node, or remove the file when this version does not use it any more.";
     KubernetesDatastoreDamaged = "kubernetes.datastore-damaged", Error, 93, "The datastore of Kubernetes is damaged.", "A single-node site is restored from its newest snapshot; for others replace the node, or run `holdfast kube restore`.";
     KubernetesJoinRefused = "kubernetes.join-refused", Error, 94, "The servers of the site do not let this node join.", "Check that the token and the address of the server are those of the site.";
     KubernetesServerUnreachable = "kubernetes.server-unreachable", Warning, 94, "The server that this node joins does not answer.", "Check the site's network and the first server; the node tries again forever.";
@@ -124,7 +125,8 @@ reasons! {
     KubernetesApiUnavailable = "kubernetes.api-unavailable", Warning, 96, "The API server does not answer.", "Wait; the manager tries again.";
     KubernetesForbidden = "kubernetes.forbidden", Error, 96, "The API server refuses the manager.", "Check the kubeconfig of the distribution; a restart writes it anew.";
     KubernetesArtifactRejected = "kubernetes.artifact-rejected", Error, 97, "The distribution's program could not be fetched, or is not what the controller promised.", "Check the address and the checksum on the controller.";
-    KubernetesUpgradeFailed = "kubernetes.upgrade-failed", Error, 97, "The new version of Kubernetes did not become ready; the old one runs again.", "Read the message; the version is not tried again until another one is asked for.";
+    KubernetesUpgradeFailed = "kubernetes.upgrade-failed", Error, 97, "The new version of Kubernetes did not become ready; the old one runs again.", "Read the message; ask for another version, or for the same again by another address (`…#2`).";
+    KubernetesVersionSkipped = "kubernetes.version-skipped", Error, 97, "The version that is asked for skips a minor version of Kubernetes; nothing was touched.", "Ask for each minor version in turn.";
     KubernetesServersFirst = "kubernetes.servers-first", Info, 97, "The servers of the site run an older Kubernetes than this agent is to run, and go first.", "Wait; the agent follows its servers.";
     NodeDrainBlocked = "node.drain-blocked", Warning, 98, "A disruption budget does not let a pod go.", "Wait until its other replicas are ready, or change the budget that the message names.";
     NodeDrainTimeout = "node.drain-timeout", Error, 98, "The node could not be drained in time; it takes workloads again.", "Look at the pods that the message names.";

@@ -97,11 +97,10 @@ fn isolated() {
     assert!(status.success(), "{status}");
 }
 
-fn wants(label: &str) -> Wish {
+fn wants(part: &str) -> Wish {
     let intent = KubernetesIntent {
         token: Secret("a-token-of-the-test".into()),
-        labels: BTreeMap::from([("story".into(), label.into())]),
-        disable: vec!["traefik".into()],
+        disable: vec!["traefik".into(), part.into()],
         ..KubernetesIntent::default()
     };
     let profile = hw_profiles::profile::Kubernetes::default();
@@ -231,7 +230,7 @@ async fn story() {
     .await;
     assert!(!runs(pid));
     let pid = state.pid.unwrap();
-    passed("a label changed and it was restarted");
+    passed("another part is left out, and it was restarted");
 
     let pause = manager.pause().await.unwrap();
     assert!(!runs(pid));

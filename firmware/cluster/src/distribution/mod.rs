@@ -10,6 +10,7 @@
 //! | [`diagnose`] | why it does not come up (pure) |
 //! | [`launch`], `child`, `unit`, [`process`] | a process that outlives us and is found again |
 //! | [`upgrade`], [`binary`] | from one version of the program to another, and back |
+//! | [`renew`] | when it is restarted for its certificates (pure) |
 //! | [`probe`] | whether the node is ready |
 //! | [`service`], `task` | the handle, and the task that carries all of it out |
 //!
@@ -33,6 +34,7 @@ pub mod plan;
 pub mod probe;
 pub mod process;
 pub mod render;
+pub mod renew;
 pub mod service;
 mod task;
 mod unit;

@@ -47,7 +47,8 @@ pub struct NodeWants {
     /// The node's address; k3s finds one when absent.
     pub node_ip: Option<IpAddr>,
     /// Labels: the profile's, and over those the controller's. k3s sets them at each start and a
-    /// taint when the node joins; [`crate::nodes::labels`] does the rest.
+    /// taint when the node joins; [`crate::nodes::labels`] does the rest, so that none of them takes
+    /// a restart.
     pub labels: BTreeMap<String, String>,
     /// Taints of both.
     pub taints: BTreeSet<Taint>,
@@ -62,7 +63,8 @@ pub struct NodeWants {
     /// Huge pages that the kernel gave, by size. The kubelet counts them when it starts, so that
     /// a change takes a restart.
     pub hugepages: BTreeMap<PageSize, u64>,
-    /// The program to run; the machine's own when absent.
+    /// The program to run. When absent, the one that ran last; the machine's own on a machine that
+    /// never ran another.
     pub artifact: Option<DistributionArtifact>,
 }
 

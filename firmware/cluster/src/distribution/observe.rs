@@ -114,7 +114,7 @@ fn socket_inode(link: PathBuf) -> Option<u64> {
 }
 
 /// Validity of the certificates that k3s keeps, of servers and of agents.
-fn certificates(data: &Path) -> Vec<Validity> {
+pub(super) fn certificates(data: &Path) -> Vec<Validity> {
     let mut found: Vec<Validity> = ["server/tls", "server/tls/etcd", "agent"]
         .iter()
         .flat_map(|folder| std::fs::read_dir(data.join(folder)).into_iter().flatten().flatten())

@@ -4,7 +4,7 @@
 //! starts; so whatever differs from what the running process was started with takes a restart,
 //! and nothing else does. Files come before the process that reads them.
 //!
-//! The exception is whom to join, which a member of the datastore is past: when the first server of
+//! Labels and taints are no part of that ([`super::render`]). The other exception is whom to join, which a member of the datastore is past: when the first server of
 //! a site goes, all others are told of another one at the same time, and restarting them all would
 //! cost the site its datastore for a while.
 
@@ -109,7 +109,7 @@ pub enum Step {
     Adopt(u32),
     /// Start it.
     Start,
-    /// End it and start it again.
+    /// End it and start it again; on a site of several nodes when it is its turn, while it is ready.
     Restart(BTreeSet<Aspect>),
     /// End it.
     Stop,

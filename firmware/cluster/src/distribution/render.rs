@@ -120,6 +120,21 @@ pub(super) fn is_about_joining(line: &str) -> bool {
     line.starts_with("cluster-init:") || line.starts_with("server:")
 }
 
+/// Our fragment as far as a restart makes a difference. Labels and taints are none of it: k3s sets
+/// labels when it starts and taints when the node joins, and [`crate::nodes::labels`] keeps both on
+/// the Node meanwhile.
+pub(super) fn read_at_start(content: &str) -> String {
+    let mut is_mark = false;
+    let lines = content.lines().filter(|line| {
+        // The items of a list stand in lines of their own below its key.
+        if !line.starts_with(['-', ' ']) {
+            is_mark = line.starts_with("node-label+:") || line.starts_with("node-taint+:");
+        }
+        !is_mark && !is_about_joining(line)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// `system-reserved=cpu=250m,memory=512Mi` (kubelet's reference).
 fn system_reserved(wants: &NodeWants) -> Option<String> {
     let cpu =

@@ -38,7 +38,7 @@ pub struct Settings {
     pub paths: ClusterPaths,
     /// How it is started.
     pub how: How,
-    /// The machine's own program, for when the controller names none.
+    /// The machine's own program, for a machine that never ran one that the controller named.
     pub program: PathBuf,
     /// More arguments, behind `server` or `agent`.
     pub arguments: Vec<String>,
@@ -71,6 +71,8 @@ pub trait Workloads: Send + Sync + 'static {
     /// Fails with what it waits for, and is asked again soon. May be dropped at any time, and is
     /// followed by [`Workloads::uncordon`] then.
     fn drain(&self, to: &Version) -> Later<'_, Result<(), Diagnosis>>;
+    /// Waits for the node's turn to be restarted; otherwise as [`Workloads::drain`].
+    fn step_aside(&self) -> Later<'_, Result<(), Diagnosis>>;
     /// Puts it back into service; also a node that was never taken out of it.
     fn uncordon(&self) -> Later<'_, Result<(), Diagnosis>>;
 }
@@ -81,6 +83,10 @@ pub struct StayThere;
 
 impl Workloads for StayThere {
     fn drain(&self, _to: &Version) -> Later<'_, Result<(), Diagnosis>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn step_aside(&self) -> Later<'_, Result<(), Diagnosis>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
@@ -193,7 +199,7 @@ impl Handle {
         Ok(Pause { _alive: alive })
     }
 
-    /// Restarts it, for what it only does when it starts, such as renewing certificates.
+    /// Restarts it now, whatever others do.
     ///
     /// # Errors
     /// The task ended.

@@ -5,23 +5,25 @@
 //! that was sent off (probe, download, drain), the machine's clock, and the paces below. After
 //! each, the upgrade is looked at and the state is told.
 
+mod reconcile;
 mod report;
+mod restart;
 mod version;
 mod watch;
 
 use super::binary::Store;
-use super::diagnose::Diagnosis;
+use super::diagnose::{Diagnosis, Validity};
 use super::launch::{Launch, LaunchError, Launcher, Record};
 use super::machine::{Action, Event, Machine, State};
-use super::plan::{Aspect, Have, Running, Step, plan};
+use super::plan::Aspect;
 use super::process::{Ending, Identity, Process};
-use super::render::{self, MODE};
 use super::service::{Command, DistributionState, Helpers, Settings, Wish};
-use super::upgrade::{Version, Versions};
+use super::upgrade::{self, Versions};
 use super::want::Wanted;
-use super::{last_good, observe};
 use holdfast_api::Reason;
 use jiff::Timestamp;
+use restart::Renewal;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
@@ -30,7 +32,7 @@ use watch::LOOK_EVERY;
 
 /// Between two attempts to carry out what could not be.
 const RETRY: Duration = Duration::from_secs(10);
-/// Between two looks at the length of the log.
+/// Between two looks at the length of the log, and at the certificates.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
 /// What something that was sent off brought back.
@@ -38,9 +40,11 @@ enum News {
     /// Of the process that was asked about.
     Probe(Option<Identity>, Result<(), String>),
     Fetched(Result<(), Diagnosis>),
-    Drained(Version, Result<(), Diagnosis>),
+    /// Of the step that took the node out of service.
+    Drained(upgrade::Step, Result<(), Diagnosis>),
     Uncordoned(Result<(), Diagnosis>),
     Version(Option<String>),
+    Certificates(Vec<Validity>),
     Released,
 }
 
@@ -70,8 +74,11 @@ pub(super) struct Task {
     sent: JoinSet<News>,
     probing: bool,
     upgrading: bool,
-    /// For which version the node is drained.
-    draining: Option<(Version, AbortHandle)>,
+    /// For which step the node is taken out of service.
+    draining: Option<(upgrade::Step, AbortHandle)>,
+    /// What runs was started with something else in these, and waits for its restart.
+    changed: Option<BTreeSet<Aspect>>,
+    renewal: Renewal,
     pauses: usize,
     waiting_for_end: Vec<oneshot::Sender<()>>,
 
@@ -109,6 +116,7 @@ impl Task {
         let launcher = Launcher::new(settings.how, &settings.paths);
         let store = Store::new(&settings.paths);
         let versions = version::load(&settings.paths, &store);
+        let renewal = Renewal::load(&settings.paths);
         Task {
             launcher,
             store,
@@ -131,6 +139,8 @@ impl Task {
             probing: false,
             upgrading: false,
             draining: None,
+            changed: None,
+            renewal,
             pauses: 0,
             waiting_for_end: Vec::new(),
             problem: None,
@@ -143,7 +153,7 @@ impl Task {
             version: String::new(),
             next_probe: now,
             next_look: now,
-            next_housekeeping: now + HOUSEKEEPING,
+            next_housekeeping: now,
             retry_at: None,
             next_upgrade: now,
             upgrade_failures: 0,
@@ -182,6 +192,7 @@ impl Task {
 
     async fn take_wish(&mut self) {
         self.wish = self.wishes.borrow_and_update().clone();
+        self.forgive();
         self.reconcile().await;
     }
 
@@ -199,124 +210,6 @@ impl Task {
                 self.reconcile().await;
             }
         }
-    }
-
-    /// Brings the machine to what is wanted.
-    async fn reconcile(&mut self) {
-        (self.blocked, self.retry_at) = (None, None);
-        if let Err(problem) = self.try_reconcile().await {
-            warn!(reason = %problem.reason, message = %problem.message, "Kubernetes is not as it is wanted");
-            self.blocked = Some(problem);
-            self.retry_at = Some(Instant::now() + RETRY);
-        }
-        self.tell_whether_ended();
-    }
-
-    async fn try_reconcile(&mut self) -> Result<(), Diagnosis> {
-        if self.pauses == 0 && self.wish == Wish::Unknown {
-            return Ok(());
-        }
-        let mut found = None;
-        if !self.machine.runs() {
-            self.is_absent = false;
-            found = self.launcher.find().await.map_err(|error| told(&error, error.reason()))?;
-            self.is_absent = found.is_none();
-        }
-        if self.pauses > 0 {
-            self.adopt(found).await;
-            self.event(Event::Unwanted).await;
-            return Ok(());
-        }
-        let want = self.want();
-        if found.is_none() && !self.machine.runs() && want.is_some() && self.awaits_program() {
-            return Ok(());
-        }
-        let have = Have {
-            config: observed(render::config_path(&self.settings.paths)),
-            registries: observed(render::registries_path(&self.settings.paths)),
-            running: self.running(found.as_ref()),
-            is_member: self.settings.paths.datastore_member().exists(),
-        };
-        let steps = match plan(want.as_ref(), &have) {
-            Ok(steps) => steps,
-            Err(error) => {
-                // What runs already is the last good.
-                self.adopt(found).await;
-                return Err(told(&error, error.reason()));
-            }
-        };
-        self.wanted = want;
-        let done = self.carry_out(steps, &mut found).await;
-        // Whatever could not be done: what runs is watched.
-        self.adopt(found).await;
-        done
-    }
-
-    async fn carry_out(
-        &mut self,
-        steps: Vec<Step>,
-        found: &mut Option<(Process, Record)>,
-    ) -> Result<(), Diagnosis> {
-        for step in steps {
-            info!(step = %step, "Kubernetes");
-            match step {
-                Step::Write(file) => {
-                    holdfast_durable::write(&file.path, file.content.as_bytes(), MODE)
-                        .map_err(|error| told(&error, unwritable(&error)))?;
-                }
-                Step::Remove(path) => {
-                    holdfast_durable::remove(&path)
-                        .map_err(|error| told(&error, unwritable(&error)))?;
-                }
-                Step::Adopt(_) => self.adopt(found.take()).await,
-                Step::Start => self.event(Event::Wanted).await,
-                Step::Restart(_) => self.event(Event::Restart).await,
-                Step::Stop => self.event(Event::Unwanted).await,
-            }
-        }
-        Ok(())
-    }
-
-    /// What is wanted, with the last good files for those that were refused.
-    fn want(&mut self) -> Option<Wanted> {
-        let Wish::Run(wants) = &self.wish else {
-            (self.refused, self.problem) = (None, None);
-            return None;
-        };
-        let mut arguments = vec![wants.command().to_owned()];
-        arguments.extend(self.settings.arguments.iter().cloned());
-        let want = Wanted::new(wants, &self.settings.paths, &self.program(), &arguments);
-        if self.refused.as_ref().is_some_and(|refused| *refused != want) {
-            self.refused = None;
-        }
-        match &self.refused {
-            Some(refused) => last_good::instead_of(&self.settings.paths, refused).or(Some(want)),
-            None => Some(want),
-        }
-    }
-
-    fn running(&self, found: Option<&(Process, Record)>) -> Running {
-        let aspects = self.record.aspects.clone();
-        match (found, &self.process, self.machine.state()) {
-            (Some((process, record)), _, _) => {
-                Running::Found { pid: process.pid(), aspects: record.aspects.clone() }
-            }
-            (None, Some(process), _) => Running::Supervised { pid: process.pid(), aspects },
-            // What was last wanted is what the next start takes.
-            (None, None, State::Backoff { .. }) => Running::Pausing(
-                self.wanted.as_ref().map(|wanted| wanted.aspects.clone()).unwrap_or_default(),
-            ),
-            (None, None, _) => Running::None,
-        }
-    }
-
-    async fn adopt(&mut self, found: Option<(Process, Record)>) {
-        let Some((process, record)) = found else { return };
-        info!(pid = process.pid(), "Kubernetes runs already and is adopted");
-        (self.process, self.record, self.started) = (Some(process), record, None);
-        self.is_absent = false;
-        self.ask_version();
-        self.event(Event::Adopted).await;
     }
 
     /// Tells the machine, and does what it says, to the end.
@@ -437,7 +330,8 @@ impl Task {
                 self.reconcile().await;
             }
             News::Fetched(result) => self.fetched(result).await,
-            News::Drained(version, result) => self.drained(&version, result),
+            News::Drained(step, result) => self.drained(&step, result),
+            News::Certificates(seen) => self.judge_certificates(seen).await,
             News::Uncordoned(result) => self.uncordoned(result),
         }
     }
@@ -461,6 +355,7 @@ impl Task {
         }
         if now >= self.next_housekeeping {
             self.next_housekeeping = now + HOUSEKEEPING;
+            self.send_look_at_certificates();
             let places = self.launcher.places().clone();
             // Without a log there is none to keep within bounds.
             let _no_log = tokio::task::spawn_blocking(move || places.bound_log()).await;
@@ -471,11 +366,6 @@ impl Task {
         let program = self.record.aspects.get(&Aspect::Program).cloned().unwrap_or_default();
         self.sent.spawn(async move { News::Version(version::of(&program).await) });
     }
-}
-
-fn observed(path: std::path::PathBuf) -> (std::path::PathBuf, super::plan::FileState) {
-    let state = observe::file(&path);
-    (path, state)
 }
 
 async fn ended(process: Option<&Process>) {
@@ -490,10 +380,6 @@ fn told(error: &dyn std::error::Error, reason: Reason) -> Diagnosis {
     let chain = std::iter::successors(Some(error), |error| error.source());
     let message = chain.map(ToString::to_string).collect::<Vec<_>>().join(": ");
     Diagnosis { reason, message }
-}
-
-fn unwritable(error: &holdfast_durable::WriteError) -> Reason {
-    if error.disk_full() { Reason::KubernetesDiskFull } else { Reason::StateUnwritable }
 }
 
 /// 0 to 1; one half where the kernel gives no random numbers.

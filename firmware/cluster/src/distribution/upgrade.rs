@@ -11,6 +11,10 @@
 //! in between carries on. The version that was replaced is kept until the next one is good.
 //! One that is not wanted any more while the node is being drained ends that, and the node takes
 //! workloads again. A trial whose wish changed meanwhile is ended first, one way or the other.
+//!
+//! A restart of the version that runs, for another configuration or for new certificates, goes the
+//! same way, for all nodes of a site are told of it at the same moment: it steps aside, restarts,
+//! and serves again. What is not ready serves nobody and is restarted at once.
 
 use holdfast_api::kubernetes::DistributionArtifact;
 use serde::{Deserialize, Serialize};
@@ -53,14 +57,28 @@ impl fmt::Display for Version {
 /// which Kubernetes does not support (<https://kubernetes.io/releases/version-skew-policy/>). Not
 /// so of versions that say no numbers.
 pub fn is_ahead(agent: &str, server: &str) -> bool {
-    let minor = |version: &str| {
-        let mut numbers = version.trim_start_matches('v').split('.').map(str::parse::<u32>);
-        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-    };
     match (minor(agent), minor(server)) {
         (Some(agent), Some(server)) => agent > server,
         _ => false,
     }
+}
+
+/// Whether a server that runs `from` would skip a minor version on its way to `to`, which neither
+/// Kubernetes nor k3s supports (the skew policy; docs.k3s.io, "Manual Upgrades"): what the version
+/// between would have migrated stays as it is. Not so of versions that say no numbers.
+pub fn skips(from: &str, to: &str) -> bool {
+    match (minor(from), minor(to)) {
+        (Some((major, from)), Some((to_major, to))) => {
+            to_major > major || (to_major == major && to > from.saturating_add(1))
+        }
+        _ => false,
+    }
+}
+
+/// 1 and 33 of `v1.33.1+k3s1`.
+fn minor(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.trim_start_matches('v').split('.').map(str::parse::<u32>);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// A version that did not become ready.
@@ -71,6 +89,9 @@ pub struct Failed {
     pub version: Version,
     /// What it died of.
     pub message: String,
+    /// Where it came from; empty when that is not known.
+    #[serde(default)]
+    pub url: String,
 }
 
 /// Whether the node serves workloads.
@@ -98,6 +119,10 @@ pub struct Versions {
     pub on_trial: bool,
     /// Whether the node serves workloads.
     pub service: Service,
+    /// It does not for a restart, and not for another version.
+    pub for_restart: bool,
+    /// Where the current one came from.
+    pub url: String,
     /// Versions that failed, newest last.
     pub failed: Vec<Failed>,
 }
@@ -120,6 +145,8 @@ pub struct Situation {
     pub window: Duration,
     /// It ended as often as nothing does that comes up in the end.
     pub hopeless: bool,
+    /// What runs has to be restarted: it was started with something else, or its certificates end.
+    pub restart: bool,
 }
 
 /// One step.
@@ -137,6 +164,10 @@ pub enum Step {
     SwitchBack,
     /// Take workloads again.
     Uncordon,
+    /// Wait for the node's turn to be restarted.
+    StepAside,
+    /// Restart the version that runs.
+    Restart,
 }
 
 impl fmt::Display for Step {
@@ -148,6 +179,8 @@ impl fmt::Display for Step {
             Step::Commit => f.write_str("keep the new version of Kubernetes"),
             Step::SwitchBack => f.write_str("switch back to the version of Kubernetes before"),
             Step::Uncordon => f.write_str("let the node take workloads again"),
+            Step::StepAside => f.write_str("wait for this node's turn to restart Kubernetes"),
+            Step::Restart => f.write_str("restart Kubernetes"),
         }
     }
 }
@@ -164,10 +197,26 @@ pub fn plan(want: Option<&Version>, have: &Versions, now: &Situation) -> Option<
         };
     }
     let next = want.filter(|want| have.current.as_ref() != Some(want) && !have.has_failed(want));
+    let is_aside = have.for_restart && have.service != Service::In;
+    if now.restart {
+        // Another version restarts it as well, after a drain of its own.
+        let is_replaced = next.is_some() && now.fetched;
+        if !now.ready || (have.service == Service::Out && (is_aside || !is_replaced)) {
+            return Some(Step::Restart);
+        }
+        if !is_replaced {
+            return Some(Step::StepAside);
+        }
+    } else if is_aside && now.ready {
+        return Some(Step::Uncordon);
+    }
     match next {
         None => (have.service != Service::In && now.ready).then_some(Step::Uncordon),
         Some(want) if !now.fetched => Some(Step::Fetch(want.clone())),
-        Some(want) if now.ready && have.service != Service::Out => Some(Step::Drain(want.clone())),
+        // Whoever stepped aside for a restart has not kept its datastore.
+        Some(want) if now.ready && (have.service != Service::Out || is_aside) => {
+            Some(Step::Drain(want.clone()))
+        }
         Some(_) if now.settling => None,
         Some(want) => Some(Step::Switch(want.clone())),
     }
@@ -184,10 +233,22 @@ impl Versions {
         self.failed.iter().find(|failed| failed.version == *version)
     }
 
+    /// A version that failed is tried again when it is to come from another address: somebody
+    /// asks for it anew. True when there was one.
+    pub fn forgive(&mut self, artifact: &DistributionArtifact) -> bool {
+        let version = Version::of(artifact);
+        let before = self.failed.len();
+        self.failed.retain(|failed| {
+            failed.version != version || failed.url.is_empty() || failed.url == artifact.url
+        });
+        self.failed.len() < before
+    }
+
     /// After [`Step::Switch`]. The first program of a machine is not on trial: there is nothing
     /// to go back to.
-    pub fn switched(&mut self, to: Version, fallback: bool) {
+    pub fn switched(&mut self, to: Version, url: String, fallback: bool) {
         self.previous = self.current.replace(to);
+        self.url = url;
         self.on_trial = fallback;
     }
 
@@ -199,12 +260,19 @@ impl Versions {
     /// After [`Step::SwitchBack`].
     pub fn switched_back(&mut self, message: String) {
         if let Some(version) = self.current.take() {
-            self.failed.push(Failed { version, message });
+            self.failed.push(Failed { version, message, url: std::mem::take(&mut self.url) });
         }
         let surplus = self.failed.len().saturating_sub(REMEMBERED);
         self.failed.drain(..surplus);
         self.current = self.previous.take();
         self.on_trial = false;
+    }
+
+    /// Another manager has not asked for the node's turn yet.
+    pub fn restarted_manager(&mut self) {
+        if self.for_restart && self.service == Service::Out {
+            self.service = Service::Leaving;
+        }
     }
 
     /// Versions whose programs are kept.
@@ -214,161 +282,4 @@ impl Versions {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn version(name: &str) -> Version {
-        Version { version: name.into(), sha256: "a".repeat(64) }
-    }
-
-    /// Carries steps out on a node on which `good` versions become ready and others never do;
-    /// the manager dies wherever `die` says, before or after the step that it wrote down.
-    fn run(want: &Version, have: &mut Versions, is_good: bool) -> Vec<Step> {
-        let (mut fetched, mut done, mut patience) = (false, Vec::new(), Duration::ZERO);
-        for _ in 0..20 {
-            let ready = !have.on_trial || is_good;
-            let now = Situation {
-                fetched,
-                ready,
-                settling: false,
-                fallback: true,
-                on_trial_for: patience,
-                window: Duration::from_secs(600),
-                hopeless: false,
-            };
-            match plan(Some(want), have, &now) {
-                Some(step) => {
-                    match &step {
-                        Step::Fetch(_) => fetched = true,
-                        Step::Drain(_) => have.service = Service::Out,
-                        Step::Switch(to) => have.switched(to.clone(), true),
-                        Step::Commit => have.committed(),
-                        Step::SwitchBack => have.switched_back("it ended".into()),
-                        Step::Uncordon => have.service = Service::In,
-                    }
-                    done.push(step);
-                }
-                None => patience += Duration::from_secs(300),
-            }
-        }
-        done
-    }
-
-    #[test]
-    fn a_good_version_is_kept() {
-        let mut have = Versions { current: Some(version("1")), ..Versions::default() };
-        let steps = run(&version("2"), &mut have, true);
-        let two = version("2");
-        assert_eq!(
-            steps,
-            [
-                Step::Fetch(two.clone()),
-                Step::Drain(two.clone()),
-                Step::Switch(two.clone()),
-                Step::Commit,
-                Step::Uncordon
-            ]
-        );
-        assert_eq!((have.current, have.previous), (Some(two), Some(version("1"))));
-    }
-
-    #[test]
-    fn a_bad_version_is_left_and_not_tried_again() {
-        let mut have = Versions { current: Some(version("1")), ..Versions::default() };
-        let steps = run(&version("2"), &mut have, false);
-        assert_eq!(steps[3..], [Step::SwitchBack, Step::Uncordon]);
-        assert_eq!(have.current, Some(version("1")));
-        assert!(have.has_failed(&version("2")) && have.service == Service::In && !have.on_trial);
-        assert_eq!(run(&version("2"), &mut have, true), []);
-        assert_eq!(run(&version("3"), &mut have, true).len(), 5);
-    }
-
-    #[test]
-    fn one_that_may_be_ready_in_a_moment_is_waited_for_and_drained() {
-        let want = version("2");
-        let have = Versions { current: Some(version("1")), ..Versions::default() };
-        let settling = Situation { fetched: true, settling: true, ..Situation::default() };
-        assert_eq!(plan(Some(&want), &have, &settling), None);
-        let ready = Situation { ready: true, settling: false, ..settling };
-        assert_eq!(plan(Some(&want), &have, &ready), Some(Step::Drain(want.clone())));
-        let hopeless = Situation { settling: false, ..settling };
-        assert_eq!(plan(Some(&want), &have, &hopeless), Some(Step::Switch(want)));
-    }
-
-    #[test]
-    fn a_version_that_ends_again_and_again_is_left_before_its_time() {
-        let mut have = Versions { current: Some(version("1")), ..Versions::default() };
-        have.switched(version("2"), true);
-        let now =
-            Situation { fallback: true, window: Duration::from_secs(600), ..Situation::default() };
-        let hopeless = Situation { hopeless: true, ..now };
-        assert_eq!(plan(None, &have, &now), None);
-        assert_eq!(plan(None, &have, &hopeless), Some(Step::SwitchBack));
-        assert_eq!(plan(None, &have, &Situation { fallback: false, ..hopeless }), None);
-    }
-
-    #[test]
-    fn nothing_is_drained_where_nothing_runs() {
-        let now = Situation { fetched: true, ..Situation::default() };
-        let want = version("1");
-        assert_eq!(plan(Some(&want), &Versions::default(), &now), Some(Step::Switch(want.clone())));
-        let mut first = Versions::default();
-        first.switched(want.clone(), false);
-        assert_eq!(plan(Some(&want), &first, &now), None);
-    }
-
-    #[test]
-    fn an_agent_is_ahead_by_its_minor_version_alone() {
-        for (agent, server, ahead) in [
-            ("v1.34.0+k3s1", "v1.33.9+k3s1", true),
-            ("v1.33.9+k3s2", "v1.33.1+k3s1", false),
-            ("v1.33.1+k3s1", "v1.34.0+k3s1", false),
-            ("v1.10.0", "v1.9.0", true),
-            ("v2.0.0", "v1.99.0", true),
-            ("latest", "v1.33.1", false),
-            ("v1.33", "", false),
-        ] {
-            assert_eq!(is_ahead(agent, server), ahead, "{agent} {server}");
-        }
-    }
-
-    /// Whatever had become of the drain when the version was not wanted any more.
-    #[test]
-    fn a_version_that_is_not_wanted_any_more_leaves_the_node_in_service() {
-        let now = Situation { fetched: true, ready: true, ..Situation::default() };
-        for service in [Service::Leaving, Service::Out] {
-            let have = Versions { current: Some(version("1")), service, ..Versions::default() };
-            assert_eq!(plan(Some(&version("1")), &have, &now), Some(Step::Uncordon));
-            assert_eq!(plan(None, &have, &now), Some(Step::Uncordon));
-        }
-        let have = Versions { service: Service::Leaving, ..Versions::default() };
-        let again = plan(Some(&version("2")), &have, &now);
-        assert_eq!(again, Some(Step::Drain(version("2"))), "how far it came is not known");
-    }
-
-    proptest! {
-        /// Whatever was asked for in whatever order, with whatever result: in the end the node
-        /// takes workloads, runs a version that is good, and never again one that failed.
-        #[test]
-        fn it_ends_with_a_good_version(wishes in proptest::collection::vec((0..5u8, any::<bool>()), 1..12)) {
-            let mut have = Versions::default();
-            let mut bad = std::collections::BTreeSet::new();
-            for (name, is_good) in wishes {
-                let want = version(&name.to_string());
-                let before = have.current.clone();
-                let was_bad = bad.contains(&name);
-                let steps = run(&want, &mut have, is_good);
-                prop_assert!(have.service == Service::In && !have.on_trial);
-                if was_bad {
-                    prop_assert!(steps.is_empty());
-                } else if is_good || before == Some(want.clone()) {
-                    prop_assert_eq!(&have.current, &Some(want));
-                } else {
-                    bad.insert(name);
-                    prop_assert_eq!(&have.current, &before);
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -42,9 +42,10 @@ impl Wanted {
     }
 
     fn with_registries(mut self, registries: Option<Rendered>) -> Self {
-        let (join, rest): (Vec<&str>, Vec<&str>) =
-            self.config.content.lines().partition(|line| render::is_about_joining(line));
-        self.aspects.insert(Aspect::Configuration, fingerprint(&rest.join("\n")));
+        let lines = self.config.content.lines();
+        let join: Vec<&str> = lines.filter(|line| render::is_about_joining(line)).collect();
+        let rest = render::read_at_start(&self.config.content);
+        self.aspects.insert(Aspect::Configuration, fingerprint(&rest));
         self.aspects.insert(Aspect::Join, join.join(" "));
         match &registries {
             Some(file) => self.aspects.insert(Aspect::Registries, fingerprint(&file.content)),
@@ -87,6 +88,14 @@ mod tests {
         assert_eq!(changed(want(&wants, "/k3s", &arguments)), [Aspect::HugePages]);
         let mut wants = server();
         wants.labels.insert("more".into(), "yes".into());
+        wants.taints.clear();
+        assert_eq!(changed(want(&wants, "/k3s", &arguments)), []);
+        wants.labels.clear();
+        assert_eq!(changed(want(&wants, "/k3s", &arguments)), []);
+        wants.disable.insert("servicelb".into());
+        assert_eq!(changed(want(&wants, "/k3s", &arguments)), [Aspect::Configuration]);
+        let mut wants = server();
+        wants.reserved_millicores += 1;
         assert_eq!(changed(want(&wants, "/k3s", &arguments)), [Aspect::Configuration]);
         let mut wants = server();
         wants.server = Some("https://10.0.0.2:6443".into());

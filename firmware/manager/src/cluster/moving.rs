@@ -116,12 +116,29 @@ impl Workloads for Moving {
         })
     }
 
+    /// Nodes of a site are told of a change at the same moment, and restarted servers have no
+    /// datastore for a while: one at a time. Nobody waits for a node that is alone.
+    fn step_aside(&self) -> Later<'_, Result<(), Diagnosis>> {
+        Box::pin(async move {
+            if is_alone(&self.wants.borrow()) {
+                return Ok(());
+            }
+            self.turn().take(Purpose::Upgrade, PATIENCE).await.map_err(waits)
+        })
+    }
+
     fn uncordon(&self) -> Later<'_, Result<(), Diagnosis>> {
         Box::pin(async move {
             *self.kept_for.lock().unwrap_or_else(PoisonError::into_inner) = None;
             self.turn().give_back(PATIENCE).await.map_err(waits)
         })
     }
+}
+
+/// The site has no other node. A list without any node is not known.
+fn is_alone(wanted: &Wanted) -> bool {
+    let nodes = wanted.intent.as_ref().map(|intent| intent.nodes.as_slice()).unwrap_or_default();
+    !nodes.is_empty() && nodes.iter().all(|node| *node == wanted.node_name)
 }
 
 fn told(reason: Reason, message: String) -> Diagnosis {
@@ -151,4 +168,23 @@ fn client(wanted: &Wanted, paths: &ClusterPaths, port: u16) -> Client<Http> {
         }));
     }
     Client::new(&wanted.node_name, "default", servers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_api::kubernetes::KubernetesIntent;
+
+    #[test]
+    fn a_node_is_alone_when_the_site_names_no_other() {
+        let of = |nodes: &[&str]| {
+            let nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
+            let intent = KubernetesIntent { nodes, ..KubernetesIntent::default() };
+            let intent = Some(intent);
+            is_alone(&Wanted { intent, node_name: "one".into(), ..Wanted::default() })
+        };
+        assert!(of(&["one"]));
+        assert!(!of(&["one", "two"]) && !of(&["two"]));
+        assert!(!of(&[]), "an older controller says nothing");
+    }
 }

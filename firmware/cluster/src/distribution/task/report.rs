@@ -4,7 +4,7 @@ use super::Task;
 use crate::distribution::diagnose::Diagnosis;
 use crate::distribution::machine::State;
 use crate::distribution::service::{DistributionState, Wish};
-use crate::distribution::upgrade::Version;
+use crate::distribution::upgrade::{Service, Version};
 use holdfast_api::Reason;
 use holdfast_api::kubernetes::{KubernetesPhase, KubernetesRole};
 
@@ -69,21 +69,31 @@ impl Task {
                     reason: Reason::KubernetesConfigRefused,
                     message: "the newest configuration was refused; the last good one runs".into(),
                 });
-                (phase, self.blocked.clone().or(refused).or_else(|| self.upgrade_wrong()))
+                let wrong = self.blocked.clone().or(refused).or_else(|| self.upgrade_wrong());
+                (phase, wrong.or_else(|| self.not_renewed()))
             }
         }
     }
 
-    /// What keeps the wanted version from running.
+    /// What keeps the wanted version from running, or the node from its restart.
     fn upgrade_wrong(&self) -> Option<Diagnosis> {
         let Wish::Run(wants) = &self.wish else { return None };
-        let want = Version::of(wants.artifact.as_ref()?);
-        if let Some(failed) = self.versions.failure(&want) {
-            return Some(Diagnosis {
-                reason: Reason::KubernetesUpgradeFailed,
-                message: format!("{}: {}", failed.version, failed.message),
-            });
+        let want = wants.artifact.as_ref().map(Version::of);
+        if let Some(want) = &want {
+            if let Some(failed) = self.versions.failure(want) {
+                return Some(Diagnosis {
+                    reason: Reason::KubernetesUpgradeFailed,
+                    message: format!("{}: {}", failed.version, failed.message),
+                });
+            }
+            if let Some(runs) = self.skipped_by(want) {
+                return Some(Diagnosis {
+                    reason: Reason::KubernetesVersionSkipped,
+                    message: format!("{runs} runs, and {want} is asked for"),
+                });
+            }
         }
-        self.upgrade_problem.clone()
+        let is_under_way = want.is_some() || self.versions.service != Service::In;
+        self.upgrade_problem.clone().filter(|_| is_under_way)
     }
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::distribution::binary::{Download, Fetch};
 use crate::distribution::launch::How;
 use crate::distribution::model::tests::server;
+use crate::distribution::render;
 use crate::distribution::service::{Distribution, Handle, Later, Workloads};
 use crate::distribution::unit::UnitLauncher;
 use crate::distribution::upgrade::{Service, Version};
@@ -24,15 +25,21 @@ echo VERSION $$ > ROOT/running
 exec sleep 1000
 "#;
 
+mod restarts;
+mod versions;
+
 struct Bed {
     folder: tempfile::TempDir,
     wishes: watch::Sender<Wish>,
     moved: Arc<Mutex<Vec<&'static str>>>,
+    /// It is another node's turn.
+    held: watch::Sender<bool>,
 }
 
 struct Answers {
     root: PathBuf,
     moved: Arc<Mutex<Vec<&'static str>>>,
+    held: watch::Receiver<bool>,
 }
 
 impl Probe for Answers {
@@ -68,6 +75,15 @@ impl Workloads for Answers {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    fn step_aside(&self) -> Later<'_, Result<(), Diagnosis>> {
+        let (mut held, moved) = (self.held.clone(), self.moved.clone());
+        Box::pin(async move {
+            held.wait_for(|held| !held).await.unwrap();
+            moved.lock().unwrap().push("aside");
+            Ok(())
+        })
+    }
+
     fn uncordon(&self) -> Later<'_, Result<(), Diagnosis>> {
         self.moved.lock().unwrap().push("uncordoned");
         Box::pin(std::future::ready(Ok(())))
@@ -77,7 +93,8 @@ impl Workloads for Answers {
 impl Bed {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let bed = Bed { folder, wishes: watch::Sender::default(), moved: Arc::default() };
+        let (wishes, held) = (watch::Sender::default(), watch::Sender::new(false));
+        let bed = Bed { folder, wishes, moved: Arc::default(), held };
         bed.program("machine/k3s", "v-machine");
         bed
     }
@@ -99,7 +116,11 @@ impl Bed {
     }
 
     fn helpers(&self) -> Helpers {
-        let answers = || Answers { root: self.folder.path().into(), moved: self.moved.clone() };
+        let answers = || Answers {
+            root: self.folder.path().into(),
+            moved: self.moved.clone(),
+            held: self.held.subscribe(),
+        };
         Helpers {
             probe: Arc::new(answers()),
             fetch: Arc::new(answers()),
@@ -201,13 +222,15 @@ async fn it_outlives_its_manager_and_is_restarted_only_for_a_change() {
     assert_eq!(state.starts, 1);
     let pid = state.pid.unwrap();
 
-    bed.want(|wants| drop(wants.labels.insert("more".into(), "yes".into())));
+    bed.want(|wants| {
+        wants.disable.insert("more".into());
+    });
     let state = until(&second, "another process", |state| {
         state.pid.is_some_and(|now| now != pid) && state.phase == KubernetesPhase::Ready
     })
     .await;
     assert!(!runs(pid));
-    assert!(std::fs::read_to_string(bed.config()).unwrap().contains("more=yes"));
+    assert!(std::fs::read_to_string(bed.config()).unwrap().contains("- more"));
     let pid = state.pid.unwrap();
     drop(second);
 
@@ -374,14 +397,18 @@ async fn a_refused_configuration_gives_way_to_the_last_good_one() {
     bed.want(|_| {});
     let manager = bed.manager();
     ready(&manager).await;
-    bed.want(|wants| drop(wants.labels.insert("poison".into(), "yes".into())));
+    bed.want(|wants| {
+        wants.disable.insert("poison".into());
+    });
     let state = until(&manager, "the last good one", |state| {
         state.phase == KubernetesPhase::Ready && state.starts == 3
     })
     .await;
     assert_eq!(state.reason, Some(Reason::KubernetesConfigRefused));
     assert!(!std::fs::read_to_string(bed.config()).unwrap().contains("poison"));
-    bed.want(|wants| drop(wants.labels.insert("cured".into(), "yes".into())));
+    bed.want(|wants| {
+        wants.disable.insert("cured".into());
+    });
     let state = until(&manager, "the corrected one", |state| {
         state.phase == KubernetesPhase::Ready && state.starts == 4
     })
@@ -434,92 +461,4 @@ async fn a_registries_file_of_somebody_else_is_in_the_way_and_what_runs_goes_on(
     assert_eq!(state.reason, Some(Reason::KubernetesConfigRefused));
     assert_eq!((state.phase, state.pid), (KubernetesPhase::Ready, pid));
     assert_eq!(std::fs::read(&foreign).unwrap(), b"mirrors: {}\n");
-}
-
-#[tokio::test]
-async fn a_first_program_is_fetched_and_a_better_one_replaces_it() {
-    let bed = Bed::new();
-    std::fs::remove_file(bed.path("machine/k3s")).unwrap();
-    let (one, two) = (bed.artifact("v1"), bed.artifact("v2"));
-    bed.want(|wants| wants.artifact = Some(one.clone()));
-    let manager = bed.manager();
-    until(&manager, "v1", |state| state.version == "v1" && state.phase == KubernetesPhase::Ready)
-        .await;
-    assert_eq!(*bed.moved.lock().unwrap(), [] as [&str; 0]);
-    bed.want(|wants| wants.artifact = Some(two.clone()));
-    until(&manager, "v2", |state| {
-        state.version == "v2"
-            && state.phase == KubernetesPhase::Ready
-            && state.service == Service::In
-    })
-    .await;
-    assert_eq!(bed.moved.lock().unwrap()[0], "drained");
-    let current = bed.path("var/lib/holdfast/cluster/distribution/current/k3s");
-    assert!(std::fs::read_to_string(current).unwrap().contains("version v2"));
-}
-
-#[tokio::test]
-async fn a_drain_that_is_held_up_ends_when_its_version_is_not_wanted_any_more() {
-    let bed = Bed::new();
-    let held = bed.artifact("v-held");
-    bed.want(|_| {});
-    let manager = bed.manager();
-    let pid = ready(&manager).await.pid;
-    bed.want(|wants| wants.artifact = Some(held.clone()));
-    until(&manager, "a drain", |state| state.service == Service::Leaving).await;
-    drop(manager);
-    let manager = bed.manager();
-    until(&manager, "the drain again", |state| state.service == Service::Leaving).await;
-    assert_eq!(*bed.moved.lock().unwrap(), [] as [&str; 0]);
-    bed.want(|_| {});
-    let state = until(&manager, "back in service", |state| state.service == Service::In).await;
-    assert_eq!((state.pid, state.starts), (pid, 0), "the program was never touched");
-    assert_eq!(*bed.moved.lock().unwrap(), ["uncordoned"]);
-    let better = bed.artifact("v2");
-    bed.want(|wants| wants.artifact = Some(better.clone()));
-    until(&manager, "v2", |state| state.version == "v2").await;
-}
-
-#[tokio::test]
-async fn a_version_that_does_not_come_up_is_left_and_not_tried_again() {
-    let bed = Bed::new();
-    let bad = bed.artifact("v-never-ready");
-    bed.want(|_| {});
-    let manager = bed.manager();
-    ready(&manager).await;
-    bed.want(|wants| wants.artifact = Some(bad.clone()));
-    let state = until(&manager, "back", |state| {
-        state.reason == Some(Reason::KubernetesUpgradeFailed)
-            && state.phase == KubernetesPhase::Ready
-            && state.service == Service::In
-    })
-    .await;
-    assert!(state.message.contains("v-never-ready"), "{}", state.message);
-    until(&manager, "its version", |state| state.version == "v-machine").await;
-    let starts = manager.state().borrow().starts;
-    drop(manager);
-
-    let manager = bed.manager();
-    let state = ready(&manager).await;
-    assert_eq!((state.starts, state.reason), (0, Some(Reason::KubernetesUpgradeFailed)));
-    assert_eq!(starts, 3);
-    assert_eq!(*bed.moved.lock().unwrap(), ["drained", "uncordoned"]);
-}
-
-#[tokio::test]
-async fn a_program_with_another_checksum_is_never_run() {
-    let bed = Bed::new();
-    let mut artifact = bed.artifact("v1");
-    artifact.sha256 = "0".repeat(64);
-    bed.want(|wants| wants.artifact = Some(artifact));
-    let manager = bed.manager();
-    let state = until(&manager, "refused", |state| {
-        state.reason == Some(Reason::KubernetesArtifactRejected)
-            && state.phase == KubernetesPhase::Ready
-            && !state.version.is_empty()
-    })
-    .await;
-    assert_eq!((state.version.as_str(), state.starts), ("v-machine", 1));
-    let folder = Path::new("var/lib/holdfast/cluster/distribution/v1-000000000000/k3s");
-    assert!(!bed.folder.path().join(folder).exists());
 }

@@ -6,7 +6,7 @@ use crate::distribution::diagnose::Diagnosis;
 use crate::distribution::machine::State;
 use crate::distribution::plan::Aspect;
 use crate::distribution::service::Wish;
-use crate::distribution::upgrade::{Service, Situation, Step, Version, Versions, plan};
+use crate::distribution::upgrade::{Service, Situation, Step, Version, Versions, plan, skips};
 use crate::paths::ClusterPaths;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -32,6 +32,7 @@ pub(super) fn load(paths: &ClusterPaths, store: &Store) -> Versions {
     versions.current.take_if(|version| !store.has(version));
     versions.previous.take_if(|version| !store.has(version));
     versions.on_trial &= versions.current.is_some();
+    versions.restarted_manager();
     versions
 }
 
@@ -64,6 +65,27 @@ impl Task {
             && !self.program().is_file()
     }
 
+    /// What this server runs, when `want` skips a minor version behind it. Agents may skip some:
+    /// their API server is what counts.
+    pub(super) fn skipped_by(&self, want: &Version) -> Option<&str> {
+        let Wish::Run(wants) = &self.wish else { return None };
+        let current = self.versions.current.as_ref();
+        let runs = current.map_or(self.version.as_str(), |current| &current.version);
+        (wants.role.is_server() && current != Some(want) && skips(runs, &want.version))
+            .then_some(runs)
+    }
+
+    /// Somebody asks anew for a version that failed.
+    pub(super) fn forgive(&mut self) {
+        if let Wish::Run(wants) = &self.wish
+            && let Some(artifact) = &wants.artifact
+            && self.versions.forgive(artifact)
+        {
+            info!(version = artifact.version, "a version of Kubernetes that failed is tried again");
+            self.keep();
+        }
+    }
+
     fn has_fallback(&self) -> bool {
         let earlier = match self.versions.on_trial {
             true => &self.versions.previous,
@@ -86,6 +108,7 @@ impl Task {
     fn next_step(&self) -> Option<Step> {
         let Wish::Run(wants) = &self.wish else { return None };
         let want = wants.artifact.as_ref().map(Version::of);
+        let want = want.filter(|want| self.skipped_by(want).is_none());
         let ready = matches!(self.machine.state(), State::Ready { .. });
         let program = self.program().display().to_string();
         let now = Situation {
@@ -97,6 +120,7 @@ impl Task {
             on_trial_for: self.trial_since.map_or(Duration::ZERO, |since| since.elapsed()),
             window: self.settings.upgrade_window,
             hopeless: self.trial_ends >= HOPELESS,
+            restart: self.must_restart(),
         };
         plan(want.as_ref(), &self.versions, &now)
     }
@@ -126,18 +150,22 @@ impl Task {
         info!(step = %step, "Kubernetes");
         match step {
             Step::Fetch(_) => self.send_fetch(),
-            Step::Drain(version) => {
-                let workloads = self.helpers.workloads.clone();
+            Step::Drain(_) | Step::StepAside => {
                 self.upgrading = true;
                 self.versions.service = Service::Leaving;
+                self.versions.for_restart = step == Step::StepAside;
                 self.keep();
-                let to = version.clone();
+                let (workloads, why) = (self.helpers.workloads.clone(), step.clone());
                 let task = self.sent.spawn(async move {
-                    let result = workloads.drain(&to).await;
-                    News::Drained(to, result)
+                    let result = match &why {
+                        Step::Drain(to) => workloads.drain(to).await,
+                        _ => workloads.step_aside().await,
+                    };
+                    News::Drained(why, result)
                 });
-                self.draining = Some((version, task));
+                self.draining = Some((step, task));
             }
+            Step::Restart => self.restart().await,
             Step::Uncordon => {
                 let workloads = self.helpers.workloads.clone();
                 self.upgrading = true;
@@ -145,7 +173,11 @@ impl Task {
             }
             Step::Switch(version) => {
                 let fallback = self.has_fallback();
-                self.versions.switched(version, fallback);
+                let url = match &self.wish {
+                    Wish::Run(wants) => wants.artifact.as_ref().map(|it| it.url.clone()),
+                    Wish::Unknown | Wish::Off => None,
+                };
+                self.versions.switched(version, url.unwrap_or_default(), fallback);
                 self.trial_since = fallback.then(Instant::now);
                 self.trial_ends = 0;
                 self.follow().await;
@@ -167,12 +199,11 @@ impl Task {
         }
     }
 
-    /// The version for which the node is drained is not the next one any more, or Kubernetes is
-    /// not ready any more, and then there is nothing to wait for.
+    /// That for which the node is taken out of service is not the next step any more, or
+    /// Kubernetes is not ready any more, and then there is nothing to wait for.
     fn end_drain_of_another(&mut self) {
-        let Some((version, task)) = &self.draining else { return };
-        let next = self.next_step();
-        if !matches!(&next, Some(Step::Drain(next)) if next == version) {
+        let Some((step, task)) = &self.draining else { return };
+        if self.next_step().as_ref() != Some(step) {
             task.abort();
             (self.draining, self.upgrading) = (None, false);
         }
@@ -213,9 +244,9 @@ impl Task {
         }
     }
 
-    pub(super) fn drained(&mut self, version: &Version, result: Result<(), Diagnosis>) {
+    pub(super) fn drained(&mut self, step: &Step, result: Result<(), Diagnosis>) {
         // One that was given up may still tell.
-        if self.draining.take_if(|(draining, _)| draining == version).is_none() {
+        if self.draining.take_if(|(draining, _)| draining == step).is_none() {
             return;
         }
         if self.tried(result) {
@@ -230,7 +261,7 @@ impl Task {
 
     pub(super) fn uncordoned(&mut self, result: Result<(), Diagnosis>) {
         if self.tried(result) {
-            self.versions.service = Service::In;
+            (self.versions.service, self.versions.for_restart) = (Service::In, false);
             self.keep();
         }
     }
@@ -240,7 +271,7 @@ impl Task {
         self.upgrading = false;
         let problem = result.err();
         if let Some(problem) = &problem {
-            warn!(reason = %problem.reason, message = %problem.message, "another version of Kubernetes waits");
+            warn!(reason = %problem.reason, message = %problem.message, "a step of Kubernetes' supervision waits");
             let pause = FIRST_PAUSE.saturating_mul(1 << self.upgrade_failures.min(16));
             self.upgrade_failures = self.upgrade_failures.saturating_add(1);
             self.next_upgrade = Instant::now() + pause.min(LAST_PAUSE);

@@ -51,6 +51,8 @@ impl Task {
         {
             self.ready_after = Some(started.elapsed());
         }
+        // Whether its start renewed what it should.
+        self.next_housekeeping = Instant::now();
         self.problem = None;
         self.doomed = 0;
         info!(after = ?self.ready_after, version = %self.version, "Kubernetes is ready");

@@ -1,0 +1,136 @@
+//! From one version of the program to another, and back.
+
+use super::*;
+
+#[tokio::test]
+async fn a_first_program_is_fetched_and_a_better_one_replaces_it() {
+    let bed = Bed::new();
+    std::fs::remove_file(bed.path("machine/k3s")).unwrap();
+    let (one, two) = (bed.artifact("v1"), bed.artifact("v2"));
+    bed.want(|wants| wants.artifact = Some(one.clone()));
+    let manager = bed.manager();
+    until(&manager, "v1", |state| state.version == "v1" && state.phase == KubernetesPhase::Ready)
+        .await;
+    assert_eq!(*bed.moved.lock().unwrap(), [] as [&str; 0]);
+    bed.want(|wants| wants.artifact = Some(two.clone()));
+    until(&manager, "v2", |state| {
+        state.version == "v2"
+            && state.phase == KubernetesPhase::Ready
+            && state.service == Service::In
+    })
+    .await;
+    assert_eq!(bed.moved.lock().unwrap()[0], "drained");
+    let current = bed.path("var/lib/holdfast/cluster/distribution/current/k3s");
+    assert!(std::fs::read_to_string(current).unwrap().contains("version v2"));
+}
+
+#[tokio::test]
+async fn a_drain_that_is_held_up_ends_when_its_version_is_not_wanted_any_more() {
+    let bed = Bed::new();
+    let held = bed.artifact("v-held");
+    bed.want(|_| {});
+    let manager = bed.manager();
+    let pid = ready(&manager).await.pid;
+    bed.want(|wants| wants.artifact = Some(held.clone()));
+    until(&manager, "a drain", |state| state.service == Service::Leaving).await;
+    drop(manager);
+    let manager = bed.manager();
+    until(&manager, "the drain again", |state| state.service == Service::Leaving).await;
+    assert_eq!(*bed.moved.lock().unwrap(), [] as [&str; 0]);
+    bed.want(|_| {});
+    let state = until(&manager, "back in service", |state| state.service == Service::In).await;
+    assert_eq!((state.pid, state.starts), (pid, 0), "the program was never touched");
+    assert_eq!(*bed.moved.lock().unwrap(), ["uncordoned"]);
+    let better = bed.artifact("v2");
+    bed.want(|wants| wants.artifact = Some(better.clone()));
+    until(&manager, "v2", |state| state.version == "v2").await;
+}
+
+#[tokio::test]
+async fn a_version_that_does_not_come_up_is_left_and_not_tried_again() {
+    let bed = Bed::new();
+    let bad = bed.artifact("v-never-ready");
+    bed.want(|_| {});
+    let manager = bed.manager();
+    ready(&manager).await;
+    bed.want(|wants| wants.artifact = Some(bad.clone()));
+    let state = until(&manager, "back", |state| {
+        state.reason == Some(Reason::KubernetesUpgradeFailed)
+            && state.phase == KubernetesPhase::Ready
+            && state.service == Service::In
+    })
+    .await;
+    assert!(state.message.contains("v-never-ready"), "{}", state.message);
+    until(&manager, "its version", |state| state.version == "v-machine").await;
+    let starts = manager.state().borrow().starts;
+    drop(manager);
+
+    let manager = bed.manager();
+    let state = ready(&manager).await;
+    assert_eq!((state.starts, state.reason), (0, Some(Reason::KubernetesUpgradeFailed)));
+    assert_eq!(starts, 3);
+    assert_eq!(*bed.moved.lock().unwrap(), ["drained", "uncordoned"]);
+}
+
+#[tokio::test]
+async fn a_version_that_failed_is_tried_again_when_it_is_asked_for_anew() {
+    let bed = Bed::new();
+    let mut bad = bed.artifact("v-never-ready");
+    bed.want(|wants| wants.artifact = Some(bad.clone()));
+    let manager = bed.manager();
+    let failed = |starts: u32| {
+        move |state: &DistributionState| {
+            state.reason == Some(Reason::KubernetesUpgradeFailed)
+                && state.phase == KubernetesPhase::Ready
+                && state.service == Service::In
+                && state.starts >= starts
+        }
+    };
+    let starts = until(&manager, "back", failed(2)).await.starts;
+    bad.url.push_str("#2");
+    bed.want(|wants| wants.artifact = Some(bad.clone()));
+    until(&manager, "back again", failed(starts + 2)).await;
+}
+
+#[tokio::test]
+async fn a_server_skips_no_minor_version() {
+    let bed = Bed::new();
+    bed.program("machine/k3s", "v1.33.1+k3s1");
+    let far = bed.artifact("v1.35.0+k3s1");
+    bed.want(|_| {});
+    let manager = bed.manager();
+    until(&manager, "its version", |state| state.version == "v1.33.1+k3s1").await;
+    bed.want(|wants| wants.artifact = Some(far.clone()));
+    let state = until(&manager, "refused", |state| {
+        state.phase == KubernetesPhase::Ready && state.reason.is_some()
+    })
+    .await;
+    assert_eq!((state.reason, state.starts), (Some(Reason::KubernetesVersionSkipped), 1));
+    assert_eq!(*bed.moved.lock().unwrap(), [] as [&str; 0]);
+    let next = bed.artifact("v1.34.2+k3s1");
+    bed.want(|wants| wants.artifact = Some(next.clone()));
+    until(&manager, "the next one", |state| {
+        state.version == "v1.34.2+k3s1" && state.service == Service::In
+    })
+    .await;
+    bed.want(|wants| wants.artifact = Some(far.clone()));
+    until(&manager, "the one after", |state| state.version == "v1.35.0+k3s1").await;
+}
+
+#[tokio::test]
+async fn a_program_with_another_checksum_is_never_run() {
+    let bed = Bed::new();
+    let mut artifact = bed.artifact("v1");
+    artifact.sha256 = "0".repeat(64);
+    bed.want(|wants| wants.artifact = Some(artifact));
+    let manager = bed.manager();
+    let state = until(&manager, "refused", |state| {
+        state.reason == Some(Reason::KubernetesArtifactRejected)
+            && state.phase == KubernetesPhase::Ready
+            && !state.version.is_empty()
+    })
+    .await;
+    assert_eq!((state.version.as_str(), state.starts), ("v-machine", 1));
+    let folder = Path::new("var/lib/holdfast/cluster/distribution/v1-000000000000/k3s");
+    assert!(!bed.folder.path().join(folder).exists());
+}

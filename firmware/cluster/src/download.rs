@@ -6,7 +6,7 @@
 
 use crate::https;
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::Stream;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, LOCATION, RANGE};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
@@ -21,8 +21,6 @@ use std::time::Duration;
 const REDIRECTIONS: usize = 5;
 /// Until the head of an answer is there.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
-/// A download that stands still for so long is broken off.
-const STANDS_STILL: Duration = Duration::from_secs(60);
 
 /// What arrives.
 pub struct Arriving {
@@ -116,14 +114,7 @@ fn content(uri: &Uri, answer: Response<Incoming>, asked: u64) -> Result<Arriving
     };
     let length = answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     let length = length.and_then(|length| length.parse().ok());
-    let stream = answer.into_body().into_data_stream().map_err(io::Error::other);
-    let content = futures_util::stream::unfold(Box::pin(stream), |mut stream| async {
-        let next = match tokio::time::timeout(STANDS_STILL, stream.next()).await {
-            Ok(next) => next?,
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "nothing arrives any more")),
-        };
-        Some((next, stream))
-    });
+    let content = https::paced(answer.into_body().into_data_stream(), https::STANDS_STILL);
     Ok(Arriving { start, length, content: Box::pin(content) })
 }
 

@@ -6,6 +6,7 @@
 
 use ::http::Uri;
 use futures_util::future::BoxFuture;
+use futures_util::StreamExt;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector as Tcp};
@@ -28,6 +29,10 @@ use tower::Service;
 pub(crate) const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// TCP, and then TLS, each.
 const CONNECT: Duration = Duration::from_secs(10);
+/// Content that stands still for so long is broken off.
+pub(crate) const STANDS_STILL: Duration = Duration::from_secs(60);
+/// A server that went without a word is noticed after the first and three of the second (tcp(7)).
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
 /// How servers are checked.
 #[derive(Clone)]
@@ -62,11 +67,37 @@ where
     let mut tcp = Tcp::new();
     tcp.enforce_http(false);
     tcp.set_connect_timeout(Some(CONNECT));
+    tcp.set_keepalive(Some(KEEP_ALIVE.0));
+    tcp.set_keepalive_interval(Some(KEEP_ALIVE.1));
+    tcp.set_keepalive_retries(Some(3));
     Client::builder(TokioExecutor::new())
         .pool_max_idle_per_host(2)
         .pool_idle_timeout(Duration::from_secs(30))
         .pool_timer(TokioTimer::new())
         .build(Dial { tcp, tls })
+}
+
+/// Content that ends with an error when it stands still for longer than `patience`.
+pub(crate) fn paced<T, E>(
+    content: impl futures_util::Stream<Item = Result<T, E>> + Send,
+    patience: Duration,
+) -> impl futures_util::Stream<Item = io::Result<T>> + Send
+where
+    T: Send,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+{
+    let paced = futures_util::stream::unfold(Some(Box::pin(content)), move |content| async move {
+        let mut content = content?;
+        match tokio::time::timeout(patience, content.next()).await {
+            Ok(next) => Some((next?.map_err(io::Error::other), Some(content))),
+            Err(_) => {
+                let late = io::Error::new(io::ErrorKind::TimedOut, "nothing arrives any more");
+                Some((Err(late), None))
+            }
+        }
+    });
+    // hyper's users may ask once more after the end.
+    paced.fuse()
 }
 
 fn tls(authorities: &Path) -> Result<TlsConfig, String> {
@@ -194,6 +225,16 @@ mod tests {
         for wrong in ["", "s3.example", "ftp://s3.example", "not an address"] {
             assert!(tls_of(wrong, Path::new("/nowhere")).is_err(), "{wrong}");
         }
+    }
+
+    #[tokio::test]
+    async fn content_that_stands_still_is_broken_off() {
+        use futures_util::stream::{iter, pending};
+        let content = iter([Ok(1), Ok(2)]).chain(pending::<io::Result<u8>>());
+        let got: Vec<_> = paced(content, Duration::from_millis(20)).collect().await;
+        assert!(matches!(got.as_slice(), [Ok(1), Ok(2), Err(_)]), "{got:?}");
+        let whole: Vec<_> = paced(iter([io::Result::Ok(1)]), CONNECT).collect().await;
+        assert!(matches!(whole.as_slice(), [Ok(1)]), "{whole:?}");
     }
 
     #[test]

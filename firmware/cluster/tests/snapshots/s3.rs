@@ -6,10 +6,12 @@
 //! GET, HEAD, DELETE, ListObjectsV2 with pages of two, uploads in parts. Faults on demand.
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use holdfast_api::hex;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
@@ -35,6 +37,8 @@ struct State {
     uploads: BTreeMap<String, BTreeMap<u32, Bytes>>,
     /// So many requests are answered by 503 from now on.
     unavailable: u32,
+    /// Answers stop after the first half of their content.
+    stops_halfway: bool,
     requests: Vec<String>,
 }
 
@@ -100,6 +104,11 @@ impl S3 {
         self.state.lock().unwrap().unavailable = requests;
     }
 
+    /// From now on every answer stops after the first half of its content.
+    pub(crate) fn stops_halfway(&self) {
+        self.state.lock().unwrap().stops_halfway = true;
+    }
+
     /// Requests since the last call, as `METHOD path?query`.
     pub(crate) fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().unwrap().requests)
@@ -120,10 +129,29 @@ async fn connection(
     state: Arc<Mutex<State>>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) {
-    let service = service_fn(move |request| answer(state.clone(), request));
+    let service = service_fn(move |request| {
+        let state = state.clone();
+        async move { answer(state.clone(), request).await.map(|answer| sent(&state, answer)) }
+    });
     // A client that goes away ends its connection.
     let _ended =
         Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// An answer as it goes over the network.
+fn sent(
+    state: &Mutex<State>,
+    answer: Answer,
+) -> Response<UnsyncBoxBody<Bytes, std::convert::Infallible>> {
+    if !state.lock().unwrap().stops_halfway {
+        return answer.map(BodyExt::boxed_unsync);
+    }
+    answer.map(|whole| {
+        let content = whole.into_inner().unwrap_or_default();
+        let half = Frame::data(content.slice(..content.len() / 2));
+        let rest = stream::iter([Ok(half)]).chain(stream::pending());
+        StreamBody::new(rest).boxed_unsync()
+    })
 }
 
 type Answer = Response<Full<Bytes>>;

@@ -3,9 +3,10 @@
 use crate::s3::{BUCKET, KEY_ID, REGION, S3, SECRET};
 use holdfast_api::kubernetes::{S3Target, Secret};
 use holdfast_api::{Reason, chain};
-use holdfast_cluster::snapshots::store::Store;
+use holdfast_cluster::snapshots::store::{Manners, Store};
 use holdfast_cluster::snapshots::{SnapshotError, Stamp};
 use std::path::Path;
+use std::time::Duration;
 
 pub(crate) fn target(server: &S3) -> S3Target {
     S3Target {
@@ -105,6 +106,22 @@ async fn a_storage_that_stumbles_is_asked_again_and_one_that_refuses_is_not() {
 }
 
 #[tokio::test]
+async fn a_storage_that_stops_in_the_middle_of_an_answer_holds_nobody_forever() {
+    let server = S3::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let soon = Manners { stands_still: Duration::from_millis(50), ..Manners::default() };
+    let store = Store::with(&soon, &target(&server), "s", "n1").unwrap();
+    store.put(&name(1), &file(dir.path(), 1000)).await.unwrap();
+    server.stops_halfway();
+    let fetched = dir.path().join("fetched");
+    let object = format!("n1/{}.tar.gz.age", name(1));
+    let get = tokio::time::timeout(Duration::from_secs(60), store.get(&object, &fetched)).await;
+    assert_eq!(get.expect("it waits forever").unwrap_err().reason(), Reason::SnapshotUpload);
+    let list = tokio::time::timeout(Duration::from_secs(60), store.list()).await;
+    assert_eq!(list.expect("it waits forever").unwrap_err().reason(), Reason::SnapshotUpload);
+}
+
+#[tokio::test]
 async fn settings_that_cannot_work_are_told_without_a_request() {
     let server = S3::start().await;
     for broken in [
@@ -144,14 +161,16 @@ async fn a_storage_with_tls_is_believed_when_its_authority_is() {
         .with_single_cert(certificates, key.unwrap())
         .unwrap();
     let server = S3::start_tls(config).await;
-    let authority = ours.path("server-ca.crt");
-    let store = Store::trusting(&authority, &target(&server), "s", "n1").unwrap();
+    let believing = |pki: &holdfast_lab_kubernetes::pki::Pki| Manners {
+        authorities: pki.path("server-ca.crt"),
+        ..Manners::default()
+    };
+    let store = Store::with(&believing(&ours), &target(&server), "s", "n1").unwrap();
     store.put(&name(1), &file(dir.path(), 1000)).await.unwrap();
     assert_eq!(store.list().await.unwrap().len(), 1);
 
     server.requests();
-    let authority = others.path("server-ca.crt");
-    let store = Store::trusting(&authority, &target(&server), "s", "n1").unwrap();
+    let store = Store::with(&believing(&others), &target(&server), "s", "n1").unwrap();
     let error = store.list().await.unwrap_err();
     assert!(chain(&error).contains("invalid peer certificate"), "{}", chain(&error));
     assert_eq!(server.requests(), [] as [String; 0], "nothing was said before it was believed");

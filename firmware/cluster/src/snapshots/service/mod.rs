@@ -1,7 +1,9 @@
 //! The task that keeps the snapshots: takes them in time, sends them away, restores and drills.
 //!
 //! One task owns everything and does one thing at a time, so a restore never meets a snapshot that
-//! is being taken. Others hold a [`Handle`]: requests over a bounded queue (a full one makes the
+//! is being taken. What can take long and can be done later (drills, and all that speaks to the
+//! storage) gives way to whatever is asked: a release waits for its snapshot, and must not wait for
+//! a slow uplink. Others hold a [`Handle`]: requests over a bounded queue (a full one makes the
 //! asker wait), the state over a watch. It looks at the disk and the storage again at every pass;
 //! a missed moment costs ten minutes at most ([`LOOK_AGAIN`]). When it is dropped, programs that it
 //! started are killed, and a restore is carried on at the next start.
@@ -57,7 +59,6 @@ enum Request {
     Restore(Source, oneshot::Sender<Result<Restored, SnapshotError>>),
     Drill(oneshot::Sender<Result<DrillResult, SnapshotError>>),
     Damaged(oneshot::Sender<Result<Automatic, SnapshotError>>),
-    Stored(oneshot::Sender<Result<Vec<SnapshotInfo>, SnapshotError>>),
 }
 
 /// How others speak to the task. Cheap to clone.
@@ -76,7 +77,6 @@ impl std::fmt::Debug for Request {
             Request::Restore(..) => "Restore",
             Request::Drill(_) => "Drill",
             Request::Damaged(_) => "Damaged",
-            Request::Stored(_) => "Stored",
         })
     }
 }
@@ -122,7 +122,10 @@ impl Handle {
     /// # Errors
     /// The storage is not set up or does not answer.
     pub async fn stored(&self) -> Result<Vec<SnapshotInfo>, SnapshotError> {
-        self.ask(Request::Stored).await
+        // To look needs neither a key nor the task.
+        let settings = self.settings.borrow().clone();
+        let found = work::reach(&settings)?.list_site().await?;
+        Ok(found.into_iter().map(|(object, one)| work::info(object, &one)).collect())
     }
 
     /// Other settings, from the next pass on, which is now.

@@ -39,7 +39,7 @@ pub(super) struct Worker {
     take_failures: Option<Failures>,
     store_failures: Option<Failures>,
     skipped_drill: Option<Drilled>,
-    /// For what a drill was cut off.
+    /// For what a drill or an upload was cut off.
     waiting: Option<Request>,
     kept: Kept,
     problems: Problems,
@@ -91,8 +91,7 @@ impl Worker {
         self.sweep().await;
         loop {
             let wake = self.passes(&mut asked).await;
-            if let Some(request) = self.waiting.take() {
-                self.answer(request).await;
+            if self.serve(&mut asked).await {
                 continue;
             }
             let pause = Duration::try_from(wake.duration_since(Timestamp::now()));
@@ -100,7 +99,7 @@ impl Worker {
             tokio::select! {
                 // Nothing is lost when another arm wins: requests stay in their queue.
                 request = asked.recv() => match request {
-                    Some(request) => self.answer(request).await,
+                    Some(request) => self.waiting = Some(request),
                     None => return,
                 },
                 // A change that is seen late is seen by the next pass.
@@ -111,7 +110,18 @@ impl Worker {
                 },
                 () = tokio::time::sleep(pause) => {}
             }
+            self.serve(&mut asked).await;
         }
+    }
+
+    /// Does what is asked, and what that was cut off for in its turn; whether anything was.
+    async fn serve(&mut self, asked: &mut mpsc::Receiver<Request>) -> bool {
+        let mut served = false;
+        while let Some(request) = self.waiting.take() {
+            self.answer(request, asked).await;
+            served = true;
+        }
+        served
     }
 
     fn settings(&self) -> Settings {
@@ -157,7 +167,10 @@ impl Worker {
         for _ in 0..ROUNDS {
             let now = Timestamp::now();
             let settings = self.settings();
-            let storage_answers = self.observe(&settings, now).await;
+            let storage_answers = self.observe(&settings, now, asked).await;
+            if self.waiting.is_some() {
+                break;
+            }
             let plan = self.plan(&settings, now);
             let stores = |step: &Step| matches!(step, Step::Upload(_) | Step::DeleteRemote(_));
             if storage_answers && !plan.steps.iter().any(stores) {
@@ -168,12 +181,19 @@ impl Worker {
             if plan.steps.is_empty() {
                 break;
             }
+            let mut storage_fails = false;
             for step in &plan.steps {
+                // One failure of the storage is told by all the others, and takes minutes.
+                if storage_fails && stores(step) {
+                    continue;
+                }
                 tracing::debug!(%step, "snapshots");
+                let failures = self.store_failures;
                 self.apply(&settings, step, now, asked).await;
-            }
-            if self.waiting.is_some() {
-                break;
+                storage_fails |= self.store_failures.is_some() && self.store_failures != failures;
+                if self.waiting.is_some() {
+                    return wake;
+                }
             }
         }
         wake
@@ -191,7 +211,12 @@ impl Worker {
     }
 
     /// Looks at disk and storage; whether the storage told what it has.
-    async fn observe(&mut self, settings: &Settings, now: Timestamp) -> bool {
+    async fn observe(
+        &mut self,
+        settings: &Settings,
+        now: Timestamp,
+        asked: &mut mpsc::Receiver<Request>,
+    ) -> bool {
         let records = Records::new(&settings.paths);
         match blocking(move || records.observe()).await {
             Ok(records) => self.records = records,
@@ -213,13 +238,17 @@ impl Worker {
         if self.store_failures.is_some_and(|failures| retry_at(failures, now) > now) {
             return false;
         }
-        match store.list().await {
-            Ok(remote) => {
+        match unless_asked(asked, store.list()).await {
+            Ok(Ok(remote)) => {
                 self.remote = Some(remote);
                 true
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 self.store_failed(&error, now);
+                false
+            }
+            Err(request) => {
+                self.waiting = request;
                 false
             }
         }
@@ -233,11 +262,11 @@ impl Worker {
 
     /// The storage, when there is one and what goes there can be encrypted.
     fn store(&self, settings: &Settings) -> Result<Option<Store>, SnapshotError> {
-        let Some(target) = &settings.policy.s3 else { return Ok(None) };
-        if settings.policy.recovery_key.is_none() {
-            return Err(SnapshotError::NoKey);
+        match (&settings.policy.s3, &settings.policy.recovery_key) {
+            (None, _) => Ok(None),
+            (Some(_), None) => Err(SnapshotError::NoKey),
+            (Some(_), Some(_)) => reach(settings).map(Some),
         }
-        Store::new(target, &settings.site, &settings.node).map(Some)
     }
 
     async fn apply(
@@ -257,12 +286,16 @@ impl Worker {
                 // Told in the state.
                 let _told = self.take(settings, *stamp, why).await;
             }
-            Step::Upload(name) => match self.upload(settings, name).await {
-                Ok(()) => {
+            Step::Upload(name) => match unless_asked(asked, self.upload(settings, name)).await {
+                Ok(Ok(())) => {
                     tracing::info!(snapshot = name, "stored");
                     (self.store_failures, self.problems.store) = (None, None);
                 }
-                Err(error) => self.store_failed(&error, now),
+                Ok(Err(error)) => self.store_failed(&error, now),
+                Err(request) => {
+                    tracing::info!(snapshot = name, "an upload was cut off for what is asked");
+                    self.waiting = request;
+                }
             },
             Step::DeleteLocal(name) => {
                 let (records, name) = (Records::new(&settings.paths), name.clone());
@@ -271,16 +304,22 @@ impl Worker {
                 }
             }
             Step::DeleteRemote(name) => {
-                let deleted = match self.store(settings) {
-                    Ok(Some(store)) => store.delete(name).await,
-                    Ok(None) => Ok(()),
-                    Err(error) => Err(error),
+                let deleted = async {
+                    match self.store(settings)? {
+                        Some(store) => store.delete(name).await,
+                        None => Ok(()),
+                    }
                 };
-                if let Err(error) = deleted {
-                    self.store_failed(&error, now);
+                match unless_asked(asked, deleted).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => self.store_failed(&error, now),
+                    Err(request) => self.waiting = request,
                 }
             }
-            Step::Drill(name) => self.drill_unless_asked(settings, name, asked).await,
+            Step::Drill(name) => {
+                // What came of it is in the state.
+                let _told = self.drill_unless_asked(settings, name, asked).await;
+            }
         }
     }
 
@@ -311,7 +350,7 @@ impl Worker {
         }
     }
 
-    async fn upload(&mut self, settings: &Settings, name: &str) -> Result<(), SnapshotError> {
+    async fn upload(&self, settings: &Settings, name: &str) -> Result<(), SnapshotError> {
         let Some(store) = self.store(settings)? else { return Ok(()) };
         let key = settings.policy.recovery_key.as_deref().ok_or(SnapshotError::NoKey)?;
         let Some(record) = self.records.iter().find(|record| record.name == name) else {
@@ -332,7 +371,8 @@ impl Worker {
         let fetched = settings.paths.state_dir().join("fetched").join("snapshot");
         let source = match source {
             Source::Stored { object, identity } => {
-                let store = self.store(settings)?.ok_or_else(no_storage)?;
+                // What opens it comes with the call; a site that lost its key can still be restored.
+                let store = reach(settings)?;
                 store.get(&object, &fetched).await.map_err(SnapshotError::before_restore)?;
                 Source::Portable { file: fetched.clone(), identity }
             }
@@ -379,18 +419,8 @@ impl Worker {
         }
     }
 
-    async fn stored(&self, settings: &Settings) -> Result<Vec<SnapshotInfo>, SnapshotError> {
-        let store = match &settings.policy.s3 {
-            // To look needs no key.
-            Some(target) => Store::new(target, &settings.site, &settings.node)?,
-            None => return Err(no_storage()),
-        };
-        let found = store.list_site().await?;
-        Ok(found.into_iter().map(|(object, one)| info(object, &one)).collect())
-    }
-
     /// Who asked may have gone; what was done is in the state.
-    async fn answer(&mut self, request: Request) {
+    async fn answer(&mut self, request: Request, asked: &mut mpsc::Receiver<Request>) {
         let settings = self.settings();
         match request {
             Request::Take(why, answer) => {
@@ -408,16 +438,13 @@ impl Worker {
             Request::Drill(answer) => {
                 let newest = self.records.iter().find(|record| record.damaged.is_none());
                 let result = match newest.map(|record| record.name.clone()) {
-                    Some(name) => self.drill(&settings, &name).await,
+                    Some(name) => self.drill_unless_asked(&settings, &name, asked).await,
                     None => Err(SnapshotError::NoneUsable { why: "none was taken yet".into() }),
                 };
                 let _gone = answer.send(result);
             }
             Request::Damaged(answer) => {
                 let _gone = answer.send(self.damaged(&settings).await);
-            }
-            Request::Stored(answer) => {
-                let _gone = answer.send(self.stored(&settings).await);
             }
         }
     }
@@ -442,13 +469,27 @@ impl Worker {
     }
 }
 
-fn no_storage() -> SnapshotError {
-    SnapshotError::StorageSettings { why: "the site has none".into() }
+/// Work that is dropped when something else is asked, and what was; none when nobody asks any more.
+async fn unless_asked<T>(
+    asked: &mut mpsc::Receiver<Request>,
+    work: impl Future<Output = T>,
+) -> Result<T, Option<Request>> {
+    tokio::select! {
+        done = work => Ok(done),
+        request = asked.recv() => Err(request),
+    }
+}
+
+/// The storage of the site.
+pub(super) fn reach(settings: &Settings) -> Result<Store, SnapshotError> {
+    let none = || SnapshotError::StorageSettings { why: "the site has none".into() };
+    let target = settings.policy.s3.as_ref().ok_or_else(none)?;
+    Store::new(target, &settings.site, &settings.node)
 }
 
 /// One in the storage, for others to see. It was taken when its stamp says, as long as the clock
 /// ran forward.
-fn info(name: String, one: &Remote) -> SnapshotInfo {
+pub(super) fn info(name: String, one: &Remote) -> SnapshotInfo {
     let by_stamp = i64::try_from(one.stamp.0).ok().and_then(|at| Timestamp::from_second(at).ok());
     SnapshotInfo {
         name,

@@ -13,22 +13,21 @@ use super::bundle::ENDING;
 use super::error::{SnapshotError, io_error};
 use super::files;
 use super::model::{Remote, Stamp};
+use crate::https;
 use futures_util::{StreamExt, TryStreamExt};
 use holdfast_api::kubernetes::S3Target;
 use jiff::Timestamp;
 use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
 use object_store::path::Path as Key;
 use object_store::{
-    BackoffConfig, ClientOptions, Error, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    BackoffConfig, ClientOptions, Error, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
     PutOptions, PutPayload, RetryConfig,
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Where Debian keeps the authorities that a machine trusts.
-const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Up to here an object is written in one request; S3 wants parts of 5 MiB at least.
 const PART: usize = 8 << 20;
 /// One request, from its connection to the end of its answer: a part over a slow uplink.
@@ -46,6 +45,23 @@ const RETRIES: RetryConfig = RetryConfig {
     retry_timeout: Duration::from_secs(30),
 };
 
+/// How a storage is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manners {
+    /// Authorities that are believed: a file of certificates in PEM.
+    pub authorities: PathBuf,
+    /// Answers that stand still for so long are broken off.
+    pub stands_still: Duration,
+}
+
+impl Default for Manners {
+    /// The machine's authorities.
+    fn default() -> Self {
+        let authorities = https::AUTHORITIES.into();
+        Manners { authorities, stands_still: https::STANDS_STILL }
+    }
+}
+
 /// The storage of a site, as one node sees it.
 #[derive(Debug)]
 pub struct Store {
@@ -60,15 +76,15 @@ impl Store {
     /// # Errors
     /// [`SnapshotError::StorageSettings`]: address, bucket or keys cannot be used.
     pub fn new(target: &S3Target, site: &str, node: &str) -> Result<Self, SnapshotError> {
-        Self::trusting(Path::new(AUTHORITIES), target, site, node)
+        Self::with(&Manners::default(), target, site, node)
     }
 
-    /// The same, with other authorities than the machine's: a file of certificates in PEM.
+    /// The same, spoken to in another way.
     ///
     /// # Errors
     /// As [`Store::new`].
-    pub fn trusting(
-        authorities: &Path,
+    pub fn with(
+        manners: &Manners,
         target: &S3Target,
         site: &str,
         node: &str,
@@ -89,6 +105,9 @@ impl Store {
             .with_allow_http(true)
             .with_timeout(REQUEST)
             .with_connect_timeout(CONNECT);
+        let Manners { authorities, stands_still } = manners;
+        let connector = Connector::new(&target.endpoint, authorities, *stands_still);
+        let connector = connector.map_err(wrong)?;
         let s3 = AmazonS3Builder::new()
             .with_endpoint(target.endpoint.trim_end_matches('/'))
             .with_virtual_hosted_style_request(false)
@@ -101,7 +120,7 @@ impl Store {
             .with_conditional_put(S3ConditionalPut::ETagMatch)
             .with_retry(RETRIES)
             .with_client_options(options)
-            .with_http_connector(Connector::new(&target.endpoint, authorities).map_err(wrong)?)
+            .with_http_connector(connector)
             .build()
             .map_err(|error| wrong(error.to_string()))?;
         let site =
@@ -179,28 +198,19 @@ impl Store {
         file: &Path,
     ) -> Result<(), SnapshotError> {
         let failed = |source| refused("store", key, source);
-        let mut upload = self.s3.put_multipart(key).await.map_err(failed)?;
-        let sent = async {
-            loop {
-                let mut part = Vec::with_capacity(PART);
-                let read = (&mut reader).take(PART as u64).read_to_end(&mut part).await;
-                if read.map_err(io_error("read", file))? == 0 {
-                    return Ok(());
-                }
+        let mut parts = Parts(Some(self.s3.put_multipart(key).await.map_err(failed)?));
+        loop {
+            let mut part = Vec::with_capacity(PART);
+            let read = (&mut reader).take(PART as u64).read_to_end(&mut part).await;
+            let is_end = read.map_err(io_error("read", file))? == 0;
+            let Some(upload) = &mut parts.0 else { return Ok(()) };
+            if is_end {
+                upload.complete().await.map_err(failed)?;
+                parts.0 = None;
+            } else {
                 upload.put_part(PutPayload::from(part)).await.map_err(failed)?;
             }
-        };
-        let result = match sent.await {
-            Ok(()) => upload.complete().await.map(drop).map_err(failed),
-            Err(error) => Err(error),
-        };
-        if result.is_err() {
-            // Parts that stay cost money; storages clear them away by rule, too.
-            if let Err(error) = upload.abort().await {
-                tracing::debug!(%error, "parts of an upload stay in the storage");
-            }
         }
-        result
     }
 
     /// Fetches a snapshot of the site, `<node>/<name>` with its ending, into a file that is not
@@ -240,6 +250,22 @@ impl Store {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(source) => Err(refused("delete", &key, source)),
         }
+    }
+}
+
+/// An upload that is not whole. Parts that stay cost money, so they are removed wherever it ends,
+/// also when whoever waits for it goes; storages clear them away by rule, too.
+struct Parts(Option<Box<dyn MultipartUpload>>);
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        let Some(mut upload) = self.0.take() else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            if let Err(error) = upload.abort().await {
+                tracing::debug!(%error, "parts of an upload stay in the storage");
+            }
+        });
     }
 }
 

@@ -6,7 +6,7 @@ use super::super::super::model::Drilled;
 use super::super::super::records::{Record, Records};
 use super::super::keep::KeptDrill;
 use super::super::{Request, Settings};
-use super::Worker;
+use super::{Worker, unless_asked};
 use holdfast_api::chain;
 use holdfast_api::kubernetes::DrillResult;
 use jiff::Timestamp;
@@ -21,11 +21,10 @@ impl Worker {
         settings: &Settings,
         name: &str,
         asked: &mut mpsc::Receiver<Request>,
-    ) {
-        let request = tokio::select! {
-            // What came of it is in the state.
-            _told = self.drill(settings, name) => return,
-            request = asked.recv() => request,
+    ) -> Result<DrillResult, SnapshotError> {
+        let request = match unless_asked(asked, self.drill(settings, name)).await {
+            Ok(result) => return result,
+            Err(request) => request,
         };
         tracing::info!(snapshot = name, "a drill was cut off for something more urgent");
         let stamp = self.records.iter().find(|record| record.name == name);
@@ -33,6 +32,8 @@ impl Worker {
             self.skipped_drill = Some(Drilled { at: Timestamp::now(), stamp, skipped: true });
         }
         self.waiting = request;
+        let why = "the drill gave way to something that was asked; ask again".into();
+        Err(SnapshotError::NoneUsable { why })
     }
 
     pub(super) async fn drill(

@@ -7,6 +7,7 @@ use crate::paths::ClusterPaths;
 use holdfast_api::kubernetes::{S3Target, Secret, SnapshotPolicy};
 use holdfast_api::paths::Root;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -81,13 +82,7 @@ async fn only_so_many_are_kept() {
 #[tokio::test]
 async fn a_storage_without_a_key_is_told_and_nothing_leaves() {
     let dir = tempfile::tempdir().unwrap();
-    let target = S3Target {
-        endpoint: "http://127.0.0.1:1".into(),
-        bucket: "b".into(),
-        access_key_id: "k".into(),
-        secret_access_key: Secret("s".into()),
-        ..S3Target::default()
-    };
+    let target = S3Target { endpoint: "http://127.0.0.1:1".into(), ..nowhere() };
     let (_fake, handle, _task) = begin(dir.path(), |settings| settings.policy.s3 = Some(target));
     let state = until(&handle, "it is told", |state| state.problem.is_some()).await;
     assert_eq!(state.problem.unwrap().reason, Reason::SnapshotNoKey);
@@ -101,13 +96,7 @@ async fn a_storage_that_does_not_answer_holds_nobody_up_for_long() {
     let dir = tempfile::tempdir().unwrap();
     // Nobody listens there any more.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let target = S3Target {
-        endpoint: format!("http://{closed}"),
-        bucket: "b".into(),
-        access_key_id: "k".into(),
-        secret_access_key: Secret("s".into()),
-        ..S3Target::default()
-    };
+    let target = S3Target { endpoint: format!("http://{closed}"), ..nowhere() };
     let (_fake, handle, _task) = begin(dir.path(), |settings| {
         settings.policy.s3 = Some(target);
         settings.policy.recovery_key = Some(format!("age1{}", "q".repeat(58)));
@@ -118,6 +107,85 @@ async fn a_storage_that_does_not_answer_holds_nobody_up_for_long() {
     handle.take_now(Why::Asked).await.unwrap();
     handle.take_now(Why::Asked).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+/// A storage that has nothing, tells so to those who ask, and takes what is sent without ever
+/// answering. With `silent` it answers nobody.
+async fn deaf_storage(silent: bool) -> (S3Target, mpsc::UnboundedReceiver<String>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let (tell, told) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                let mut head = vec![0; 4096];
+                while let Ok(1..) = stream.read(&mut head).await {
+                    let method = if head.starts_with(b"GET") { "GET" } else { "other" };
+                    tell.send(method.to_owned()).unwrap();
+                    if silent || method != "GET" {
+                        std::future::pending::<()>().await;
+                    }
+                    let empty = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", empty.len());
+                    stream.write_all((head + empty).as_bytes()).await.unwrap();
+                }
+            });
+        }
+    });
+    (S3Target { endpoint, ..nowhere() }, told)
+}
+
+/// Settings of a storage at no address.
+fn nowhere() -> S3Target {
+    S3Target {
+        bucket: "b".into(),
+        access_key_id: "k".into(),
+        secret_access_key: Secret("s".into()),
+        ..S3Target::default()
+    }
+}
+
+#[tokio::test]
+async fn a_storage_that_accepts_and_never_answers_holds_no_release_up() {
+    let key = Command::new("age-keygen").output();
+    let Some(key) = key.ok().and_then(|made| {
+        let said = String::from_utf8(made.stderr).ok()?;
+        Some(said.trim().rsplit(' ').next()?.to_owned())
+    }) else {
+        eprintln!("skipped: age is not installed");
+        return;
+    };
+    for silent in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, mut told) = deaf_storage(silent).await;
+        let (_fake, handle, _task) = begin(dir.path(), |settings| {
+            settings.policy.s3 = Some(target);
+            settings.policy.recovery_key = Some(key.clone());
+        });
+        let want = if silent { "GET" } else { "other" };
+        let busy = async { while told.recv().await.unwrap() != want {} };
+        tokio::time::timeout(Duration::from_secs(30), busy).await.expect("it never got so far");
+        for _ in 0..3 {
+            let taken = handle.take_now(Why::Release("web".into()));
+            let taken = tokio::time::timeout(Duration::from_secs(20), taken).await;
+            assert!(taken.expect("it waits for the storage").is_ok());
+        }
+        assert_eq!(handle.state().borrow().problem, None, "one that was cut off says nothing");
+    }
+}
+
+#[tokio::test]
+async fn an_operator_with_the_identity_needs_no_recovery_key_of_the_site() {
+    let dir = tempfile::tempdir().unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let target = S3Target { endpoint: format!("http://{closed}"), ..nowhere() };
+    let (_fake, handle, _task) = begin(dir.path(), |settings| settings.policy.s3 = Some(target));
+    let source = Source::Stored { object: "n2/x".into(), identity: Secret("k".into()) };
+    let error = handle.restore(source).await.unwrap_err();
+    let said = chain(&error);
+    assert!(said.contains("cannot fetch site-1/n2/x in the storage"), "it was not asked: {said}");
 }
 
 #[tokio::test]
@@ -183,25 +251,38 @@ async fn a_drill_gives_way_to_a_release() {
         eprintln!("skipped: a drill has a network namespace, which needs root");
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let fake = Arc::new(Fake::below(dir.path()));
-    fake.hold(4);
-    fake.drills_forever.store(true, Ordering::SeqCst);
-    let (handle, _task) = again(&fake, dir.path(), |settings| settings.policy.drill_hours = 1);
-    let begun = fake.paths.state_dir().join("drill");
-    let mut ticks = tokio::time::interval(Duration::from_millis(5));
-    let drills = async {
-        while !begun.exists() {
-            ticks.tick().await;
+    for asked in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let fake = Arc::new(Fake::below(dir.path()));
+        fake.hold(4);
+        fake.drills_forever.store(true, Ordering::SeqCst);
+        let hours = u32::from(!asked);
+        let (handle, _task) =
+            again(&fake, dir.path(), |settings| settings.policy.drill_hours = hours);
+        until(&handle, "one is taken", |state| state.snapshots.len() == 1).await;
+        let drill = asked.then(|| {
+            let handle = handle.clone();
+            tokio::spawn(async move { handle.drill_now().await })
+        });
+        let begun = fake.paths.state_dir().join("drill");
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        let drills = async {
+            while !begun.exists() {
+                ticks.tick().await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(20), drills).await.is_err() {
+            eprintln!("skipped: this machine has no room for a drill");
+            return;
         }
-    };
-    if tokio::time::timeout(Duration::from_secs(20), drills).await.is_err() {
-        eprintln!("skipped: this machine has no room for a drill");
-        return;
+        let taken = handle.take_now(Why::Release("web".into()));
+        let taken = tokio::time::timeout(Duration::from_secs(20), taken).await.expect("it waits");
+        assert!(taken.is_ok(), "{taken:?}");
+        let state = until(&handle, "it is known", |state| state.snapshots.len() == 2).await;
+        assert_eq!((state.drill, state.problem), (None, None), "one that was cut off says nothing");
+        if let Some(drill) = drill {
+            let error = drill.await.unwrap().unwrap_err();
+            assert!(error.to_string().contains("gave way"), "{error}");
+        }
     }
-    let taken = handle.take_now(Why::Release("web".into()));
-    let taken = tokio::time::timeout(Duration::from_secs(20), taken).await.expect("it waits");
-    assert!(taken.is_ok(), "{taken:?}");
-    let state = until(&handle, "it is known", |state| state.snapshots.len() == 2).await;
-    assert_eq!((state.drill, state.problem), (None, None), "one that was cut off says nothing");
 }

@@ -298,7 +298,7 @@ async fn a_budget_keeps_its_pod(node: &Node, api: &Api) {
     let running = pods.iter().find(|pod| pod["metadata"]["deletionTimestamp"].is_null()).unwrap();
     let name = running["metadata"]["name"].as_str().unwrap();
     let error = until("the budget is in force", Duration::from_secs(20), async || {
-        match api.evict("default", name).await {
+        match api.evict("default", name, None).await {
             Err(error @ ApiError::Budget { .. }) if error.to_string().contains("keep") => Ok(error),
             other => Err(format!("{other:?}")),
         }
@@ -307,8 +307,10 @@ async fn a_budget_keeps_its_pod(node: &Node, api: &Api) {
     assert!(error.retryable() && error.reason() == Reason::NodeDrainBlocked);
     let budget = id(&version, "PodDisruptionBudget", "keep");
     assert!(api.delete(&budget, None, Propagation::Background).await.unwrap());
-    assert!(api.evict("default", name).await.unwrap());
-    assert!(!api.evict("default", "nobody").await.unwrap());
+    let uid = running["metadata"]["uid"].as_str();
+    assert!(!api.evict("default", name, Some("of an earlier pod")).await.unwrap());
+    assert!(api.evict("default", name, uid).await.unwrap());
+    assert!(!api.evict("default", "nobody", None).await.unwrap());
 }
 
 async fn it_is_seen_from_outside(api: &Api) {

@@ -77,11 +77,17 @@ impl Api {
 
     /// Asks a pod to leave as disruption budgets allow (Kubernetes docs, "API-initiated
     /// Eviction"). False when it was gone already. It goes after its grace period; whoever must
-    /// know asks for it again.
+    /// know asks for it again. With a uid another pod of the same name, as a StatefulSet makes at
+    /// once, stays.
     ///
     /// # Errors
     /// [`ApiError::Budget`] when a budget keeps it: try again later.
-    pub async fn evict(&self, namespace: &str, name: &str) -> Result<bool, ApiError> {
+    pub async fn evict(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: Option<&str>,
+    ) -> Result<bool, ApiError> {
         let pod = ObjectId {
             api_version: "v1".into(),
             kind: "Pod".into(),
@@ -102,11 +108,14 @@ impl Api {
                     "apiVersion": version,
                     "kind": "Eviction",
                     "metadata": { "name": name, "namespace": namespace },
+                    "deleteOptions": uid.map(|uid| json!({ "preconditions": { "uid": uid } })),
                 }),
             );
         match self.call(&question).await {
             Ok(_) => Ok(true),
             Err(ApiError::NotFound { .. }) => Ok(false),
+            // What was true when it was asked is not any more: it is another pod by now.
+            Err(ApiError::Stale { .. }) if uid.is_some() => Ok(false),
             Err(error) => Err(error),
         }
     }

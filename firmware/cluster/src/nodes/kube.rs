@@ -109,7 +109,7 @@ impl Cluster for KubeCluster {
     }
 
     async fn evict(&self, pod: &PodRef) -> Answer<Evicted> {
-        match self.api.evict(&pod.namespace, &pod.name).await {
+        match self.api.evict(&pod.namespace, &pod.name, Some(&pod.uid)).await {
             Ok(_) => Ok(Evicted::Leaving),
             Err(ApiError::Budget { message, .. }) => Ok(Evicted::Refused { message }),
             // Several budgets for one pod, which the API server does not support.

@@ -4,6 +4,7 @@
 //! value that asks for the least (a node without conditions is not Ready).
 
 use holdfast_api::marks;
+use ring::hmac;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -41,7 +42,8 @@ pub struct NodeView {
     pub name: String,
     /// Uid: another one is another machine, or the same one registered anew.
     pub uid: String,
-    /// `status.nodeInfo.machineID` and `systemUUID`, by which other FleetLock clients may call it.
+    /// `status.nodeInfo.machineID` and `systemUUID`, by which other FleetLock clients may call it,
+    /// and what Zincati makes of the first.
     pub other_ids: BTreeSet<String>,
     /// Takes no new pods.
     pub unschedulable: bool,
@@ -77,6 +79,7 @@ impl NodeView {
                 .iter()
                 .map(|key| text(&info[key]))
                 .filter(|id| !id.is_empty())
+                .chain(info["machineID"].as_str().and_then(zincati_id))
                 .collect(),
             unschedulable: node["spec"]["unschedulable"].as_bool().unwrap_or_default(),
             cordoned_by_us: meta["annotations"][CORDONED_BY_ANNOTATION] == CORDONED_BY,
@@ -90,6 +93,22 @@ impl NodeView {
     pub fn takes_pods(&self) -> bool {
         self.readiness == Readiness::Ready && !self.unschedulable && !self.deleting
     }
+}
+
+/// What Zincati calls a machine unless it is told otherwise (coreos.github.io/zincati, "Agent
+/// identity"): the machine id made its own, HMAC-SHA256 of the program's id keyed with the
+/// machine's, as a UUID of version 4 (sd_id128_get_machine_app_specific(3)).
+fn zincati_id(machine_id: &str) -> Option<String> {
+    /// The program's id, out of Zincati's `src/identity/mod.rs`.
+    const ZINCATI: u128 = 0xde35_106b_6ec2_4688_b63a_fdda_a156_679b;
+    let all_hex = machine_id.len() == 32 && machine_id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let machine = u128::from_str_radix(machine_id, 16).ok().filter(|_| all_hex)?;
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &machine.to_be_bytes());
+    let tag = hmac::sign(&key, &ZINCATI.to_be_bytes());
+    let mut id: [u8; 16] = *tag.as_ref().first_chunk()?;
+    id[6] = id[6] & 0x0f | 0x40;
+    id[8] = id[8] & 0x3f | 0x80;
+    Some(holdfast_api::hex(&id))
 }
 
 /// What identifies a pod; a new pod of the same name is another one.
@@ -277,6 +296,17 @@ mod tests {
         );
         assert!(!node.takes_pods());
         assert_eq!(NodeView::of(&json!({})).readiness, Readiness::Unknown);
+    }
+
+    #[test]
+    fn zincati_may_call_a_node_by_its_own_id() {
+        // As `systemd-id128 machine-id --app-specific=de35106b6ec24688b63afddaa156679b` says.
+        let node = NodeView::of(&json!({"status": {"nodeInfo": {
+            "machineID": "3d1219c7c4c5404aaa1f6d2a48adfda4"}}}));
+        assert!(node.other_ids.contains("975228d46dc94622b9bbe16671e2b58d"), "{node:?}");
+        for wrong in ["", "+d1219c7c4c5404aaa1f6d2a48adfda4", "3d1219c7"] {
+            assert_eq!(zincati_id(wrong), None, "{wrong:?}");
+        }
     }
 
     #[test]

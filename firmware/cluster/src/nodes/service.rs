@@ -155,7 +155,7 @@ impl<K: Cluster> RebootLock<K> {
     pub async fn pre_reboot(&self, group: &str, id: &str) -> Result<(), Refusal> {
         let group = self.group(group)?;
         let nodes = self.cluster.nodes().await.map_err(unavailable)?;
-        let name = &find(&nodes, id).ok_or_else(unknown)?.name;
+        let name = &find(&nodes, id)?.ok_or_else(unknown)?.name;
         if let Some(refusal) = self.just_failed(name) {
             return Err(refusal);
         }
@@ -206,7 +206,7 @@ impl<K: Cluster> RebootLock<K> {
         for _ in 0..ATTEMPTS {
             let lease = self.cluster.lease(&group.lease_name()).await.map_err(unavailable)?;
             let nodes = self.cluster.nodes().await.map_err(unavailable)?;
-            let node = find(&nodes, id);
+            let node = find(&nodes, id)?;
             let name = node.map_or(id, |node| node.name.as_str());
             let held = lease.as_ref().filter(|lease| lease.record.holder == name);
             let cordoned = node.is_some_and(|node| node.cordoned_by_us);
@@ -450,12 +450,42 @@ async fn release<K: Cluster>(cluster: &K, lease: &Lease) -> Answer<()> {
     Ok(())
 }
 
-/// A node by its name, or by one of the ids that other FleetLock clients have.
-fn find<'a>(nodes: &'a [NodeView], id: &str) -> Option<&'a NodeView> {
-    nodes
-        .iter()
-        .find(|node| node.name == id)
-        .or_else(|| nodes.iter().find(|node| node.other_ids.contains(id)))
+/// Takes every reboot lock from its holder and our cordon from every Node, as after a restore:
+/// what the datastore says of reboots is of another time.
+///
+/// # Errors
+/// The cluster does not answer.
+pub async fn forget_reboots<K: Cluster>(cluster: &K) -> Answer<()> {
+    for node in cluster.nodes().await?.iter().filter(|node| node.cordoned_by_us) {
+        cluster.cordon(&node.name, false).await?;
+        tracing::info!(node = node.name, "a node that was cordoned before the restore takes pods");
+    }
+    for lease in cluster.leases().await? {
+        if Group::of_lease(&lease.name).is_some() && !lease.record.holder.is_empty() {
+            match release(cluster, &lease).await {
+                // Somebody lives who changed it: it is of this time.
+                Ok(()) | Err(ClusterError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A node by its name, or by one of the ids that other FleetLock clients have. Machines made from
+/// one image may share such an id; then none of them is drained for another.
+fn find<'a>(nodes: &'a [NodeView], id: &str) -> Result<Option<&'a NodeView>, Refusal> {
+    if let Some(node) = nodes.iter().find(|node| node.name == id) {
+        return Ok(Some(node));
+    }
+    let mut known = nodes.iter().filter(|node| node.other_ids.contains(id));
+    match (known.next(), known.next()) {
+        (Some(one), Some(other)) => Err(Refusal::new(
+            Kind::BadRequest,
+            format!("nodes {} and {} both have this id; ask by name", one.name, other.name),
+        )),
+        (one, _) => Ok(one),
+    }
 }
 
 fn unknown() -> Refusal {

@@ -27,4 +27,9 @@ pub trait Distribution: Send + Sync + 'static {
     /// Waits until the API server is ready, at most `patience`. Fails sooner when it cannot
     /// become ready.
     fn wait_ready(&self, patience: Duration) -> BoxFuture<'_, Result<(), Refusal>>;
+
+    /// After a restore: a snapshot that was taken while a node was down says so still. Nobody
+    /// holds a reboot lock any more, and Nodes that we cordoned take pods. The API server is
+    /// ready.
+    fn forget_reboots(&self) -> BoxFuture<'_, Result<(), Refusal>>;
 }

@@ -177,6 +177,12 @@ pub enum SnapshotError {
         /// What, with numbers.
         what: String,
     },
+    /// The datastore came up in a drill and did not tell what it holds.
+    #[error("the restored datastore came up, but its {what} could not be counted")]
+    Uncounted {
+        /// Which kinds.
+        what: String,
+    },
     /// The drill's own network could not be made.
     #[error("cannot make a network for the drill")]
     Network(#[source] io::Error),
@@ -202,7 +208,9 @@ impl SnapshotError {
             | Self::NotBegun(_)
             | Self::PutBack(_)
             | Self::PutBackFailed { .. } => Reason::SnapshotRestoreFailed,
-            Self::Lacks { .. } | Self::Network(_) => Reason::SnapshotDrillFailed,
+            Self::Lacks { .. } | Self::Uncounted { .. } | Self::Network(_) => {
+                Reason::SnapshotDrillFailed
+            }
             Self::Io { .. }
             | Self::Write(_)
             | Self::Journal(_)
@@ -243,6 +251,7 @@ impl SnapshotError {
             | Self::NotThere { .. }
             | Self::Storage { .. }
             | Self::Distribution { .. }
+            | Self::Uncounted { .. }
             | Self::Network(_) => true,
         }
     }

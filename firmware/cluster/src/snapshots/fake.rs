@@ -23,6 +23,9 @@ pub(super) struct Fake {
     pub(super) breaks: AtomicBool,
     /// A drill does not end by itself.
     pub(super) drills_forever: AtomicBool,
+    /// How often reboots were forgotten after a restore; that fails for the first so many times.
+    pub(super) forgot: AtomicU32,
+    pub(super) cannot_forget: AtomicU32,
     paused: Arc<AtomicU32>,
 }
 
@@ -41,6 +44,8 @@ impl Fake {
             version: Mutex::new("v1.33.1+k3s1".into()),
             breaks: AtomicBool::new(false),
             drills_forever: AtomicBool::new(false),
+            forgot: AtomicU32::default(),
+            cannot_forget: AtomicU32::default(),
             paused: Arc::default(),
         }
     }
@@ -131,5 +136,13 @@ impl Distribution for Fake {
                 Some(_) => Ok(()),
             }
         })
+    }
+
+    fn forget_reboots(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+        let left = self.cannot_forget.load(Ordering::SeqCst);
+        self.cannot_forget.store(left.saturating_sub(1), Ordering::SeqCst);
+        let forgets = left == 0 && self.holds().is_some_and(|_| !self.is_paused());
+        self.forgot.fetch_add(u32::from(forgets), Ordering::SeqCst);
+        Box::pin(async move { if forgets { Ok(()) } else { Err("it does not answer".into()) } })
     }
 }

@@ -6,6 +6,7 @@
 
 use super::model::{Drilled, Failures, Have, Policy, Stamp, Why};
 use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use std::time::Duration;
 const FIRST_RETRY: Duration = Duration::from_secs(60);
 /// Failed attempts are repeated at least this often.
 const LAST_RETRY: Duration = Duration::from_secs(3600);
+/// In seconds of a stamp. One snapshot at least is so much older than the newest one, once there
+/// was one: releases that follow each other must not push out all that was before the first.
+const DAY: u64 = 24 * 3600;
 /// A drill that could not be made is tried again after this long.
 const SKIPPED_DRILL: Duration = Duration::from_secs(3600);
 
@@ -123,24 +127,23 @@ fn drill_at(every: Duration, drilled: Drilled, now: Timestamp) -> Timestamp {
 /// Good ones that are kept here and are not in the storage, newest first.
 fn uploads(policy: &Policy, have: &Have) -> Vec<String> {
     let Some(remote) = &have.remote else { return Vec::new() };
-    let mut good: Vec<_> = have.local.iter().filter(|one| one.good).collect();
-    good.sort_by_key(|one| std::cmp::Reverse(one.stamp));
-    let newest_remote = newest(remote.iter().map(|one| one.stamp), policy.keep);
-    good.into_iter()
-        .take(policy.keep)
-        .filter(|one| !remote.iter().any(|there| there.stamp == one.stamp))
-        // One that would be deleted there at once stays here.
-        .filter(|one| {
-            newest_remote.len() < policy.keep
-                || newest_remote.last().is_none_or(|oldest| one.stamp > *oldest)
-        })
-        .map(|one| one.name.clone())
-        .collect()
+    let stored: BTreeSet<Stamp> = remote.iter().map(|one| one.stamp).collect();
+    let here = kept(good(have), policy.keep);
+    // One that would be deleted there at once stays here.
+    let there = kept(stored.union(&here).copied(), policy.keep);
+    let mut wanted: Vec<_> = have
+        .local
+        .iter()
+        .filter(|one| one.good && here.contains(&one.stamp) && there.contains(&one.stamp))
+        .filter(|one| !stored.contains(&one.stamp))
+        .collect();
+    wanted.sort_by_key(|one| std::cmp::Reverse(one.stamp));
+    wanted.into_iter().map(|one| one.name.clone()).collect()
 }
 
 /// Good ones beyond the number, oldest first, and damaged ones as soon as there is a good one.
 fn surplus_here(policy: &Policy, have: &Have) -> Vec<String> {
-    let kept = newest(have.local.iter().filter(|one| one.good).map(|one| one.stamp), policy.keep);
+    let kept = kept(good(have), policy.keep);
     if kept.is_empty() {
         return Vec::new();
     }
@@ -152,19 +155,25 @@ fn surplus_here(policy: &Policy, have: &Have) -> Vec<String> {
 
 fn surplus_remote(policy: &Policy, have: &Have) -> Vec<String> {
     let remote = have.remote.as_deref().unwrap_or_default();
-    let kept = newest(remote.iter().map(|one| one.stamp), policy.keep);
+    let kept = kept(remote.iter().map(|one| one.stamp), policy.keep);
     let mut gone: Vec<_> = remote.iter().filter(|one| !kept.contains(&one.stamp)).collect();
     gone.sort_by_key(|one| one.stamp);
     gone.into_iter().map(|one| one.name.clone()).collect()
 }
 
-/// The newest `count`, newest first.
-fn newest(stamps: impl Iterator<Item = Stamp>, count: usize) -> Vec<Stamp> {
-    let mut stamps: Vec<_> = stamps.collect();
-    stamps.sort_by(|a, b| b.cmp(a));
-    stamps.dedup();
-    stamps.truncate(count);
-    stamps
+fn good(have: &Have) -> impl Iterator<Item = Stamp> {
+    have.local.iter().filter(|one| one.good).map(|one| one.stamp)
+}
+
+/// Those that are kept: the newest `count`; the newest one that is at least a [`DAY`] older than
+/// the newest of all; and the oldest one that is not, which takes its place one day.
+fn kept(stamps: impl Iterator<Item = Stamp>, count: usize) -> BTreeSet<Stamp> {
+    let all: BTreeSet<Stamp> = stamps.collect();
+    let Some(newest) = all.last() else { return all };
+    let old = |stamp: &&Stamp| stamp.0.saturating_add(DAY) <= newest.0;
+    let older = all.iter().rev().find(old);
+    let younger = all.iter().find(|stamp| !old(stamp));
+    all.iter().rev().take(count).chain(older).chain(younger).copied().collect()
 }
 
 /// The end of time is as good as any later moment.

@@ -2,6 +2,10 @@
 
 use super::distribution::{Distribution, Paused, Refusal};
 use crate::distribution::service::{DistributionState, Gone, Handle, Settings};
+use crate::kubernetes::Api;
+use crate::nodes::kube::KubeCluster;
+use crate::nodes::service::forget_reboots;
+use crate::paths::ClusterPaths;
 use futures_util::future::BoxFuture;
 use holdfast_api::Reason;
 use holdfast_api::kubernetes::KubernetesPhase;
@@ -18,6 +22,7 @@ pub struct Supervised {
     handle: Arc<Handle>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    paths: ClusterPaths,
 }
 
 impl Supervised {
@@ -27,6 +32,7 @@ impl Supervised {
             handle,
             arguments: settings.arguments.clone(),
             environment: settings.environment.clone(),
+            paths: settings.paths.clone(),
         }
     }
 }
@@ -65,6 +71,13 @@ impl Distribution for Supervised {
                 Ok(Ok(state)) => judge(&state, before),
             };
             verdict.unwrap_or_else(|| Err(told(&state.borrow())))
+        })
+    }
+
+    fn forget_reboots(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(async move {
+            let api = Api::connect(&self.paths.admin_kubeconfig())?;
+            Ok(forget_reboots(&KubeCluster::new(api)).await?)
         })
     }
 }

@@ -168,13 +168,20 @@ fn smaller(one: Inventory, other: &Inventory) -> Inventory {
         .collect()
 }
 
+/// Kinds of `want` that were not counted, for people. That says nothing about whether they are there.
+pub(super) fn uncounted(want: &Inventory, have: &Inventory) -> Option<String> {
+    let missing: Vec<&str> =
+        want.keys().filter(|kind| !have.contains_key(*kind)).map(String::as_str).collect();
+    (!missing.is_empty()).then(|| missing.join(", "))
+}
+
 /// What `have` lacks of `want`, for people; more than wanted is fine.
 pub(super) fn lacks(want: &Inventory, have: &Inventory) -> Option<String> {
     let missing: Vec<String> = want
         .iter()
         .filter_map(|(kind, want)| {
-            let have = have.get(kind).copied().unwrap_or_default();
-            (have < *want).then(|| format!("{kind}: {have} of {want}"))
+            let have = have.get(kind)?;
+            (have < want).then(|| format!("{kind}: {have} of {want}"))
         })
         .collect();
     (!missing.is_empty()).then(|| missing.join(", "))
@@ -201,7 +208,11 @@ mod tests {
             smaller(inventory(&[("a", 3), ("b", 2), ("c", 1)]), &inventory(&[("a", 2), ("b", 5)]));
         assert_eq!(want, inventory(&[("a", 2), ("b", 2)]));
         assert_eq!(lacks(&want, &inventory(&[("a", 9), ("b", 2)])), None);
-        let said = lacks(&want, &inventory(&[("a", 1)]));
+        let said = lacks(&want, &inventory(&[("a", 1), ("b", 0)]));
         assert_eq!(said.as_deref(), Some("a: 1 of 2, b: 0 of 2"));
+        let slow = inventory(&[("a", 2)]);
+        assert_eq!(lacks(&want, &slow), None, "what was not counted is not lost");
+        assert_eq!(uncounted(&want, &slow).as_deref(), Some("b"));
+        assert_eq!(uncounted(&want, &want), None);
     }
 }

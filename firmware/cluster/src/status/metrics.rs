@@ -149,11 +149,16 @@ fn of_the_release(page: &mut Page, state: &KubernetesState) {
     }
 }
 
+/// The place of snapshots that are on the node.
+const LOCAL: &str = "local";
+
 fn of_snapshots(page: &mut Page, state: &KubernetesState, now: Timestamp) {
     let snapshots = &state.snapshots;
     let age = |then: Timestamp| now.duration_since(then).as_secs_f64().max(0.0);
     page.metric("holdfast_snapshots", GAUGE, "Snapshots of the datastore, by place.");
     let mut places: Vec<_> = snapshots.snapshots.iter().map(|one| one.place.as_str()).collect();
+    // A server that has none is what somebody is to be woken for; agents have no datastore.
+    places.extend(state.role.is_server().then_some(LOCAL));
     places.sort_unstable();
     places.dedup();
     for place in &places {

@@ -276,6 +276,10 @@ impl Distribution for Program {
     fn wait_ready(&self, _: Duration) -> BoxFuture<'_, Result<(), Refusal>> {
         Box::pin(async { Ok(()) })
     }
+
+    fn forget_reboots(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// Hears what the engine says of its steps, and kills the process at those that are not in the

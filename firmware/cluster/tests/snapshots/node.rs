@@ -2,6 +2,9 @@
 
 use futures_util::future::BoxFuture;
 use holdfast_api::paths::Root;
+use holdfast_cluster::kubernetes::Api;
+use holdfast_cluster::nodes::kube::KubeCluster;
+use holdfast_cluster::nodes::service::forget_reboots;
 use holdfast_cluster::paths::ClusterPaths;
 use holdfast_cluster::snapshots::distribution::Refusal;
 use holdfast_cluster::snapshots::{Distribution, Paused};
@@ -150,6 +153,13 @@ impl Distribution for Supervised {
                 }
             });
             answers.await.unwrap_or_else(|_| Err(last))
+        })
+    }
+
+    fn forget_reboots(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(async {
+            let api = Api::connect(&self.0.paths.admin_kubeconfig())?;
+            Ok(forget_reboots(&KubeCluster::new(api)).await?)
         })
     }
 }

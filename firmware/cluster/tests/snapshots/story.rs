@@ -139,6 +139,14 @@ async fn story(kubernetes: &Kubernetes) {
         .unwrap();
     passed("the server is up");
 
+    // A node is down for a reboot while the snapshot is taken.
+    node.server.kubectl(&["create", "namespace", "holdfast-system"]).await.unwrap();
+    let lease = dir.path().join("lease.json");
+    let text = r#"{"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {
+        "name": "holdfast-reboot", "namespace": "holdfast-system"}, "spec": {"holderIdentity": "n2"}}"#;
+    holdfast_durable::write(&lease, text.as_bytes(), 0o600).unwrap();
+    node.server.kubectl(&["create", "-f", lease.to_str().unwrap()]).await.unwrap();
+
     let release = Why::Release("edge v1".into());
     let first = node.snapshots.take_now(release).await.unwrap();
     passed("a snapshot is taken");
@@ -153,7 +161,7 @@ async fn story(kubernetes: &Kubernetes) {
     let drill = node.snapshots.drill_now().await.unwrap();
     assert!(drill.ok, "{}", drill.message);
     assert_eq!(drill.snapshot, first.name);
-    assert!(drill.message.contains("objects in 4 namespaces"), "{}", drill.message);
+    assert!(drill.message.contains("objects in 5 namespaces"), "{}", drill.message);
     passed(&format!("a drill: {}", drill.message));
     assert_eq!(node.value().await.unwrap(), "first", "the site's own is untouched");
 
@@ -168,6 +176,9 @@ async fn story(kubernetes: &Kubernetes) {
     let restored = node.snapshots.restore(Source::Local(first.name.clone())).await.unwrap();
     assert_eq!(restored.snapshot, first.name);
     assert_eq!(node.value().await.unwrap(), "first");
+    let holder = ["-n", "holdfast-system", "get", "lease", "holdfast-reboot", "-o"];
+    let holder = [&holder[..], &["jsonpath={.spec.holderIdentity}"]].concat();
+    assert_eq!(node.server.kubectl(&holder).await.unwrap(), "", "that reboot is of another time");
     passed(&format!("restored in {} ms", restored.took_ms));
 
     // A power cut tears the datastore.

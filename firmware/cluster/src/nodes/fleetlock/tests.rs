@@ -239,3 +239,10 @@ proptest! {
         });
     }
 }
+
+#[test]
+fn the_key_is_the_one_that_the_documentation_makes() {
+    // printf %s 'holdfast reboot lock' | openssl dgst -sha256 -hmac a-secret
+    let key = "37a33fadf0a1105caf02bd62129b5569dd5f79bbff5102273b52b07ca646fbac";
+    assert_eq!(Key::of_site("a-secret").text(), key);
+}

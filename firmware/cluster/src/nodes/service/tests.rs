@@ -279,3 +279,51 @@ async fn a_node_that_goes_in_the_middle_of_its_drain_is_not_granted_anything() {
     assert_eq!(answer.kind, Kind::UnknownNode);
     until_not(&lock, "n2", BUSY).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_restored_lock_and_cordon_are_of_another_time() {
+    let fake = site(&["n1", "n2", "n3"]);
+    let held = |holder: &str| (1, Record { holder: holder.into(), ..Record::default() });
+    {
+        let mut world = fake.world();
+        world.leases = [
+            (REBOOT_LEASE.to_owned(), held("n2")),
+            (format!("{REBOOT_LEASE}-workers"), held("n3")),
+            ("holdfast-release".to_owned(), held("n1")),
+        ]
+        .into();
+        (world.nodes[1].unschedulable, world.nodes[1].cordoned_by_us) = (true, true);
+        world.nodes[2].unschedulable = true;
+    }
+    fake.fail_after(2);
+    assert!(forget_reboots(&*fake).await.is_err());
+    fake.fail_next(0);
+    forget_reboots(&*fake).await.unwrap();
+    let holder = |lease: &str| fake.lease_record(lease).unwrap().holder;
+    assert_eq!(holder(REBOOT_LEASE), "");
+    assert_eq!(holder(&format!("{REBOOT_LEASE}-workers")), "");
+    assert_eq!(holder("holdfast-release"), "n1", "that one expires by itself");
+    assert!(!fake.node("n2").unschedulable);
+    assert!(fake.node("n3").unschedulable, "an operator's cordon stays");
+}
+
+#[tokio::test]
+async fn an_id_that_two_nodes_have_drains_neither() {
+    let fake = site(&["n1", "n2", "n3"]);
+    for node in &mut fake.world().nodes[..2] {
+        node.other_ids.insert("cloned".into());
+    }
+    let lock = lock(&fake);
+    for answer in
+        [lock.pre_reboot("default", "cloned").await, lock.steady_state("default", "cloned").await]
+    {
+        let refusal = answer.unwrap_err();
+        assert_eq!(refusal.kind, Kind::BadRequest);
+        assert!(refusal.message.contains("n1 and n2"), "{refusal:?}");
+    }
+    assert_eq!(fake.lease_record(REBOOT_LEASE), None);
+    // By a name that is another's id, the node of the name is meant.
+    fake.world().nodes[0].other_ids.insert("n3".into());
+    until_not(&lock, "n3", BUSY).await.unwrap();
+    assert_eq!(fake.lease_record(REBOOT_LEASE).unwrap().holder, "n3");
+}

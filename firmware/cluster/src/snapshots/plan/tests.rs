@@ -53,8 +53,10 @@ fn takes(plan: &Plan) -> bool {
     plan.steps.iter().any(|step| matches!(step, Step::Take { .. }))
 }
 
-fn good(have: &Have) -> usize {
-    have.local.iter().filter(|one| one.good).count()
+/// So many of `before` are kept, when `keep` newest ones are to be: those, and one or two more that
+/// keep a day.
+fn is_kept(after: usize, before: usize, keep: usize) -> bool {
+    (before.min(keep)..=keep + 2).contains(&after)
 }
 
 fn some_have() -> impl Strategy<Value = Have> {
@@ -114,10 +116,16 @@ proptest! {
             .filter(|step| matches!(step, Step::DeleteLocal(_) | Step::DeleteRemote(_)))
             .collect();
         apply(&mut after, &deletes, at(second));
-        prop_assert_eq!(good(&after), good(&have).min(keep));
+        let newest = |have: &Have| {
+            let mut all: Vec<_> = good(have).collect();
+            all.sort();
+            all.into_iter().rev().take(keep).collect::<Vec<_>>()
+        };
+        prop_assert!(is_kept(good(&after).count(), good(&have).count(), keep));
+        prop_assert_eq!(newest(&after), newest(&have));
         prop_assert_eq!(after.newest_good(), have.newest_good());
         if let (Some(before), Some(after)) = (&have.remote, &after.remote) {
-            prop_assert_eq!(after.len(), before.len().min(keep));
+            prop_assert!(is_kept(after.len(), before.len(), keep));
             let newest = |all: &[Remote]| all.iter().map(|one| one.stamp).max();
             prop_assert_eq!(newest(after), newest(before));
         }
@@ -142,12 +150,41 @@ proptest! {
                 taken += usize::from(takes(&plan));
                 apply(&mut have, &plan.steps, now);
             }
-            prop_assert!(good(&have) == taken.min(keep), "{} of {taken}", good(&have));
+            let kept = good(&have).count();
+            prop_assert!(is_kept(kept, taken, keep), "{kept} of {taken}");
             prop_assert!(have.newest_stamp() >= newest, "stamps go forward");
             newest = have.newest_stamp();
             // Without a further jump the next one comes in time.
             let next = plan(&policy, &have, None, now).next_take;
             prop_assert!(takes(&plan(&policy, &have, None, next.max(now))));
+        }
+    }
+
+    /// However fast snapshots follow each other: once there was one of a day before the newest,
+    /// there always is one, here and there, and it is not much older than that either.
+    #[test]
+    fn many_releases_do_not_push_out_what_was_before_them(
+        gaps in proptest::collection::vec(1u64..20_000, 1..120), keep in 1usize..6,
+    ) {
+        let mut have = Have { remote: Some(Vec::new()), ..Have::default() };
+        let mut stamp = 1_000_000;
+        for gap in gaps {
+            stamp += gap;
+            let now = at(i64::try_from(stamp).unwrap());
+            have.local.push(local(stamp, now.as_second(), true));
+            for _ in 0..2 {
+                let mut steps = plan(&policy(keep), &have, None, now).steps;
+                steps.retain(|step| !matches!(step, Step::Take { .. } | Step::Drill(_)));
+                apply(&mut have, &steps, now);
+            }
+            let remote = have.remote.iter().flatten().map(|one| one.stamp.0).collect();
+            for stamps in [good(&have).map(|stamp| stamp.0).collect::<Vec<_>>(), remote] {
+                prop_assert!(stamps.len() <= keep + 2, "{stamps:?}");
+                let age = stamps.iter().map(|one| stamp - one).filter(|age| *age >= DAY).min();
+                let since_the_first = stamp - 1_000_000;
+                prop_assert!(since_the_first < DAY + 20_000 || age.is_some(), "{stamps:?}");
+                prop_assert!(age.is_none_or(|age| age < 2 * DAY + 40_000), "{stamps:?}");
+            }
         }
     }
 
@@ -167,8 +204,8 @@ proptest! {
 fn an_ordinary_day() {
     let policy = policy(2);
     let have = Have {
-        local: vec![local(100, 100, true), local(200, 200, true), local(300, 300, true)],
-        remote: Some(vec![remote(100), remote(200)]),
+        local: [100, 200, 250, 300].map(|at| local(at, i64::try_from(at).unwrap(), true)).into(),
+        remote: Some(vec![remote(100), remote(200), remote(250)]),
         drilled: Some(Drilled { at: at(250), stamp: Stamp(200), skipped: false }),
         ..Have::default()
     };
@@ -179,7 +216,7 @@ fn an_ordinary_day() {
         [
             "take snapshot holdfast-0000000400 (before release edge v3)",
             "store holdfast-0000000300-n-1",
-            "delete holdfast-0000000100-n-1 here",
+            "delete holdfast-0000000200-n-1 here",
         ]
     );
     assert_eq!(plan.next_take, at(300 + 12 * 3600 - 600));

@@ -18,6 +18,10 @@ pub const MAKE_PATIENCE: Duration = Duration::from_secs(300);
 /// How long the API server may take to become ready.
 pub const READY_PATIENCE: Duration = Duration::from_secs(300);
 
+/// Attempts to take reboot locks and cordons of the past back, and the pause between them.
+const FORGET_ATTEMPTS: u32 = 30;
+const FORGET_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 2000 });
+
 /// One restore at work.
 pub struct Restore<'a> {
     /// The distribution.
@@ -149,6 +153,10 @@ impl<'a> Restore<'a> {
             self.survives(journal.phase, true)?;
             let next = journal.phase.after(result.is_ok());
             match (journal.phase, result, next) {
+                (Phase::Keeping, Err(error), Some(next)) => {
+                    tracing::warn!(error = chain(&error), "old files stay");
+                    journal.phase = next;
+                }
                 (_, Err(error), Some(next)) => {
                     tracing::warn!(error = chain(&error), "the old datastore is put back");
                     failure = Some(error);
@@ -169,10 +177,14 @@ impl<'a> Restore<'a> {
                     return self.back(paused, failure.unwrap_or_else(interrupted)).await;
                 }
                 (_, result, None) => {
-                    if let Err(error) = result {
-                        tracing::warn!(error = chain(&error), "old files stay");
+                    match result {
+                        Ok(()) => self.end().await?,
+                        // The journal stays: the next start tries again.
+                        Err(error) => {
+                            let error = chain(&error);
+                            tracing::warn!(error, "old reboot locks and cordons stay for now");
+                        }
                     }
-                    self.end().await?;
                     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                     let (snapshot, taken) = (journal.snapshot, journal.taken);
                     return Ok(Restored { snapshot, taken, took_ms });
@@ -210,7 +222,14 @@ impl<'a> Restore<'a> {
             }
             Phase::Keeping => {
                 *paused = None;
-                self.on_files(journal, clear_aside).await
+                self.on_files(journal, clear_aside).await?;
+                let staging = self.staging();
+                blocking(move || files::remove(&staging)).await
+            }
+            Phase::Forgetting => {
+                *paused = None;
+                self.ready().await?;
+                self.forget_reboots().await
             }
             Phase::PuttingBack => {
                 self.pause(paused).await?;
@@ -236,6 +255,24 @@ impl<'a> Restore<'a> {
             .wait_ready(READY_PATIENCE)
             .await
             .map_err(|source| SnapshotError::Distribution { attempt: "started", source })
+    }
+
+    /// Asked again for a while: the API server has just begun.
+    async fn forget_reboots(&self) -> Result<(), SnapshotError> {
+        let mut left = FORGET_ATTEMPTS;
+        loop {
+            left -= 1;
+            match self.distribution.forget_reboots().await {
+                Err(error) if left > 0 => {
+                    tracing::debug!(%error, "reboot locks are looked at again");
+                    tokio::time::sleep(FORGET_PAUSE).await;
+                }
+                done => {
+                    let told = |source| SnapshotError::Distribution { attempt: "asked", source };
+                    return done.map_err(told);
+                }
+            }
+        }
     }
 
     /// The end of a restore that failed: the old datastore runs, or does not.
@@ -299,10 +336,16 @@ impl<'a> Restore<'a> {
 /// # Errors
 /// As [`Restore::run`].
 pub async fn recover(restore: &Restore<'_>) -> Result<Option<Restored>, SnapshotError> {
-    let Some(mut journal) = pending(restore.paths)? else {
+    let pending = pending(restore.paths);
+    let Ok(Some(mut journal)) = pending else {
+        // Also when both copies of the journal are damaged: the old datastore must not stay aside
+        // while the distribution begins an empty one.
         let paths = restore.paths.clone();
         blocking(move || orphan(&paths)).await?;
-        return Ok(None);
+        if pending.is_err() {
+            restore.end().await?;
+        }
+        return pending.map(|_| None);
     };
     journal.attempts += 1;
     let phase = journal.phase.resumed(journal.attempts);

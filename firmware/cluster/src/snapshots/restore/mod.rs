@@ -2,7 +2,7 @@
 //! or in the new one.
 //!
 //! ```text
-//!  Checked → SettingAside → Making → Trying → Keeping → (the new one)
+//!  Checked → SettingAside → Making → Trying → Keeping → Forgetting → (the new one)
 //!                 └────────────┴────────┴──→ PuttingBack → (the old one)
 //! ```
 //!
@@ -10,7 +10,9 @@
 //! The old datastore is renamed and stays beside the new one until the API server is ready on the
 //! new one. The phase is on disk before its work begins ([`Journal`]), and the work of every phase
 //! can be done twice. [`apply::recover`] carries on at the next start; a restore that was begun is
-//! carried to its end, but not more often than [`ATTEMPTS`] times.
+//! carried to its end, but not more often than [`ATTEMPTS`] times. What the snapshot says of reboots
+//! that were under way when it was taken is taken back at the end: their nodes know nothing of them
+//! any more, and would never give the reboot lock back.
 //!
 //! Left out: the other servers of a cluster, which have to be joined anew afterwards (k3s
 //! documentation, "etcd-snapshot", "Restoring snapshots").
@@ -75,18 +77,21 @@ pub enum Phase {
     Trying,
     /// It is ready; the old one goes.
     Keeping,
+    /// Reboot locks and cordons of the snapshot's time go.
+    Forgetting,
     /// It is not; the old one takes its place again.
     PuttingBack,
 }
 
 impl Phase {
     /// All of them, in their order.
-    pub const ALL: [Phase; 6] = [
+    pub const ALL: [Phase; 7] = [
         Phase::Checked,
         Phase::SettingAside,
         Phase::Making,
         Phase::Trying,
         Phase::Keeping,
+        Phase::Forgetting,
         Phase::PuttingBack,
     ];
 
@@ -100,9 +105,10 @@ impl Phase {
             (Phase::SettingAside | Phase::Making | Phase::Trying, false) => {
                 Some(Phase::PuttingBack)
             }
-            // A new datastore that runs is not given up for old files that cannot be removed, and
-            // there is nothing behind the old one.
-            (Phase::Checked, false) | (Phase::Keeping | Phase::PuttingBack, _) => None,
+            // A new datastore that runs is not given up for old files that cannot be removed.
+            (Phase::Keeping, _) => Some(Phase::Forgetting),
+            // Neither for old locks, and there is nothing behind the old one.
+            (Phase::Checked, false) | (Phase::Forgetting | Phase::PuttingBack, _) => None,
         }
     }
 

@@ -139,6 +139,8 @@ async fn a_kill_at_any_phase_ends_in_the_old_or_the_new_datastore() {
                 let recovered = recover(&restore(&fake)).await;
                 let want = if pages == NEW { NEW } else { OLD };
                 assert_eq!(fake.holds(), Some(want), "{what}: {recovered:?}");
+                let forgot = fake.forgot.load(Ordering::SeqCst);
+                assert_eq!(forgot > 0, pages == NEW, "{what}: {forgot}");
                 assert_settled(&fake, &what);
             }
             assert!(reached, "nothing is killed at {phase:?}, after its work: {after}");
@@ -186,6 +188,43 @@ async fn an_old_datastore_whose_journal_was_lost_is_put_back() {
     std::fs::rename(&place, place.with_file_name("etcd.before-restore")).unwrap();
     assert_eq!(recover(&restore(&fake)).await.unwrap(), None);
     assert_eq!(fake.holds(), Some(OLD));
+}
+
+#[tokio::test]
+async fn an_old_datastore_whose_journal_is_damaged_twice_is_put_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fake, name) = node(dir.path(), NEW);
+    let mut killed = restore(&fake);
+    killed.killed_at = Some((Phase::SettingAside, true));
+    assert!(matches!(killed.run(&Source::Local(name)).await, Err(SnapshotError::Ended)));
+    for copy in std::fs::read_dir(fake.paths.state_dir()).unwrap().flatten() {
+        if copy.file_name().to_string_lossy().starts_with("restore.json") {
+            holdfast_durable::write(&copy.path(), b"torn", 0o600).unwrap();
+        }
+    }
+    let error = recover(&restore(&fake)).await.unwrap_err();
+    assert!(matches!(error, SnapshotError::Journal(_)), "{error}");
+    assert_eq!(fake.holds(), Some(OLD));
+    assert_settled(&fake, "told once");
+}
+
+#[tokio::test]
+async fn reboots_are_forgotten_once_the_api_server_answers_and_at_the_next_start_at_the_latest() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fake, name) = node(dir.path(), NEW);
+    fake.cannot_forget.store(3, Ordering::SeqCst);
+    restore(&fake).run(&Source::Local(name.clone())).await.unwrap();
+    assert_eq!(fake.forgot.load(Ordering::SeqCst), 1);
+    assert_settled(&fake, "restored");
+
+    fake.hold(OLD);
+    fake.cannot_forget.store(1000, Ordering::SeqCst);
+    restore(&fake).run(&Source::Local(name)).await.unwrap();
+    assert_eq!(pending(&fake.paths).unwrap().unwrap().phase, Phase::Forgetting);
+    fake.cannot_forget.store(0, Ordering::SeqCst);
+    recover(&restore(&fake)).await.unwrap();
+    assert_eq!((fake.forgot.load(Ordering::SeqCst), fake.holds()), (2, Some(NEW)));
+    assert_settled(&fake, "forgotten");
 }
 
 #[tokio::test]
@@ -251,7 +290,7 @@ proptest! {
             prop_assert!(!seen.contains(&phase), "{phase:?} twice");
             seen.push(phase);
         }
-        prop_assert!(matches!(phase, Phase::Checked | Phase::Keeping | Phase::PuttingBack));
+        prop_assert!(matches!(phase, Phase::Checked | Phase::Forgetting | Phase::PuttingBack));
         // Once something was set aside, it is cleared away or put back.
         if seen.contains(&Phase::SettingAside) {
             prop_assert!(phase != Phase::Checked);

@@ -1,8 +1,8 @@
 use super::*;
 use holdfast_api::Reason;
 use holdfast_api::kubernetes::{
-    ComponentState, DrillResult, PodCounts, PodProblem, ReleaseRef, ReleaseState, SnapshotInfo,
-    SnapshotsState,
+    ComponentState, DrillResult, KubernetesRole, PodCounts, PodProblem, ReleaseRef, ReleaseState,
+    SnapshotInfo, SnapshotsState,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -136,6 +136,19 @@ fn a_site_is_told_in_the_agreed_names() {
     assert_eq!(value("holdfast_snapshot_drill_ok", &[]), 1.0);
     assert_eq!(value("holdfast_snapshot_drill_age_seconds", &[]), 1800.0);
     assert_eq!(value("holdfast_kubernetes_starts_total", &[]), 2.0);
+}
+
+#[test]
+fn a_server_without_snapshots_says_so_and_an_agent_has_none_to_miss() {
+    let mut state = site();
+    state.snapshots = SnapshotsState::default();
+    for (role, said) in [(KubernetesRole::Server, Some(0.0)), (KubernetesRole::Agent, None)] {
+        state.role = role;
+        let samples = parse(&render(&state, at("2026-01-02T00:00:00Z")));
+        let mut here = samples.iter().filter(|((name, _), _)| name == "holdfast_snapshots");
+        let found = here.next().map(|(_, value)| *value);
+        assert_eq!(found, said, "{role:?}");
+    }
 }
 
 #[test]

@@ -71,12 +71,15 @@ async fn only_so_many_are_kept() {
         names.push(handle.take_now(Why::Asked).await.unwrap().name);
     }
     let newest: Vec<_> = names.iter().rev().take(2).cloned().collect();
-    until(&handle, "two are kept", |state| {
-        state.snapshots.iter().map(|one| one.name.clone()).collect::<Vec<_>>() == newest
+    let state = until(&handle, "two are kept, and the first of the day", |state| {
+        let mut kept = state.snapshots.iter().map(|one| one.name.clone()).collect::<Vec<_>>();
+        kept.truncate(2);
+        kept == newest && state.snapshots.len() == 3
     })
     .await;
+    assert!(!names[1..].contains(&state.snapshots[2].name), "{state:?}");
     let there = std::fs::read_dir(fake.paths.snapshot_dir()).unwrap().count();
-    assert_eq!(there, 2);
+    assert_eq!(there, 3);
 }
 
 #[tokio::test]
@@ -127,8 +130,10 @@ async fn deaf_storage(silent: bool) -> (S3Target, mpsc::UnboundedReceiver<String
                     if silent || method != "GET" {
                         std::future::pending::<()>().await;
                     }
-                    let empty = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
-                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", empty.len());
+                    let empty =
+                        "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+                    let head =
+                        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", empty.len());
                     stream.write_all((head + empty).as_bytes()).await.unwrap();
                 }
             });

@@ -4,7 +4,8 @@
 //! are compiled in (`profiles/*.toml`) and those of the vendor and the administrator.
 //! [`select()`] picks the one [`Profile`] for the facts and explains itself; [`resolve_nics`]
 //! gives network ports their roles; [`check`] compares the machine with what the profile
-//! promises; [`validate()`] finds the mistakes in a file.
+//! promises; [`validate()`] finds the mistakes in a file; [`kubernetes`] has the rules of what a
+//! node's distribution takes.
 //!
 //! Only [`probe()`] and [`Catalogue::load`] touch the machine, and both only read. Neither fails
 //! as a whole: the first gives what it could read and complaints, the second what is good and
@@ -16,6 +17,7 @@ pub mod assertions;
 mod cpulist;
 pub mod facts;
 pub mod file;
+pub mod kubernetes;
 pub mod load;
 pub mod matching;
 pub mod platform;

@@ -360,14 +360,11 @@ serde_as_text!(Cores, Taint);
 pub(crate) fn is_label_key(key: &str) -> bool {
     let (prefix, name) =
         key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
-    let dns = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
-    let prefix_fits = prefix.is_none_or(|p| {
-        !p.is_empty()
-            && p.len() <= 253
-            && p.chars().all(dns)
-            && !p.starts_with(['-', '.'])
-            && !p.ends_with(['-', '.'])
-    });
+    let dns = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let part = |part: &str| {
+        !part.is_empty() && part.chars().all(dns) && !part.starts_with('-') && !part.ends_with('-')
+    };
+    let prefix_fits = prefix.is_none_or(|p| p.len() <= 253 && p.split('.').all(part));
     prefix_fits && !name.is_empty() && is_label_value(name)
 }
 

@@ -6,8 +6,8 @@
 //! [`Catalogue`](crate::Catalogue), with the same rules.
 
 use crate::file::{NodeFile, PoolFile, ProfileFile};
+use crate::kubernetes::label;
 use crate::matching::Pattern;
-use crate::profile::{is_label_key, is_label_value};
 use crate::roles::Role;
 use holdfast_api::Reason;
 use serde::Serialize;
@@ -312,9 +312,8 @@ fn check_rest(file: &ProfileFile, found: &mut Faults) {
         }
     }
     for (key, value) in &file.kubernetes.labels {
-        if !is_label_key(key) || !is_label_value(value) {
-            let message = format!("{key:?} = {value:?} is not a label that Kubernetes takes");
-            found.add(&["kubernetes", "labels", key], message);
+        if let Err(wrong) = label(key, value) {
+            found.add(&["kubernetes", "labels", key], wrong.problem);
         }
     }
     if let Some(base) = file.inherit.as_deref().filter(|base| !is_profile_name(base)) {

@@ -90,10 +90,11 @@ pub fn label_of(hostname: &str) -> Option<String> {
 }
 
 /// Roles by the order of joining: one control plane, three as soon as there are three nodes. A
-/// node that runs a control plane keeps it.
+/// node that runs a control plane keeps it. Where none is left, one begins anew, and others follow
+/// it when the next node joins.
 pub fn assign_roles(nodes: &mut [SiteNode]) {
-    let wanted = if nodes.len() >= 3 { 3 } else { 1 };
     let mut have = nodes.iter().filter(|node| node.role == NodeRole::ControlPlane).count();
+    let wanted = if nodes.len() >= 3 && have > 0 { 3 } else { 1 };
     for node in nodes.iter_mut() {
         if have >= wanted {
             break;
@@ -128,6 +129,12 @@ mod tests {
         nodes.remove(0);
         assign_roles(&mut nodes);
         assert_eq!(nodes[2].role, NodeRole::ControlPlane, "the next in line takes over");
+        nodes.drain(..3);
+        nodes.extend([node(6, NodeRole::Worker), node(7, NodeRole::Worker)]);
+        nodes[0].role = NodeRole::Worker;
+        assign_roles(&mut nodes);
+        let roles: Vec<_> = nodes.iter().map(|node| node.role).collect();
+        assert_eq!(roles, [NodeRole::ControlPlane, NodeRole::Worker, NodeRole::Worker]);
     }
 
     #[test]

@@ -7,23 +7,26 @@ use holdfast_api::resources::{NodeRole, SiteNode};
 /// What the node is told; none when the site has no Kubernetes. The join token is not in it: it is
 /// kept beside the object and shown to the node alone.
 ///
-/// The first node of the control plane makes the datastore, the others join at it. When it is
-/// removed, the next one takes its place; k3s does not make a datastore where there is one.
+/// One node makes the datastore and the others join it ([`super::datastore`]); k3s does not make a
+/// datastore where there is one.
 pub(super) fn intent(input: NodeInput<'_>) -> Option<KubernetesIntent> {
     let want = input.spec.kubernetes.as_ref()?;
     let nodes = &input.spec.nodes;
     let is_server = |node: &&SiteNode| node.role == NodeRole::ControlPlane;
-    let first = nodes.iter().find(is_server)?;
+    nodes.iter().find(is_server)?;
+    let name = &input.node.name;
+    let datastore = input.datastore.with(nodes);
     let role = match input.node.role {
         NodeRole::Worker => KubernetesRole::Agent,
-        NodeRole::ControlPlane if input.node.name == first.name => KubernetesRole::ClusterInit,
+        NodeRole::ControlPlane if datastore.begins(name) => KubernetesRole::ClusterInit,
         NodeRole::ControlPlane => KubernetesRole::Server,
     };
-    let host = first.address.map(|address| std::net::SocketAddr::new(address, 6443));
-    let joins = role != KubernetesRole::ClusterInit;
+    let joins = datastore.joins(name, nodes).filter(|_| role != KubernetesRole::ClusterInit);
+    let host = joins.and_then(|node| node.address);
+    let host = host.map(|address| std::net::SocketAddr::new(address, 6443));
     Some(KubernetesIntent {
         role,
-        server: host.filter(|_| joins).map(|host| format!("https://{host}")),
+        server: host.map(|host| format!("https://{host}")),
         servers: nodes.iter().filter(is_server).filter_map(|node| node.address).collect(),
         token: Secret::default(),
         node_ip: input.node.address,
@@ -49,6 +52,7 @@ fn retired(left: &[String], nodes: &[SiteNode]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::datastore::Datastore;
     use holdfast_api::resources::{SiteKubernetes, SiteSpec};
 
     #[test]
@@ -75,6 +79,7 @@ mod tests {
                 public_key: None,
                 release: None,
                 left: &[],
+                datastore: &Datastore::default(),
             })
         };
         assert_eq!(told(&spec, 0), None);

@@ -7,6 +7,7 @@
 //! what concerns many sites or comes from status.
 
 pub mod admission;
+pub mod datastore;
 pub mod health;
 mod kubernetes;
 mod lan;
@@ -47,6 +48,8 @@ pub const TOKEN_LABELS_ANNOTATION: &str = "holdfast.dev/token-labels";
 pub const TOKEN_REPLACES_ANNOTATION: &str = "holdfast.dev/token-replaces";
 /// Annotation of a site: names of nodes that it had, oldest first, as JSON.
 pub const LEFT_ANNOTATION: &str = "holdfast.dev/left-nodes";
+/// Annotation of a site: which nodes may hold the datastore of its Kubernetes, as JSON.
+pub const DATASTORE_ANNOTATION: &str = "holdfast.dev/datastore";
 /// Annotation of an edge: `namespace/name` of the registration that it comes from.
 pub const REGISTRATION_ANNOTATION: &str = "holdfast.dev/registration";
 /// Annotation of an edge: what its registration offered when it was last taken over, as JSON.

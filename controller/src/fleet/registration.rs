@@ -1,6 +1,7 @@
 //! Registrations: approval, place, certificate.
 
 use super::admission::{self, Verdict};
+use super::datastore;
 use super::left;
 use super::object::{annotate, save, set_field, to_value};
 use super::{
@@ -123,8 +124,8 @@ impl Fleet {
 
     /// Makes the device a node of the site, and the site when there is none. Answers its name.
     ///
-    /// One that takes the place of another comes last all the same: the first node is the one that
-    /// may begin a new datastore, and must be of those that have the old one.
+    /// One that takes the place of another comes last all the same: the site's prefix belongs to its
+    /// first node, which should be one that is there.
     fn join(
         &self,
         tx: &mut Tx<'_>,
@@ -157,8 +158,9 @@ impl Fleet {
             registration: entry.key.name.clone(),
             role: old.as_ref().map_or(NodeRole::Worker, |old| old.role),
         });
-        admission::assign_roles(&mut nodes);
         let mut value = tx.get(site_key).map_or_else(|| serde_json::json!({}), |s| s.value.clone());
+        datastore::note(&mut value, &nodes);
+        admission::assign_roles(&mut nodes);
         value["spec"]["nodes"] = to_value(&nodes);
         for (label, text) in labels(entry, registration) {
             // An operator who labelled the site beforehand knows better.

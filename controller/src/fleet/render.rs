@@ -1,6 +1,7 @@
 //! From sites, nodes and edges to what nodes and edges are told. Pure: the same input gives the
 //! same output, byte for byte.
 
+use super::datastore::Datastore;
 use super::{kubernetes, lan};
 use holdfast_api::kubernetes::ReleaseRef;
 use holdfast_api::resources::{
@@ -33,6 +34,8 @@ pub struct NodeInput<'a> {
     pub release: Option<&'a ReleaseRef>,
     /// Nodes that left the site.
     pub left: &'a [String],
+    /// Who may hold the datastore of its Kubernetes.
+    pub datastore: &'a Datastore,
 }
 
 impl NodeInput<'_> {

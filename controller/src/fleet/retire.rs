@@ -1,6 +1,7 @@
 //! Taking back what a device was given.
 
 use super::Fleet;
+use super::datastore;
 use super::left;
 use super::object::{annotate, save, to_value};
 use super::{REGISTRATION_ANNOTATION, SIGNED_ANNOTATION};
@@ -68,8 +69,9 @@ impl Fleet {
         let Some(entry) = tx.get(&site_key) else { return };
         let Some(mut site) = entry.decode::<Site>() else { return };
         site.spec.nodes.retain(|member| member.registration != before.key.name);
-        super::admission::assign_roles(&mut site.spec.nodes);
         let mut value = entry.value.clone();
+        datastore::note(&mut value, &site.spec.nodes);
+        super::admission::assign_roles(&mut site.spec.nodes);
         value["spec"]["nodes"] = to_value(&site.spec.nodes);
         left::note(&mut value, left::of(&entry), &node, &site.spec.nodes);
         save(tx, site_key, value, None);

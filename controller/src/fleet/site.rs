@@ -1,5 +1,6 @@
 //! Sites: prefix, membership, and what is rendered for their nodes.
 
+use super::datastore;
 use super::lan;
 use super::left;
 use super::object::{save, set_field, to_value, write};
@@ -61,6 +62,11 @@ impl Fleet {
             let token = holdfast_api::hex(&crate::random::<32>());
             save(tx, key.clone(), entry.value.clone(), Some(token));
         }
+        if let Some(entry) = tx.get(key) {
+            let mut value = entry.value.clone();
+            datastore::note(&mut value, &site.spec.nodes);
+            save(tx, key.clone(), value, None);
+        }
         if site.status.is_none() {
             self.assess_site(tx, key);
         }
@@ -81,6 +87,7 @@ impl Fleet {
         let site = tx.get(key);
         let join_token = site.as_ref().and_then(|site| site.hidden.clone());
         let left = site.as_ref().map(left::of).unwrap_or_default();
+        let datastore = site.as_ref().map(datastore::of).unwrap_or_default();
         let release = spec.kubernetes.as_ref().and_then(|want| release(tx, &key.namespace, want));
         for node in &spec.nodes {
             let at = |kind| Key::new(kind, &key.namespace, &node.name);
@@ -98,6 +105,7 @@ impl Fleet {
                     .and_then(|entry| entry.text("/spec/wireguardPublicKey").parse().ok()),
                 release: release.as_ref(),
                 left: &left,
+                datastore: &datastore,
             };
             let labels = [(SITE_LABEL, key.name.as_str())];
             let have = tx.get(&at(Kind::NodeConfig)).and_then(|entry| entry.decode::<NodeConfig>());

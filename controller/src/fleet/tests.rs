@@ -1,11 +1,14 @@
 //! Laws of the controllers: whatever happens in whatever order, what is derived fits what it is
 //! derived from, nothing is given out twice, and looking again changes nothing.
 
+mod clusters;
+
 use super::*;
 use crate::http::ApiError;
 use crate::rules::{Presentation, present};
 use crate::store::{Forget, Index, Key, OVERLAY_ANNOTATION, State, Store, Tx};
 use crate::trust::DeviceRequest;
+use datastore::Datastore;
 use holdfast_api::resources::{
     Decision, EdgePolicy, Kind, NodeConfig, NodeRole, RegionalEdge, RegionalEdgeSpec, Registration,
     RegistrationSpec, Site, SiteNode, SiteSpec, TunnelPeer,
@@ -80,15 +83,34 @@ fn token(
     auto: bool,
     replaces: Option<u8>,
 ) -> (TokenId, TokenSecret) {
-    let (id, secret) = (TokenId([serial, 0, 0, 0, 0]), TokenSecret::new([serial; 10]));
     let rule = if auto { "Automatic" } else { "Manual" };
     let name = |n: u8| site_name(site.unwrap_or(0)) + ["", "-2", "-3"][usize::from(n)];
     let replaces = replaces.map(name);
-    let value = json!({
-        "metadata": {},
-        "spec": {"uses": 1, "approval": rule, "site": site.map(site_name), "replaces": replaces},
-        "status": {"id": id.to_string(), "used": 0},
-    });
+    made(
+        tx,
+        serial,
+        json!({
+            "uses": 1, "approval": rule, "site": site.map(site_name), "replaces": replaces,
+        }),
+    )
+}
+
+/// One for `site0`.
+fn token_for(tx: &mut Tx<'_>, serial: u8, replaces: Option<&str>) -> (TokenId, TokenSecret) {
+    let site = site_name(0);
+    made(
+        tx,
+        serial,
+        json!({
+            "uses": 1, "approval": "Automatic", "site": site, "replaces": replaces,
+        }),
+    )
+}
+
+fn made(tx: &mut Tx<'_>, serial: u8, spec: serde_json::Value) -> (TokenId, TokenSecret) {
+    let (id, secret) = (TokenId([serial, 0, 0, 0, 0]), TokenSecret::new([serial; 10]));
+    let status = json!({"id": id.to_string(), "used": 0});
+    let value = json!({"metadata": {}, "spec": spec, "status": status});
     let hash = holdfast_api::hex(&crate::sha256(secret.expose()));
     save(tx, Key::new(Kind::Token, "t", &format!("t{serial}")), value, Some(hash));
     (id, secret)
@@ -330,6 +352,7 @@ fn a_number_grows_with_the_content_and_never_falls() {
             public_key: None,
             release: None,
             left: &[],
+            datastore: &Datastore::default(),
         };
         render::node_config(input, &[edge("a", false)])
     };

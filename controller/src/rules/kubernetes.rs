@@ -1,10 +1,11 @@
-//! What a site asks of its Kubernetes, checked before its nodes meet it.
+//! What a site asks of its Kubernetes, checked before its nodes meet it, and by what the nodes check
+//! it with.
 
-use crate::schema::{FieldError, key_path};
-use crate::select::{is_label_key, is_label_value};
+use crate::schema::FieldError;
 use crate::store::{Key, Tx};
-use holdfast_api::kubernetes::{DistributionArtifact, SnapshotPolicy};
+use holdfast_api::kubernetes::SnapshotPolicy;
 use holdfast_api::resources::{Kind, SiteKubernetes, SiteSpec};
+use hw_profiles::kubernetes as rules;
 
 /// What is wrong with `new`. What is stored already is let through.
 pub(super) fn check(tx: &Tx<'_>, tenant: &str, old: &SiteSpec, new: &SiteSpec) -> Vec<FieldError> {
@@ -25,78 +26,41 @@ pub(super) fn check(tx: &Tx<'_>, tenant: &str, old: &SiteSpec, new: &SiteSpec) -
 
 /// What can be said without looking at anything else. Pure.
 fn values(want: &SiteKubernetes) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let mut wrong = |field: String, value: &str, what: &str| {
+    let labels = want.labels.iter().map(|(key, value)| rules::label(key, value));
+    let taints = want.taints.iter().enumerate().map(|(at, text)| rules::taint(at, text).map(drop));
+    let parts = want.disable.iter().enumerate().map(|(at, name)| rules::part(at, name).map(drop));
+    let rest =
+        [rules::mirrors(&want.mirrors), want.distribution.as_ref().map_or(Ok(()), rules::artifact)];
+    let checked = labels.chain(taints).chain(parts).chain(rest);
+    let mut errors: Vec<FieldError> = checked.filter_map(Result::err).map(refused).collect();
+    let mut wrong = |field: &str, value: &str, what: &str| {
         let message = format!("Invalid value: {value:?}: {what}");
         errors.push(FieldError::invalid(format!("spec.kubernetes.{field}"), message));
     };
-    for (key, value) in &want.labels {
-        if !is_label_key(key) {
-            wrong("labels".into(), key, "is not a label's name");
-        }
-        if !is_label_value(value) {
-            wrong(key_path("labels", key), value, "is not a label's value");
-        }
-    }
-    for (index, taint) in want.taints.iter().enumerate() {
-        if let Err(error) = taint.parse::<hw_profiles::profile::Taint>() {
-            wrong(format!("taints[{index}]"), taint, &error);
-        }
-    }
-    for (index, part) in want.disable.iter().enumerate() {
-        if !part.starts_with(|c: char| c.is_ascii_lowercase())
-            || !part.chars().all(|c| c.is_ascii_lowercase() || c == '-')
-        {
-            wrong(format!("disable[{index}]"), part, "is not the name of a part");
-        }
-    }
-    for (index, mirror) in want.mirrors.iter().enumerate() {
-        let plain = |c: char| c.is_ascii_alphanumeric() || ".-:*[]".contains(c);
-        if mirror.registry.is_empty() || !mirror.registry.chars().all(plain) {
-            let what = "must be a host, with a port if it has one";
-            wrong(format!("mirrors[{index}].registry"), &mirror.registry, what);
-        }
-        for (at, url) in mirror.endpoints.iter().enumerate() {
-            if !is_http(url) {
-                wrong(format!("mirrors[{index}].endpoints[{at}]"), url, "must be an http(s) URL");
-            }
-        }
-    }
-    if let Some(DistributionArtifact { version, url, sha256 }) = &want.distribution {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
-        if version.is_empty() || version.starts_with('.') || !version.chars().all(plain) {
-            wrong(
-                "distribution.version".into(),
-                version,
-                "must be letters, digits and any of -_.+",
-            );
-        }
-        if !(url.starts_with("https://") || url.starts_with("file:///")) {
-            wrong("distribution.url".into(), url, "must begin with https:// or file:///");
-        }
-        if sha256.len() != 64 || !sha256.chars().all(|c| c.is_ascii_hexdigit()) {
-            wrong("distribution.sha256".into(), sha256, "must be 64 hexadecimal digits");
-        }
-    }
     let SnapshotPolicy { s3, recovery_key, .. } = &want.snapshots;
     if let Some(s3) = s3 {
         if !is_http(&s3.endpoint) {
-            wrong("snapshots.s3.endpoint".into(), &s3.endpoint, "must be an http(s) URL");
+            wrong("snapshots.s3.endpoint", &s3.endpoint, "must be an http(s) URL");
         }
         if s3.bucket.is_empty() {
-            wrong("snapshots.s3.bucket".into(), "", "must be the name of a bucket");
+            wrong("snapshots.s3.bucket", "", "must be the name of a bucket");
         }
         if recovery_key.is_none() {
             let what = "is needed, or nothing could leave the nodes: make one with age-keygen";
-            wrong("snapshots.recoveryKey".into(), "", what);
+            wrong("snapshots.recoveryKey", "", what);
         }
     }
     if let Some(key) = recovery_key
         && !(key.starts_with("age1") && key.len() > 20 && key.bytes().all(|b| b.is_ascii_graphic()))
     {
-        wrong("snapshots.recoveryKey".into(), key, "must be an age recipient, age1…");
+        wrong("snapshots.recoveryKey", key, "must be an age recipient, age1…");
     }
     errors
+}
+
+fn refused(wrong: rules::Wrong) -> FieldError {
+    let message = format!("Invalid value: {}", wrong.problem);
+    FieldError::invalid(format!("spec.kubernetes.{}", wrong.field), message)
 }
 
 fn is_http(url: &str) -> bool {
@@ -107,7 +71,7 @@ fn is_http(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use holdfast_api::kubernetes::{RegistryMirror, S3Target};
+    use holdfast_api::kubernetes::{DistributionArtifact, RegistryMirror, S3Target};
 
     fn fields(want: &SiteKubernetes) -> Vec<String> {
         values(want).into_iter().map(|error| error.field).collect()
@@ -148,18 +112,32 @@ mod tests {
             ..Default::default()
         };
         let expected = [
-            "labels",
+            "labels[\"a b\"]",
             "taints[0]",
             "disable[0]",
             "disable[1]",
             "mirrors[0].registry",
-            "mirrors[0].endpoints[0]",
             "distribution.version",
-            "distribution.url",
-            "distribution.sha256",
             "snapshots.s3.endpoint",
             "snapshots.recoveryKey",
         ];
         assert_eq!(fields(&want), expected.map(|field| format!("spec.kubernetes.{field}")));
+    }
+
+    /// With each of these a node once kept what it ran, and had nothing to run after a reboot.
+    #[test]
+    fn what_nodes_refuse_is_refused_here() {
+        let mirror = |registry: &str, endpoints: &[&str]| RegistryMirror {
+            registry: registry.into(),
+            endpoints: endpoints.iter().map(|url| (*url).into()).collect(),
+        };
+        let label = "node-role.kubernetes.io/edge";
+        let mut want =
+            SiteKubernetes { labels: [(label.into(), String::new())].into(), ..Default::default() };
+        assert_eq!(fields(&want), [format!("spec.kubernetes.labels[{label:?}]")]);
+        want = SiteKubernetes { mirrors: vec![mirror("a", &[])], ..Default::default() };
+        assert_eq!(fields(&want), ["spec.kubernetes.mirrors[0].endpoints"]);
+        want.mirrors = vec![mirror("a", &["http://b"]), mirror("a", &["http://c"])];
+        assert_eq!(fields(&want), ["spec.kubernetes.mirrors[1].registry"]);
     }
 }

@@ -7,7 +7,7 @@ use crate::http::ApiError;
 use crate::schema::FieldError;
 use crate::store::Tx;
 use holdfast_api::meta::is_dns_label;
-use holdfast_api::resources::{Kind, RegionalEdge, SiteSpec};
+use holdfast_api::resources::{Kind, NodeRole, RegionalEdge, SiteNode, SiteSpec};
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -46,6 +46,7 @@ pub(super) fn check(
     let old = SiteSpec::deserialize(&old).unwrap_or_default();
     match SiteSpec::deserialize(&*spec) {
         Ok(spec) => {
+            errors.extend(servers(&old, &spec));
             errors.extend(edges(&old, &spec));
             errors.extend(host::check(&old, &spec));
             errors.extend(kubernetes::check(tx, &write.key.namespace, &old, &spec));
@@ -85,6 +86,25 @@ fn members(old: &Value, new: &Value) -> Vec<FieldError> {
         }
     }
     errors
+}
+
+/// One of the servers that a site's Kubernetes has stays one: the datastore is on those alone. When
+/// all of them leave the site, others begin anew.
+fn servers(old: &SiteSpec, new: &SiteSpec) -> Vec<FieldError> {
+    if old.kubernetes.is_none() || new.kubernetes.is_none() {
+        return Vec::new();
+    }
+    let is_server = |node: &&SiteNode| node.role == NodeRole::ControlPlane;
+    let was_server = |node: &SiteNode| {
+        old.nodes.iter().filter(is_server).any(|old| old.registration == node.registration)
+    };
+    if new.nodes.iter().any(|node| is_server(&node) && was_server(node)) {
+        return Vec::new();
+    }
+    let lost = new.nodes.iter().enumerate().filter(|(_, node)| was_server(node));
+    let message = "the datastore is on the site's control planes: one of them must stay one";
+    lost.map(|(index, _)| FieldError::forbidden(format!("spec.nodes[{index}].role"), message))
+        .collect()
 }
 
 fn prefix(old: &Value, new: &mut Value, fleet: &Fleet, tx: &Tx<'_>) -> Option<FieldError> {

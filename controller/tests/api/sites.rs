@@ -62,6 +62,42 @@ async fn nodes_join_a_site_and_get_their_roles() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_has_the_datastore_stays_a_control_plane() {
+    let world = World::new().await;
+    let token =
+        world.token("acme", json!({"approval": "Automatic", "site": "ce01", "uses": 2})).await;
+    for _ in 0..2 {
+        world.register(&token, &Device::new(), json!({})).await;
+    }
+    let operator = world.operator(Some("acme")).await;
+    let site = of("acme", "sites/ce01");
+    let kubernetes = json!({"spec": {"kubernetes": {}}});
+    assert_eq!(operator.patch(&site, &kubernetes).await.code, 200);
+    let nodes = operator.must(&site).await["spec"]["nodes"].clone();
+    let with = |order: [usize; 2], roles: [&str; 2]| {
+        let mut nodes = order.map(|at| nodes[at].clone());
+        nodes.iter_mut().zip(roles).for_each(|(node, role)| node["role"] = role.into());
+        json!({"spec": {"nodes": nodes}})
+    };
+    let swapped = operator.patch(&site, &with([0, 1], ["worker", "control-plane"])).await;
+    assert_eq!(swapped.code, 422, "{}", swapped.body);
+    assert_eq!(swapped.body["details"]["causes"][0]["field"], "spec.nodes[0].role");
+
+    // In front and a server, the second joins the first all the same.
+    let turned = operator.patch(&site, &with([1, 0], ["control-plane", "control-plane"])).await;
+    assert_eq!(turned.code, 200, "{}", turned.body);
+    let told = |name: &str| {
+        let path = of("acme", &format!("nodeconfigs/{name}"));
+        let operator = &operator;
+        async move { operator.must(&path).await["spec"]["kubernetes"].clone() }
+    };
+    let (first, second) = (told("ce01").await, told("ce01-2").await);
+    assert_eq!((&first["role"], &first["server"]), (&json!("cluster-init"), &Value::Null));
+    assert_eq!(second["role"], "server");
+    assert_eq!(second["server"], "https://10.128.0.1:6443");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_changes_its_number_only_with_its_content() {
     let world = World::new().await;
     world.edge("re-1", 1).await;

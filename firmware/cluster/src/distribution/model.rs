@@ -10,6 +10,7 @@ use holdfast_api::Reason;
 use holdfast_api::kubernetes::{
     DistributionArtifact, KubernetesIntent, KubernetesRole, RegistryMirror, Secret,
 };
+use hw_profiles::kubernetes as rules;
 use hw_profiles::profile::{Kubernetes as Profile, Taint};
 use hw_profiles::{Bytes, PageSize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,22 +86,22 @@ impl NodeWants {
         let mut labels = profile.labels.clone();
         labels.extend(intent.labels.clone());
         for (key, value) in &labels {
-            validate::label(key, value)?;
+            validate::shared(rules::label(key, value))?;
         }
         let mut taints: BTreeSet<Taint> = profile.taints.iter().cloned().collect();
         for (index, taint) in intent.taints.iter().enumerate() {
-            taints.insert(validate::taint(index, taint)?);
+            taints.insert(validate::shared(rules::taint(index, taint))?);
         }
         let mut disable = BTreeSet::new();
         for part in &profile.disable {
             disable.insert(part_name(*part).to_owned());
         }
         for (index, part) in intent.disable.iter().enumerate() {
-            disable.insert(validate::part(index, part)?);
+            disable.insert(validate::shared(rules::part(index, part))?);
         }
-        validate::mirrors(&intent.mirrors)?;
+        validate::shared(rules::mirrors(&intent.mirrors))?;
         if let Some(artifact) = &intent.distribution {
-            validate::artifact(artifact)?;
+            validate::shared(rules::artifact(artifact))?;
         }
         Ok(NodeWants {
             node_name: node_name.to_owned(),

@@ -119,6 +119,7 @@ reasons! {
     KubernetesCertificateNotRenewed = "kubernetes.certificate-not-renewed", Warning, 92, "A certificate of Kubernetes ends within 60 days, and a restart did not renew it.", "Run `k3s certificate rotate` on the node, or remove the file when this version does not use it any more.";
     KubernetesDatastoreDamaged = "kubernetes.datastore-damaged", Error, 93, "The datastore of Kubernetes is damaged.", "A single-node site is restored from its newest snapshot; for others replace the node, or run `holdfast kube restore`.";
     KubernetesJoinRefused = "kubernetes.join-refused", Error, 94, "The servers of the site do not let this node join.", "Check that the token and the address of the server are those of the site.";
+    KubernetesSecondCluster = "kubernetes.second-cluster", Error, 94, "This node was told to begin a cluster although the site has one; it goes on with what it did before.", "Look at the roles in the site's spec.nodes; keep one control plane that holds the datastore, or restore a snapshot.";
     KubernetesServerUnreachable = "kubernetes.server-unreachable", Warning, 94, "The server that this node joins does not answer.", "Check the site's network and the first server; the node tries again forever.";
     KubernetesExited = "kubernetes.exited", Error, 95, "Kubernetes ended; it is started again after a pause.", "Read the last lines of its log in the message.";
     KubernetesNotReady = "kubernetes.not-ready", Error, 95, "Kubernetes runs and is not ready.", "Look at `holdfast kube status`.";
@@ -139,6 +140,7 @@ reasons! {
     ReleasePrePull = "release.pre-pull", Warning, 103, "Images of the release are not on every node yet.", "Read which image and node in the message; pulling goes on.";
     ReleaseImageMissing = "release.image-missing", Error, 103, "An image of the release does not exist.", "Push the image, or correct its name.";
     ReleaseRegistry = "release.registry", Warning, 103, "The registry does not answer, or broke off.", "Check the registry and the way to it; pulling carries on where it was.";
+    ReleaseLeftover = "release.leftover", Warning, 104, "Something that the release no longer has is still there.", "The node's log says why. A namespace or a definition stays while it holds what is not to be removed with it: remove or move that; the next release tries again.";
     ReleaseApplyRefused = "release.apply-refused", Error, 104, "The API server refused an object of the release.", "Read its answer in the message.";
     ReleaseWebhookRefused = "release.webhook-refused", Error, 104, "A webhook refused an object of the release.", "Read which webhook and why in the message.";
     ReleaseConflict = "release.conflict", Error, 104, "Somebody else owns a field that the release sets.", "Remove the field from the release, or let go of it there.";

@@ -17,7 +17,7 @@ mod task;
 mod wanted;
 
 pub(crate) use state::item;
-pub use wanted::{Look, Tunnels, Wanted, WantedRelease};
+pub use wanted::{Look, Tunnels, Usable, Wanted, WantedRelease};
 
 use crate::settings::Settings;
 use holdfast_api::Reason;

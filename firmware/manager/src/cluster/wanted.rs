@@ -1,8 +1,10 @@
 //! What the manager's loop wants of Kubernetes, taken from the inputs of a pass. Pure: whatever
 //! must be read is asked for through [`Look`].
 
+mod usable;
+
 use crate::inputs::Inputs;
-use crate::intent::cluster::{kept_off, wish};
+use crate::intent::cluster::{Disk, again, kept_off, wish};
 use crate::releases::ReleaseStore;
 use holdfast_api::Reason;
 use holdfast_api::kubernetes::{KubernetesIntent, ReleaseRef};
@@ -13,6 +15,7 @@ use holdfast_cluster::release::journal::Kept;
 use hugepages::Have;
 use hugepages::observe::ObserveError;
 use std::sync::Arc;
+pub use usable::Usable;
 
 /// A release with its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +64,8 @@ pub struct Wanted {
     pub tunnels: Tunnels,
     /// What is asked for cannot be had; what runs goes on.
     pub problem: Option<Problem>,
+    /// The wish is what the controller asks for now.
+    pub is_usable: bool,
     /// The controller does not count this node among the site's any more. What runs goes on until
     /// the others have removed it.
     pub is_retired: bool,
@@ -72,6 +77,10 @@ pub struct Look<'a> {
     pub pools: &'a dyn Fn() -> Result<Have, ObserveError>,
     /// Content of the release with this digest, from the disk.
     pub content: &'a dyn Fn(&str) -> Option<ReleaseSpec>,
+    /// What the node has of a cluster.
+    pub disk: &'a dyn Fn() -> Disk,
+    /// What could be used last.
+    pub usable: &'a dyn Fn() -> Option<Usable>,
 }
 
 impl Wanted {
@@ -81,13 +90,19 @@ impl Wanted {
         let look = Look {
             pools: &|| hugepages::observe(&inputs.root),
             content: &|digest| ReleaseStore::new(&inputs.root).load(digest),
+            disk: &|| Disk::observe(&inputs.root),
+            usable: &|| Usable::load(&inputs.root),
         };
-        Wanted::new(inputs, &look, release_problem, before)
+        let wanted = Wanted::new(inputs, &look, release_problem, before);
+        if (&wanted.wish, &wanted.intent) != (&before.wish, &before.intent) {
+            Usable::keep(&inputs.root, &wanted);
+        }
+        wanted
     }
 
     /// What these inputs say. Without a desired state everything stays as it was `before`; so does
-    /// what runs when what is asked for cannot be had. The tunnels' number is told apart
-    /// ([`super::Cluster::tunnels`]).
+    /// what runs when what is asked for cannot be had, also when this manager never knew it. The
+    /// tunnels' number is told apart ([`super::Cluster::tunnels`]).
     pub fn new(
         inputs: &Inputs,
         look: &Look<'_>,
@@ -95,9 +110,16 @@ impl Wanted {
         before: &Wanted,
     ) -> Wanted {
         let Some(desired) = inputs.desired.as_deref() else { return before.clone() };
-        let (wish, mut problem) = match wish(inputs, look.pools) {
+        let asked = wish(inputs, look.pools, look.disk);
+        let is_usable = asked.is_ok();
+        let (wish, mut problem) = match asked {
             Ok(wish) => (wish, kept_off(inputs)),
-            Err(problem) => (before.wish.clone(), Some(problem)),
+            Err(problem) => {
+                let last = || again(&(look.usable)()?, inputs, look.pools);
+                let unknown = before.wish == Wish::Unknown;
+                let last = if unknown { last() } else { None };
+                (last.unwrap_or_else(|| before.wish.clone()), Some(problem))
+            }
         };
         let reference = desired.kubernetes.as_ref().and_then(|intent| intent.release.clone());
         let release = reference.filter(|_| matches!(wish, Wish::Run(_))).map(|reference| {
@@ -123,6 +145,7 @@ impl Wanted {
             node_name: desired.node.clone(),
             tunnels: Tunnels { want, ..before.tunnels },
             problem,
+            is_usable,
             is_retired: before.is_retired,
         }
     }

@@ -1,8 +1,10 @@
 use super::*;
 use crate::settings::{KubernetesStart, Settings};
 use holdfast_api::kubernetes::{KubernetesRole, Secret, release_digest};
+use holdfast_api::paths::Root;
 use holdfast_api::resources::NodeConfigSpec;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io;
 
 fn content(text: &str) -> ReleaseSpec {
@@ -41,9 +43,17 @@ fn unreadable() -> Result<Have, ObserveError> {
 }
 
 fn of(inputs: &Inputs, before: &Wanted) -> Wanted {
-    let look = Look { pools: &|| Ok(Have::default()), content: &|_| Some(content("x")) };
+    let look = Look { pools: &|| Ok(Have::default()), content: &|_| Some(content("x")), ..NOWHERE };
     Wanted::new(inputs, &look, None, before)
 }
+
+/// A disk with nothing on it.
+const NOWHERE: Look<'static> = Look {
+    pools: &|| Ok(Have::default()),
+    content: &|_| None,
+    disk: &|| Disk { was_node: false, is_member: false },
+    usable: &|| None,
+};
 
 /// A node that runs.
 fn running() -> Wanted {
@@ -81,7 +91,7 @@ fn what_cannot_be_had_leaves_what_runs() {
     assert_eq!(wanted.wish, before.wish);
     assert!(wanted.problem.is_some());
 
-    let look = Look { pools: &unreadable, content: &|_| None };
+    let look = Look { pools: &unreadable, content: &|_| None, ..NOWHERE };
     let wanted = Wanted::new(&asked(Some(intent())), &look, None, &before);
     assert_eq!(wanted.wish, before.wish, "pools that cannot be read are no empty pools");
     assert!(wanted.problem.is_some());
@@ -96,7 +106,7 @@ fn huge_pages_are_looked_at_only_when_it_shall_run() {
         looked.set(looked.get() + 1);
         Ok(Have::default())
     };
-    let look = Look { pools: &pools, content: &|_| None };
+    let look = Look { pools: &pools, content: &|_| None, ..NOWHERE };
     for inputs in [asked(None), off(asked(Some(intent()))), Inputs::for_tests()] {
         Wanted::new(&inputs, &look, None, &Wanted::default());
         assert_eq!(looked.get(), 0);
@@ -107,7 +117,7 @@ fn huge_pages_are_looked_at_only_when_it_shall_run() {
 
 #[test]
 fn the_content_is_read_once_and_its_absence_is_told() {
-    let fetching = Look { pools: &|| Ok(Have::default()), content: &|_| None };
+    let fetching = Look { pools: &|| Ok(Have::default()), content: &|_| None, ..NOWHERE };
     let inputs = asked(Some(intent()));
     let waits = Wanted::new(&inputs, &fetching, None, &Wanted::default());
     assert_eq!(waits.problem.as_ref().map(|p| p.reason), Some(Reason::ReleaseUnavailable));
@@ -132,4 +142,78 @@ fn the_content_is_read_once_and_its_absence_is_told() {
 
 fn there_again(inputs: &Inputs) -> Wanted {
     of(inputs, &Wanted::default())
+}
+
+/// A node with a root of its own; `kubernetes` as the controller says it now.
+fn below(root: &Root, kubernetes: KubernetesIntent) -> Inputs {
+    Inputs { root: root.clone(), ..asked(Some(kubernetes)) }
+}
+
+/// An agent that nobody can use: it is told of no server.
+fn unusable() -> KubernetesIntent {
+    KubernetesIntent { role: KubernetesRole::Agent, server: None, ..intent() }
+}
+
+#[test]
+fn what_could_be_used_last_is_started_after_a_reboot() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::new(dir.path());
+    // What the huge pages of this machine are is not the point.
+    let at = |inputs: &Inputs, before: &Wanted| {
+        let look = Look { usable: &|| Usable::load(&root), ..NOWHERE };
+        let wanted = Wanted::new(inputs, &look, None, before);
+        Usable::keep(&root, &wanted);
+        wanted
+    };
+    let good = at(&below(&root, intent()), &Wanted::default());
+    let file = root.state_dir().join("cluster/wanted.json");
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+
+    let bad = at(&below(&root, unusable()), &Wanted::default());
+    assert_eq!(bad.wish, good.wish, "as before the reboot");
+    assert_eq!(bad.problem.as_ref().map(|p| p.reason), Some(Reason::KubernetesConfigRefused));
+    let again = at(&below(&root, unusable()), &Wanted::default());
+    assert_eq!(again.wish, good.wish, "what cannot be used is not kept in its place");
+
+    at(&Inputs { root: root.clone(), ..asked(None) }, &again);
+    assert!(!file.exists(), "nobody asks for it any more, and the token is gone");
+    assert_eq!(at(&below(&root, unusable()), &Wanted::default()).wish, Wish::Unknown);
+}
+
+#[test]
+fn pools_that_cannot_be_read_are_those_of_before() {
+    let pages = BTreeMap::from([(hw_profiles::PageSize::M2, 64)]);
+    let last = Usable { node: "node-1".into(), intent: intent(), hugepages: pages.clone() };
+    let look = Look { pools: &unreadable, usable: &|| Some(last.clone()), ..NOWHERE };
+    let wanted = Wanted::new(&asked(Some(intent())), &look, None, &Wanted::default());
+    let Wish::Run(wants) = &wanted.wish else { panic!("{wanted:?}") };
+    assert_eq!(wants.hugepages, pages);
+    assert!(wanted.problem.is_some() && !wanted.is_usable);
+}
+
+#[test]
+fn a_node_of_a_cluster_does_not_begin_another_one_beside_other_servers() {
+    let address = |n: u8| std::net::IpAddr::from([10, 0, 0, n]);
+    let first = |servers: &[u8]| KubernetesIntent {
+        node_ip: Some(address(1)),
+        servers: servers.iter().map(|n| address(*n)).collect(),
+        ..intent()
+    };
+    let told = |intent: KubernetesIntent, was_node, is_member| {
+        let look = Look { disk: &|| Disk { was_node, is_member }, ..NOWHERE };
+        let wanted = Wanted::new(&asked(Some(intent)), &look, None, &Wanted::default());
+        (wanted.runs(), wanted.problem.map(|problem| problem.reason))
+    };
+    let waits = Some(Reason::ReleaseUnavailable);
+    assert_eq!(told(first(&[1, 2]), true, false), (false, Some(Reason::KubernetesSecondCluster)));
+    assert_eq!(told(first(&[1, 2]), true, true), (true, waits), "it has the datastore");
+    assert_eq!(told(first(&[1, 2]), false, false), (true, waits), "it is new");
+    assert_eq!(told(first(&[1]), true, false), (true, waits), "the one that had it is gone");
+    let joins = KubernetesIntent {
+        role: KubernetesRole::Server,
+        server: Some("https://10.0.0.2:6443".into()),
+        ..first(&[1, 2])
+    };
+    assert_eq!(told(joins, true, false), (true, waits));
 }

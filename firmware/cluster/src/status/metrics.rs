@@ -131,8 +131,9 @@ fn of_the_release(page: &mut Page, state: &KubernetesState) {
         page.sample(&labels, truth(phase == release.phase));
     }
     page.metric("holdfast_release_steps", GAUGE, "Steps of the release's plan.");
-    page.sample(&[("state", "done")], f64::from(release.done));
-    page.sample(&[("state", "all")], f64::from(release.steps));
+    page.sample(&[], f64::from(release.steps));
+    page.metric("holdfast_release_steps_done", GAUGE, "Steps of the release's plan that are done.");
+    page.sample(&[], f64::from(release.done));
     page.metric(
         "holdfast_release_failed_versions",
         GAUGE,

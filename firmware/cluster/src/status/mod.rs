@@ -45,6 +45,15 @@ impl Seen {
         };
         ok(&self.components, "apiserver") && ok(&self.conditions, "Ready")
     }
+
+    /// The same once the API server does not answer: of itself that is known, of the other parts
+    /// nothing, and of node and pods what was seen last.
+    #[must_use]
+    pub fn unanswered(self, why: &str) -> Seen {
+        let apiserver =
+            ComponentState { name: "apiserver".into(), ok: false, message: why.to_owned() };
+        Seen { components: vec![apiserver], ..self }
+    }
 }
 
 /// Asks the API server about itself and the node of this name.

@@ -24,8 +24,11 @@ pub(super) struct Parts<'a> {
 pub(super) fn state(parts: &Parts<'_>) -> KubernetesState {
     let DistributionState { phase, role, reason, message, version, ready_after, starts, .. } =
         parts.distribution.clone();
-    let seen = parts.seen.filter(|_| phase == KubernetesPhase::Ready).cloned().unwrap_or_default();
-    let wanted = parts.wanted.problem.as_ref().filter(|_| reason.is_none());
+    let seen = parts.seen.filter(|_| !parts.restoring && is_there(phase));
+    let seen = seen.cloned().unwrap_or_default();
+    // While a snapshot is put back the disk is not what any wish goes by.
+    let wanted = parts.wanted.problem.as_ref();
+    let wanted = wanted.filter(|_| reason.is_none() && !parts.restoring);
     KubernetesState {
         phase: if parts.restoring { KubernetesPhase::Restoring } else { phase },
         version,
@@ -40,6 +43,17 @@ pub(super) fn state(parts: &Parts<'_>) -> KubernetesState {
         ready_after_ms: ready_after.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
         release_ms: parts.release.map(|report| report.took_ms.clone()).unwrap_or_default(),
         starts,
+    }
+}
+
+/// Its process runs, so that what was seen of it holds: most of all when it is not ready.
+fn is_there(phase: KubernetesPhase) -> bool {
+    match phase {
+        KubernetesPhase::Starting | KubernetesPhase::Ready | KubernetesPhase::NotReady => true,
+        KubernetesPhase::Off
+        | KubernetesPhase::Preparing
+        | KubernetesPhase::Backoff
+        | KubernetesPhase::Restoring => false,
     }
 }
 
@@ -100,7 +114,7 @@ pub(crate) fn item(state: &KubernetesState) -> ItemReport {
 mod tests {
     use super::*;
     use crate::cluster::WantedRelease;
-    use holdfast_api::kubernetes::{PodCounts, PodProblem, ReleaseRef};
+    use holdfast_api::kubernetes::{ComponentState, PodCounts, PodProblem, ReleaseRef};
     use holdfast_api::local::Problem;
 
     fn parts<'a>(wanted: &'a Wanted, distribution: &'a DistributionState) -> Parts<'a> {
@@ -128,6 +142,43 @@ mod tests {
         let engine = Report { state: state_of, ..Report::default() };
         let parts = Parts { release: Some(&engine), ..parts(&wanted, &distribution) };
         assert_eq!(state(&parts).release.phase, ReleasePhase::Applying);
+    }
+
+    #[test]
+    fn what_is_bad_is_told_while_it_is_bad() {
+        let one = |name: &str, ok| ComponentState { name: name.into(), ok, message: String::new() };
+        let seen = Seen {
+            components: vec![one("apiserver", true), one("etcd", true)],
+            conditions: vec![one("Ready", false), one("DiskPressure", false)],
+            pods: PodCounts { failed: 1, ..PodCounts::default() },
+        };
+        let wanted = Wanted::default();
+        let told = |phase, seen: &Seen, restoring| {
+            let distribution = DistributionState { phase, ..DistributionState::default() };
+            let parts = parts(&wanted, &distribution);
+            state(&Parts { seen: Some(seen), restoring, ..parts })
+        };
+        for phase in [KubernetesPhase::Ready, KubernetesPhase::NotReady, KubernetesPhase::Starting]
+        {
+            let told = told(phase, &seen, false);
+            assert_eq!(
+                (told.conditions, told.pods.failed),
+                (seen.conditions.clone(), 1),
+                "{phase:?}"
+            );
+        }
+        let away = seen.clone().unanswered("connection refused");
+        let not_ready = told(KubernetesPhase::NotReady, &away, false);
+        assert_eq!(not_ready.components.len(), 1, "of etcd nothing is known");
+        assert!(not_ready.components[0].name == "apiserver" && !not_ready.components[0].ok);
+        assert_eq!(not_ready.conditions, seen.conditions, "as they were seen last");
+        for (phase, restoring) in [
+            (KubernetesPhase::Backoff, false),
+            (KubernetesPhase::Off, false),
+            (KubernetesPhase::Ready, true),
+        ] {
+            assert_eq!(told(phase, &seen, restoring).components, [], "nothing runs");
+        }
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub(super) struct Task {
     releasing: Option<Releasing>,
     seen: Option<Seen>,
     /// At most one look.
-    looking: JoinSet<Option<Seen>>,
+    looking: JoinSet<Result<Seen, String>>,
     next_look: Instant,
     damaged: Option<Instant>,
     looked_for_restore: bool,
@@ -137,7 +137,7 @@ impl Task {
         loop {
             self.publish();
             let look = self.next_look;
-            let ready = self.phase() == KubernetesPhase::Ready;
+            let looks = self.looks();
             tokio::select! {
                 changed = self.wanted.changed() => match changed {
                     Ok(()) => self.take_wanted().await,
@@ -153,11 +153,25 @@ impl Task {
                 },
                 () = told(self.releasing.as_mut()) => {}
                 () = shown(self.snapshots.as_mut()) => {}
-                Some(seen) = self.looking.join_next() => self.saw(seen.ok().flatten()),
-                () = tokio::time::sleep_until(look.into()), if ready && self.looking.is_empty() => {
+                Some(seen) = self.looking.join_next() => {
+                    self.saw(seen.unwrap_or_else(|error| Err(error.to_string())));
+                }
+                () = tokio::time::sleep_until(look.into()), if looks && self.looking.is_empty() => {
                     self.look();
                 }
             }
+        }
+    }
+
+    /// Whether there is a cluster to look at: one that is not ready is looked at all the more.
+    fn looks(&self) -> bool {
+        match self.phase() {
+            KubernetesPhase::Ready | KubernetesPhase::NotReady => true,
+            KubernetesPhase::Starting => self.seen.is_some(),
+            KubernetesPhase::Off
+            | KubernetesPhase::Preparing
+            | KubernetesPhase::Backoff
+            | KubernetesPhase::Restoring => false,
         }
     }
 
@@ -241,8 +255,10 @@ impl Task {
             let now = self.running.borrow_and_update();
             (now.phase, now.reason)
         };
-        if phase == KubernetesPhase::Ready {
+        if self.looks() {
             self.next_look = Instant::now();
+        }
+        if phase == KubernetesPhase::Ready {
             self.start_releasing();
         }
         let due = self.damaged.is_none_or(|at| at.elapsed() >= DAMAGED_AGAIN);
@@ -276,7 +292,7 @@ impl Task {
     }
 
     /// Sends off a look at the cluster. Why there is no answer the distribution's own probe finds
-    /// out, and says so.
+    /// out, and says so; here it is a part that is not well.
     fn look(&mut self) {
         self.next_look = Instant::now() + LOOK;
         self.start_releasing();
@@ -288,23 +304,26 @@ impl Task {
         };
         drop(wanted);
         let look = async move {
-            let api = api.ok()?;
-            let seen = status::observe(&api, &node).await.ok()?;
+            let api = api.map_err(|problem| problem.message)?;
+            let seen = status::observe(&api, &node).await.map_err(|error| chain(&error))?;
             match labels::keep(&api, &node, &marks).await {
                 Ok(true) => info!(node, "labels and taints of the node are as they are wanted"),
                 Ok(false) => {}
                 Err(error) => warn!(reason = %error.reason(), error = chain(&error), "node labels"),
             }
-            Some(seen)
+            Ok(seen)
         };
-        self.looking.spawn(async { tokio::time::timeout(LOOK_WITHIN, look).await.ok().flatten() });
+        let late = |_| Err("no answer in time".to_owned());
+        self.looking.spawn(async move {
+            tokio::time::timeout(LOOK_WITHIN, look).await.unwrap_or_else(late)
+        });
     }
 
-    fn saw(&mut self, seen: Option<Seen>) {
-        let calm = seen.as_ref().is_some_and(|seen| {
-            seen.is_ready() && seen.pods.in_progress == 0 && seen.pods.failed == 0
-        });
-        self.seen = seen.filter(|_| self.wanted.borrow().runs());
+    fn saw(&mut self, seen: Result<Seen, String>) {
+        let before = self.seen.take().unwrap_or_default();
+        let seen = seen.unwrap_or_else(|why| before.unanswered(&why));
+        let calm = seen.is_ready() && seen.pods.in_progress == 0 && seen.pods.failed == 0;
+        self.seen = Some(seen).filter(|_| self.wanted.borrow().runs());
         self.next_look = Instant::now() + if calm { LOOK } else { LOOK_SOON };
     }
 

@@ -191,7 +191,44 @@ impl<'a> Site<'a> {
             (ReleasePhase::RolledBack, Some(Reason::PodCrashing))
         );
         assert_eq!(self.answer(), "three");
+        self.what_others_made_stays().await;
         self.kill().await;
+    }
+
+    /// A release without namespace and definition, once while others have something in them.
+    async fn what_others_made_stays(&self) {
+        self.node.kubectl(&["create", "-n", "shop", "configmap", "theirs"]).unwrap();
+        let gadget = "{apiVersion: lab.example/v1, kind: Gadget, metadata: {name: theirs}}";
+        let path = self.node.state().join("gadget.yaml");
+        holdfast_durable::write(&path, gadget.as_bytes(), 0o644).unwrap();
+        let path = path.display().to_string();
+        self.node.kubectl(&["apply", "-n", "default", "-f", &path]).unwrap();
+
+        let nowhere = "apiVersion: lab.example/v1\nkind: Gadget\nmetadata: {name: two}\n";
+        let state = self.bring("a resource without its namespace", &of("nowhere", nowhere)).await;
+        let failed = state.failed.last().unwrap();
+        assert_eq!((state.phase, failed.reason), (ReleasePhase::Refused, Reason::ReleaseInvalid));
+        assert!(failed.message.contains("a.yaml, document 1: metadata.namespace"), "{failed:?}");
+
+        let state = self.bring("a release that has little left", &of("little", &pod("1"))).await;
+        assert_eq!(
+            (state.phase, state.reason),
+            (ReleasePhase::Committed, Some(Reason::ReleaseLeftover)),
+            "{state:#?}"
+        );
+        for left in ["Namespace shop", "CustomResourceDefinition gadgets.lab.example"] {
+            assert!(state.message.contains(left), "{}", state.message);
+        }
+        assert_eq!(self.get("configmap/theirs", ".metadata.name"), "theirs");
+        assert!(self.node.kubectl(&["get", "-n", "default", "gadget/theirs"]).is_ok());
+        assert!(self.node.kubectl(&["get", "-n", "shop", "deployment/web"]).is_err());
+
+        self.node.kubectl(&["delete", "-n", "shop", "configmap/theirs"]).unwrap();
+        self.node.kubectl(&["delete", "-n", "default", "gadget/theirs"]).unwrap();
+        let state = self.bring("the next one", &of("less", &pod("2"))).await;
+        assert_eq!((state.phase, state.reason), (ReleasePhase::Committed, None), "{state:#?}");
+        assert!(self.node.kubectl(&["get", "namespace", "shop"]).is_err());
+        assert!(self.node.kubectl(&["get", "crd", "gadgets.lab.example"]).is_err());
     }
 
     async fn again_is_nothing(&mut self, one: &Kept) {
@@ -285,6 +322,27 @@ impl<'a> Site<'a> {
         assert_eq!(self.get("deployment/web", ".metadata.labels.theirs"), "kept");
         assert_eq!(self.get("deployment/web", r".metadata.annotations.theirs\.example/a"), "kept");
     }
+}
+
+/// A pod with all that is looked up when it is admitted.
+fn pod(name: &str) -> String {
+    let image = image("v1");
+    format!(
+        "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: sa{name}}}\n---\n\
+         apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {{name: pc{name}}}\n\
+         value: 7\n---\n\
+         apiVersion: v1\nkind: Pod\nmetadata: {{name: pod{name}}}\nspec:\n  \
+         serviceAccountName: sa{name}\n  priorityClassName: pc{name}\n  \
+         terminationGracePeriodSeconds: 1\n  containers: [{{name: web, image: {image}, env: [{{name: TEXT, value: x}}]}}]\n"
+    )
+}
+
+/// A release of one file.
+fn of(version: &str, text: &str) -> Kept {
+    let manifests = BTreeMap::from([("a.yaml".to_owned(), text.to_owned())]);
+    let digest = release_digest(&manifests);
+    let release = ReleaseRef { name: "shop".into(), version: version.into(), digest, force: 0 };
+    Kept { release, manifests, timeout_secs: 40 }
 }
 
 fn image(tag: &str) -> String {

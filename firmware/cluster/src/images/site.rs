@@ -16,6 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// How much of a digest people compare.
 const SHORT: usize = 12;
+/// Before a problem that ends the pull.
+const REFUSED: &str = "; refused: ";
+/// Before a problem that may pass.
+const WAITS: &str = "; waits: ";
 
 /// A node that does not hold a release's images yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub struct Behind {
     pub progress: String,
     /// What is in its way, when it cannot get better by waiting.
     pub reason: Option<Reason>,
+    /// What is in its way and may pass.
+    pub waits: Option<Reason>,
 }
 
 /// Where a site is with a release's images.
@@ -41,6 +47,11 @@ impl SitePull {
     /// Whether a release may begin.
     pub fn is_ready(&self) -> bool {
         self.behind.is_empty()
+    }
+
+    /// What is in the way of a node and may pass.
+    pub fn waits(&self) -> Option<(&Behind, Reason)> {
+        self.behind.iter().find_map(|behind| Some((behind, behind.waits?)))
     }
 
     /// What is in the way and does not pass by itself.
@@ -62,8 +73,9 @@ pub fn site_pull(nodes: &[Value], digest: &str) -> SitePull {
             continue;
         }
         let note = annotation(node, PRE_PULL_PROGRESS_ANNOTATION).unwrap_or_default();
-        let (progress, reason) = read_note(note, digest).unwrap_or_default();
-        site.behind.push(Behind { node: name, progress, reason });
+        let progress = read_note(note, digest).unwrap_or_default();
+        let (reason, waits) = (said(progress, REFUSED), said(progress, WAITS));
+        site.behind.push(Behind { node: name, progress: progress.to_owned(), reason, waits });
     }
     site
 }
@@ -104,8 +116,8 @@ pub(super) fn notes(
     let mut note = format!("{}: {totals}", short(release));
     if let Some(problem) = problem {
         // The word alone says whether waiting helps; a person reads on.
-        let mark = if problem.retryable { "waits" } else { "refused" };
-        note += &format!("; {mark}: {}: {}", problem.reason, problem.message);
+        let mark = if problem.retryable { WAITS } else { REFUSED };
+        note += &format!("{mark}{}: {}", problem.reason, problem.message);
     }
     BTreeMap::from([
         (PRE_PULLED_ANNOTATION.to_owned(), is_held.then(|| release.to_owned())),
@@ -118,14 +130,15 @@ pub(super) fn no_notes() -> BTreeMap<String, Option<String>> {
     [PRE_PULLED_ANNOTATION, PRE_PULL_PROGRESS_ANNOTATION].map(|name| (name.to_owned(), None)).into()
 }
 
-/// The progress in a note, and the reason why it ended; nothing when it is of another release.
-fn read_note(note: &str, digest: &str) -> Option<(String, Option<Reason>)> {
-    let said = note.strip_prefix(&format!("{}: ", short(digest)))?;
-    let reason = said
-        .split_once("; refused: ")
-        .and_then(|(_, rest)| rest.split(": ").next())
-        .map(|code| Reason::from_code(code).unwrap_or(Reason::ReleasePrePull));
-    Some((said.to_owned(), reason))
+/// The progress in a note; nothing when it is of another release.
+fn read_note<'a>(note: &'a str, digest: &str) -> Option<&'a str> {
+    note.strip_prefix(&format!("{}: ", short(digest)))
+}
+
+/// The reason behind a mark.
+fn said(progress: &str, mark: &str) -> Option<Reason> {
+    let code = progress.split_once(mark)?.1.split(": ").next()?;
+    Some(Reason::from_code(code).unwrap_or(Reason::ReleasePrePull))
 }
 
 fn short(digest: &str) -> String {
@@ -180,6 +193,7 @@ mod tests {
             node: node.into(),
             progress: progress.into(),
             reason: None,
+            waits: None,
         };
         assert_eq!(site.behind, [behind("b", "1/2 images"), behind("d", "")]);
         assert_eq!(site.absent, ["c"]);
@@ -204,6 +218,10 @@ mod tests {
         };
         assert_eq!(told(DIGEST, false), Some(("a".into(), Reason::ReleaseImageMissing)));
         assert_eq!(told(DIGEST, true), None);
+        let away = notes(DIGEST, false, totals(), Some(&problem(true)));
+        let site = site_pull(&[node("a", "True", &away)], DIGEST);
+        let waits = site.waits().map(|(behind, reason)| (behind.node.as_str(), reason));
+        assert_eq!(waits, Some(("a", Reason::ReleaseImageMissing)));
         assert_eq!(told("of an older release", false), None);
     }
 

@@ -24,7 +24,7 @@ const QUICK: Duration = Duration::from_secs(8);
 const LIST_TRIES: usize = 3;
 /// Kinds that controllers make and label like what they belong to, or that are no objects of a
 /// release. (`Endpoints` and `EndpointSlice` copy the labels of their Service.)
-const NOT_RELEASED: [&str; 7] = [
+pub(super) const NOT_RELEASED: [&str; 7] = [
     "ComponentStatus",
     "Endpoints",
     "EndpointSlice",
@@ -374,7 +374,11 @@ impl Api {
         }
     }
 
-    async fn pages(&self, resource: &Resource, question: Question) -> Result<Vec<Value>, ApiError> {
+    pub(super) async fn pages(
+        &self,
+        resource: &Resource,
+        question: Question,
+    ) -> Result<Vec<Value>, ApiError> {
         let question = question.query("limit", &PAGE.to_string());
         let mut objects = Vec::new();
         let mut next = String::new();
@@ -414,7 +418,7 @@ fn named(resource: &Resource, mut item: Value) -> Value {
     item
 }
 
-fn id_of(resource: &Resource, object: &Value) -> Option<ObjectId> {
+pub(super) fn id_of(resource: &Resource, object: &Value) -> Option<ObjectId> {
     let metadata = object.get("metadata")?;
     Some(ObjectId {
         api_version: resource.api_version.clone(),

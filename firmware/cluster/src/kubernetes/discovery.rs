@@ -7,6 +7,7 @@
 use super::connect::Api;
 use super::error::ApiError;
 use super::request::{Question, encode};
+use crate::object::ObjectId;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -95,11 +96,35 @@ impl Api {
         }
     }
 
+    /// The same object by a version of its group that the server has, when it does not serve the
+    /// one that `id` names (any more).
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn elsewhere(&self, id: &ObjectId) -> Result<Option<ObjectId>, ApiError> {
+        let Some((group, _)) = id.api_version.split_once('/') else { return Ok(None) };
+        for version in self.groups().await?.into_iter().flat_map(|group| group.versions) {
+            let version = version.group_version;
+            if version.split_once('/').is_none_or(|(other, _)| other != group) {
+                continue;
+            }
+            match self.resource(&version, &id.kind).await {
+                Ok(_) => return Ok(Some(ObjectId { api_version: version, ..id.clone() })),
+                Err(ApiError::UnknownKind { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn groups(&self) -> Result<Vec<Group>, ApiError> {
+        let question = Question::get("/apis", "list the groups of kinds");
+        Ok(self.call_json::<Groups>(&question).await?.groups)
+    }
+
     /// Every `apiVersion`, of each group the one that the server prefers.
     pub(crate) async fn versions(&self) -> Result<Vec<String>, ApiError> {
-        let question = Question::get("/apis", "list the groups of kinds");
-        let groups: Groups = self.call_json(&question).await?;
-        let preferred = groups.groups.into_iter().map(|group| group.preferred_version);
+        let preferred = self.groups().await?.into_iter().map(|group| group.preferred_version);
         Ok(std::iter::once("v1".into())
             .chain(preferred.map(|version| version.group_version))
             .collect())
@@ -152,6 +177,8 @@ struct Groups {
 #[serde(rename_all = "camelCase")]
 struct Group {
     preferred_version: GroupVersion,
+    #[serde(default)]
+    versions: Vec<GroupVersion>,
 }
 
 #[derive(Deserialize)]

@@ -8,6 +8,7 @@
 //! | [`error`] | what the API server's refusals mean |
 //! | [`discovery`] | which kinds there are |
 //! | [`api`] | read, apply, change, delete |
+//! | [`content`] | what goes with an object that is deleted |
 //! | [`pods`] | evict a pod; why an object does not become ready |
 //! | [`mod@readiness`] | is an object as it should be? |
 //! | [`explain`] | why is it not? |
@@ -20,6 +21,7 @@
 
 pub mod api;
 pub mod connect;
+pub mod content;
 pub mod discovery;
 pub mod error;
 pub mod explain;

@@ -35,7 +35,7 @@ pub fn readiness(object: &Value) -> Readiness {
         ("apps", "Deployment") => deployment(object),
         ("apps", "StatefulSet") => stateful_set(object),
         ("apps", "DaemonSet") => daemon_set(object),
-        ("apps", "ReplicaSet") => {
+        ("apps", "ReplicaSet") | ("", "ReplicationController") => {
             of("replicas are ready", count(object, "readyReplicas"), wanted(object))
         }
         ("batch", "Job") => job(object),

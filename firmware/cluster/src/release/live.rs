@@ -3,21 +3,24 @@
 //!
 //! What the API server says is translated into [`Failure`]s here: an answer that will stay the
 //! same, one that may pass, a server that is away. A dry run is the API server's own
-//! (`dryRun=All`), so a misspelt field is refused by the schema of the version that runs. Two
+//! (`dryRun=All`), so a misspelt field is refused by the schema of the version that runs. Three
 //! things cannot be tried that way. Objects in a namespace that the release itself brings are
 //! tried in `default`; custom resources whose definition it brings are compared with that
-//! definition ([`super::schema`]).
+//! definition ([`super::schema`]); pods are tried without what they name of it ([`missing`]).
+
+mod answers;
+mod missing;
 
 use super::journal::Kept;
-use super::model::{Item, Release, SiteRecord, group};
-use super::order::is_built_in;
+use super::model::{Item, Release, SiteRecord};
 use super::schema;
 use super::stuck;
-use super::target::{Check, Explained, Failure, Observed, Progress, Target};
+use super::target::{Check, Explained, Failure, Observed, Progress, Retry, Target};
 use super::texts;
 use crate::images::{PrePuller, Want, is_ready, may_replace, site_pull};
 use crate::kubernetes::{Api, ApiError, Mode, Propagation, Readiness, readiness};
 use crate::object::{Object, ObjectId, Origin};
+use answers::{brings_namespace, failure, in_default, refused};
 use holdfast_api::marks::{MANAGED_BY_LABEL, RELEASE_ANNOTATION, SYSTEM_NAMESPACE};
 use holdfast_api::{Reason, chain};
 use serde_json::{Value, json};
@@ -102,8 +105,65 @@ impl<M: Manager> Live<M> {
         self.api.put(&object, mode).await.map_err(|error| failure(&error))
     }
 
-    async fn try_apply(&self, object: &Object, force: bool) -> Result<(), ApiError> {
-        self.api.put(object, Mode { dry_run: true, force }).await
+    async fn try_apply(&self, object: &Object) -> Result<(), ApiError> {
+        self.api.put(object, Mode { dry_run: true, force: false }).await
+    }
+
+    /// An object that the API server would put elsewhere has two names: by the one it would be
+    /// applied, and by the other removed as one that the release no longer has.
+    async fn is_in_place(&self, object: &Object) -> Result<(), Failure> {
+        let Object { id, origin, .. } = object;
+        match self.api.place(id).await {
+            Ok(place) if place == *id => Ok(()),
+            Ok(place) => {
+                let problem = match place.namespace {
+                    Some(_) => "must be given: objects of this kind are in namespaces",
+                    None => "must be left out: the kind belongs to the whole cluster",
+                };
+                let message = format!("{origin}: metadata.namespace: {problem} ({id})");
+                Err(Failure::never(Reason::ReleaseInvalid, message))
+            }
+            Err(error) => refused(object, &id.name, &error),
+        }
+    }
+
+    /// The object, by the version that `id` names or another one that the cluster serves instead;
+    /// with the id by which it was found.
+    async fn find(&self, id: &ObjectId) -> Result<Option<(ObjectId, Value)>, Failure> {
+        let mut by = id.clone();
+        let mut found = self.api.get(&by).await;
+        if let Err(ApiError::UnknownKind { .. }) = &found
+            && let Some(other) = self.api.elsewhere(id).await.map_err(|error| failure(&error))?
+        {
+            found = self.api.get(&other).await;
+            by = other;
+        }
+        match found {
+            Ok(object) => Ok(object.map(|object| (by, object))),
+            Err(ApiError::UnknownKind { .. }) => Ok(None),
+            Err(error) => Err(failure(&error)),
+        }
+    }
+
+    /// What others have in a namespace, or made of a definition, is not removed with it.
+    async fn is_empty(&self, id: &ObjectId, object: &Value) -> Result<(), Failure> {
+        let content = self.api.content(object).await.map_err(|error| match error {
+            ApiError::Kubeconfig { .. } | ApiError::Unavailable { .. } => failure(&error),
+            _ => {
+                let text = format!("{id} stays: nobody can tell what it holds: {}", chain(&error));
+                Failure::soon(Reason::ReleaseLeftover, text)
+            }
+        })?;
+        if content.is_empty() {
+            return Ok(());
+        }
+        let named: Vec<String> = content.iter().take(3).map(ToString::to_string).collect();
+        let more = match content.len().saturating_sub(named.len()) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let text = format!("{id} stays: it holds {}{more}", named.join(", "));
+        Err(Failure::never(Reason::ReleaseLeftover, text))
     }
 }
 
@@ -180,15 +240,21 @@ impl<M: Manager> Target for Live<M> {
                 Failure::never(Reason::ReleaseInvalid, message)
             });
         }
-        let mut outcome = self.try_apply(object, false).await;
-        if let Err(error) = &outcome
-            && let Some(missing) = error.missing_namespace()
-            && brings_namespace(release, missing)
-        {
-            // What has this name in `default` is another object; its fields are not ours to mind.
-            outcome = self.try_apply(&in_default(object), true).await;
+        self.is_in_place(object).await?;
+        let mut tried = object.clone();
+        loop {
+            let Err(error) = self.try_apply(&tried).await else { return Ok(()) };
+            let other = match error.missing_namespace() {
+                Some(missing) if brings_namespace(release, missing) => {
+                    (tried.id.namespace != Some("default".into())).then(|| in_default(&tried))
+                }
+                _ => missing::without(release, object, &tried, &error),
+            };
+            match other {
+                Some(other) => tried = other,
+                None => return refused(object, &tried.id.name, &error),
+            }
         }
-        outcome.or_else(|error| refused(object, &error))
     }
 
     async fn may_replace(&self, release: &Release, item: &Item) -> Result<(), Failure> {
@@ -207,17 +273,17 @@ impl<M: Manager> Target for Live<M> {
     async fn apply(&self, item: &Item, force: bool) -> Result<(), Failure> {
         let outcome = self.api.put(&item.object, Mode { dry_run: false, force }).await;
         outcome.map_err(|error| {
-            let Failure { reason, message, retry } = failure(&error);
+            let Failure { reason, message, mut retry } = failure(&error);
+            if missing::is_looked_up(&item.object, &error) {
+                // What was applied a moment ago has not reached those who look it up.
+                retry = Retry::Soon;
+            }
             Failure { reason, message: format!("{}: {message}", item.object.origin), retry }
         })
     }
 
     async fn observe(&self, id: &ObjectId) -> Result<Observed, Failure> {
-        let object = match self.api.get(id).await {
-            Ok(Some(object)) => object,
-            Ok(None) | Err(ApiError::UnknownKind { .. }) => return Ok(Observed::Absent),
-            Err(error) => return Err(failure(&error)),
-        };
+        let Some((id, object)) = self.find(id).await? else { return Ok(Observed::Absent) };
         if object["metadata"]["labels"].get(MANAGED_BY_LABEL).is_none() {
             return Ok(Observed::Foreign);
         }
@@ -227,7 +293,7 @@ impl<M: Manager> Target for Live<M> {
         let is = match id.kind.as_str() {
             // Whether a claim waits for its first pod is said by its class.
             "PersistentVolumeClaim" => {
-                let is = self.api.readiness(id).await.map_err(|error| failure(&error))?;
+                let is = self.api.readiness(&id).await.map_err(|error| failure(&error))?;
                 is.unwrap_or_else(|| readiness(&object))
             }
             _ => readiness(&object),
@@ -249,17 +315,14 @@ impl<M: Manager> Target for Live<M> {
     }
 
     async fn delete(&self, id: &ObjectId) -> Result<(), Failure> {
-        let object = match self.api.get(id).await {
-            Ok(Some(object)) => object,
-            Ok(None) | Err(ApiError::UnknownKind { .. }) => return Ok(()),
-            Err(error) => return Err(failure(&error)),
-        };
+        let Some((id, object)) = self.find(id).await? else { return Ok(()) };
         if object["metadata"]["labels"].get(MANAGED_BY_LABEL).is_none() {
             return Ok(());
         }
+        self.is_empty(&id, &object).await?;
         // The very object that has the label, and none that takes its name meanwhile.
         let uid = object["metadata"]["uid"].as_str();
-        let outcome = self.api.delete(id, uid, Propagation::Background).await;
+        let outcome = self.api.delete(&id, uid, Propagation::Background).await;
         outcome.map(|_| ()).map_err(|error| failure(&error))
     }
 
@@ -302,6 +365,10 @@ impl<M: Manager> Target for Live<M> {
             if let Some((behind, reason)) = site.refused() {
                 let message = format!("{}: {}", behind.node, behind.progress);
                 return Err(Failure::never(reason, message));
+            }
+            if let Some((behind, reason)) = site.waits() {
+                let message = format!("{}: {}", behind.node, behind.progress);
+                return Err(Failure::always(reason, message));
             }
             if site.is_ready() {
                 if !site.absent.is_empty() {
@@ -385,75 +452,5 @@ fn record_id() -> ObjectId {
         kind: "ConfigMap".into(),
         namespace: Some(SYSTEM_NAMESPACE.into()),
         name: RECORD_NAME.into(),
-    }
-}
-
-fn brings_namespace(release: &Release, name: &str) -> bool {
-    release.items.iter().any(|item| {
-        let id = &item.object.id;
-        id.kind == "Namespace" && id.api_version == "v1" && id.name == name
-    })
-}
-
-fn in_default(object: &Object) -> Object {
-    let mut object = object.clone();
-    object.id.namespace = Some("default".into());
-    object.value["metadata"]["namespace"] = "default".into();
-    object
-}
-
-/// What a refused dry run means; nothing was changed by it.
-fn refused(object: &Object, error: &ApiError) -> Result<(), Failure> {
-    let Object { id, origin, .. } = object;
-    if let ApiError::Refused { message, .. } = error
-        && message.contains("does not support dry run")
-    {
-        // A webhook with side effects; it is asked when the object is applied.
-        return Ok(());
-    }
-    let told = failure(error);
-    let (field, reason) = match error {
-        ApiError::Refused { fields, .. } if fields.is_empty() => (String::new(), told.reason),
-        ApiError::Refused { fields, .. } => {
-            (format!("{}: ", fields.join(", ")), Reason::ReleaseInvalid)
-        }
-        ApiError::UnknownKind { .. } => ("kind: ".into(), Reason::ReleaseInvalid),
-        _ if error.missing_namespace().is_some() => {
-            ("metadata.namespace: ".into(), Reason::ReleaseInvalid)
-        }
-        _ => (String::new(), told.reason),
-    };
-    let mut retry = told.retry;
-    if matches!(error, ApiError::UnknownKind { .. }) && !is_built_in(group(&id.api_version)) {
-        // Its definition may be on its way by other hands.
-        retry = super::target::Retry::Soon;
-    }
-    Err(Failure { reason, message: format!("{origin}: {field}{} ({id})", told.message), retry })
-}
-
-/// An answer of the API server as the machine sees it.
-fn failure(error: &ApiError) -> Failure {
-    let (reason, message) = (error.reason(), chain(error));
-    match error {
-        ApiError::Kubeconfig { .. } | ApiError::Unavailable { .. } => {
-            Failure::always(reason, message)
-        }
-        // Overloaded or starting; everything else (a webhook that does not answer, a namespace
-        // that is being emptied) may stay so.
-        ApiError::Busy { status: 408 | 429 | 502..=504, .. } => Failure::always(reason, message),
-        ApiError::Busy { message: said, .. } if said.contains("webhook") => {
-            Failure::soon(Reason::ReleaseWebhookRefused, message)
-        }
-        ApiError::Busy { .. }
-        | ApiError::Budget { .. }
-        | ApiError::Forbidden { .. }
-        | ApiError::Exists { .. }
-        | ApiError::Stale { .. }
-        | ApiError::UnknownKind { .. }
-        | ApiError::Answer { .. } => Failure::soon(reason, message),
-        ApiError::NotFound { .. }
-        | ApiError::Conflict { .. }
-        | ApiError::Webhook { .. }
-        | ApiError::Refused { .. } => Failure::never(reason, message),
     }
 }

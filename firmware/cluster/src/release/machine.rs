@@ -38,6 +38,7 @@ use super::journal::{Attempt, Cause, Direction, MAX_FAILED, Record};
 use super::model::{DEFAULT_TIMEOUT, Good, Inventory, Release, SiteRecord, Strayed};
 use super::plan::{self, Have, Step};
 use super::target::{Failure, Retry};
+use crate::object::ObjectId;
 use holdfast_api::Reason;
 use holdfast_api::kubernetes::{FailedRelease, ReleasePhase, ReleaseRef};
 use run::{FIRST_PAUSE, Run, pause};
@@ -204,6 +205,9 @@ impl Machine {
                 return self.next(moment);
             }
             self.run.as_mut()?.again(moment);
+            if let Some(attempt) = &mut self.record.attempt {
+                attempt.unpruned = Inventory::default();
+            }
             self.note_done();
             return None;
         }
@@ -278,6 +282,7 @@ impl Machine {
             (Step::Settle, _) => SiteRecord {
                 good: self.record.good.clone(),
                 failed: failed.cloned().collect(),
+                leftovers: attempt.map(|attempt| attempt.unpruned.clone()).unwrap_or_default(),
                 ..SiteRecord::default()
             },
             _ => SiteRecord {
@@ -408,8 +413,17 @@ impl Machine {
         self.run = None;
         let attempt = self.record.attempt.take().unwrap_or_default();
         self.ended = Some((attempt.release.digest, ReleasePhase::RolledBack));
-        self.record.leftovers = Inventory::default();
+        self.record.leftovers = attempt.unpruned;
         self.record.touched = false;
+    }
+
+    /// What could not be removed is remembered, and the rest goes on.
+    fn leave(&mut self, id: &ObjectId) {
+        if let Some(attempt) = &mut self.record.attempt {
+            let more = [id.clone()].into_iter().collect();
+            attempt.unpruned = attempt.unpruned.with(&more);
+        }
+        self.done();
     }
 
     fn give_up(&mut self, failure: Failure, moment: &Moment) {
@@ -417,17 +431,15 @@ impl Machine {
         let Some(run) = &mut self.run else { return };
         let step = run.step().clone();
         match (run.direction, &step) {
+            // What must stay does not keep the last good release from being in force.
+            (Direction::Back, Step::Prune(id)) if failure.reason == Reason::ReleaseLeftover => {
+                self.leave(id);
+            }
             (Direction::Back, _) => {
                 run.flaw = Some(failure);
                 self.done();
             }
-            (Direction::Forward, Step::Prune(id)) => {
-                if let Some(attempt) = &mut self.record.attempt {
-                    let more = [id.clone()].into_iter().collect();
-                    attempt.unpruned = attempt.unpruned.with(&more);
-                }
-                self.done();
-            }
+            (Direction::Forward, Step::Prune(id)) => self.leave(id),
             // What somebody took over, or what does not run, keeps nothing else from being put right.
             (
                 Direction::Forward,

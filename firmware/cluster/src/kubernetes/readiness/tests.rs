@@ -288,3 +288,13 @@ proptest! {
         prop_assert!(before != Ready || at(seen) == Ready);
     }
 }
+
+#[test]
+fn an_old_controller_of_replicas_waits_for_them() {
+    let of = |ready: i64| {
+        let status = json!({"observedGeneration": 2, "replicas": 2, "readyReplicas": ready});
+        object(("v1", "ReplicationController"), json!({"replicas": 2}), status)
+    };
+    assert_eq!(waits_for(&of(1)), "1 of 2 replicas are ready");
+    assert_eq!(readiness(&of(2)), Ready);
+}

@@ -61,13 +61,21 @@ impl Machine {
                     let message = format!("{}: {}", failed.reason, failed.message);
                     (ReleasePhase::Refused, Some(Reason::ReleaseRefused), message)
                 }
-                (None, _) if self.is_good(&release.reference) => {
-                    (ReleasePhase::Committed, None, String::new())
-                }
+                (None, _) if self.is_good(&release.reference) => self.in_force(),
                 (None, _) => (ReleasePhase::Waiting, None, String::new()),
             },
-            None if self.record.good.is_some() => (ReleasePhase::Committed, None, String::new()),
+            None if self.record.good.is_some() => self.in_force(),
             None => (ReleasePhase::None, None, String::new()),
         }
+    }
+
+    fn in_force(&self) -> (ReleasePhase, Option<Reason>, String) {
+        let left: Vec<String> = self.record.leftovers.iter().map(ToString::to_string).collect();
+        if left.is_empty() {
+            return (ReleasePhase::Committed, None, String::new());
+        }
+        let message =
+            format!("still there, and removed with the next release: {}", left.join(", "));
+        (ReleasePhase::Committed, Some(Reason::ReleaseLeftover), message)
     }
 }

@@ -152,6 +152,37 @@ fn a_rollback_that_fails_is_made_again_and_lets_a_newer_release_pass() {
 }
 
 #[test]
+fn what_must_stay_keeps_nothing_from_being_in_force() {
+    let stays = || Failure::never(Reason::ReleaseLeftover, "Namespace x stays: it holds a claim");
+    let mut bench = Bench::new(&release("a"));
+    bench.finish();
+    bench.machine.want(Some(Wanted::Release(release("b"))));
+    bench.up_to(StepKind::Wait);
+    bench.on(Err(Failure::never(Reason::PodCrashing, "it crashes")));
+    bench.up_to(StepKind::Prune);
+    bench.on(Err(stays()));
+    bench.finish();
+    let state = bench.machine.state();
+    assert_eq!((state.phase, state.reason), (ReleasePhase::RolledBack, Some(Reason::PodCrashing)));
+    assert_eq!(bench.machine.record().leftovers.iter().count(), 1);
+
+    bench.machine.want(Some(Wanted::Release(release("c"))));
+    bench.up_to(StepKind::Prune);
+    bench.on(Err(stays()));
+    bench.finish();
+    let state = bench.machine.state();
+    assert_eq!(
+        (state.phase, state.reason),
+        (ReleasePhase::Committed, Some(Reason::ReleaseLeftover))
+    );
+    assert!(state.message.contains("still there"), "{}", state.message);
+    bench.machine.want(Some(Wanted::Release(release("d"))));
+    bench.finish();
+    assert_eq!(bench.machine.state().reason, None);
+    assert!(bench.machine.record().leftovers.is_empty());
+}
+
+#[test]
 fn the_last_good_release_asked_for_in_the_middle_is_put_back_without_blame() {
     let (a, b) = (release("a"), release("b"));
     let mut bench = Bench::new(&a);

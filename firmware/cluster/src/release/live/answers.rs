@@ -1,0 +1,122 @@
+//! What the API server's answers mean to the machine, and what a trial is made with where the
+//! object itself cannot be tried. Pure.
+
+use crate::kubernetes::ApiError;
+use crate::object::Object;
+use crate::release::model::{Release, group};
+use crate::release::order::is_built_in;
+use crate::release::target::{Failure, Retry};
+use holdfast_api::{Reason, chain};
+
+pub(super) fn brings_namespace(release: &Release, name: &str) -> bool {
+    release.items.iter().any(|item| {
+        let id = &item.object.id;
+        id.kind == "Namespace" && id.api_version == "v1" && id.name == name
+    })
+}
+
+/// Under a name that nobody in `default` has: what has the object's own name there is another one,
+/// of which not everything can be changed.
+pub(super) fn in_default(object: &Object) -> Object {
+    /// Most kinds whose names are short take this much (RFC 1123, labels).
+    const LABEL: usize = 63;
+    let mut object = object.clone();
+    let name = &mut object.id.name;
+    let sum = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
+    let suffix = format!("-{}", holdfast_api::hex(&sum.as_ref()[..4]));
+    // A name that is too long stays so, and is refused.
+    if name.len() <= LABEL && name.len() + suffix.len() > LABEL {
+        name.truncate(LABEL - suffix.len());
+    }
+    *name = format!("{}{suffix}", name.trim_end_matches(['-', '.']));
+    object.value["metadata"]["name"] = name.as_str().into();
+    object.id.namespace = Some("default".into());
+    object.value["metadata"]["namespace"] = "default".into();
+    object
+}
+
+/// What a refused dry run means, made under the name `tried`; nothing was changed by it.
+pub(super) fn refused(object: &Object, tried: &str, error: &ApiError) -> Result<(), Failure> {
+    let Object { id, origin, .. } = object;
+    if let ApiError::Refused { message, .. } = error
+        && message.contains("does not support dry run")
+    {
+        // A webhook with side effects; it is asked when the object is applied.
+        return Ok(());
+    }
+    let told = failure(error);
+    let (field, reason) = match error {
+        ApiError::Refused { fields, .. } if fields.is_empty() => (String::new(), told.reason),
+        ApiError::Refused { fields, .. } => {
+            (format!("{}: ", fields.join(", ")), Reason::ReleaseInvalid)
+        }
+        ApiError::UnknownKind { .. } => ("kind: ".into(), Reason::ReleaseInvalid),
+        _ if error.missing_namespace().is_some() => {
+            ("metadata.namespace: ".into(), Reason::ReleaseInvalid)
+        }
+        _ => (String::new(), told.reason),
+    };
+    let mut retry = told.retry;
+    if matches!(error, ApiError::UnknownKind { .. }) && !is_built_in(group(&id.api_version)) {
+        // Its definition may be on its way by other hands.
+        retry = Retry::Soon;
+    }
+    let said = told.message.replace(tried, &id.name);
+    Err(Failure { reason, message: format!("{origin}: {field}{said} ({id})"), retry })
+}
+
+/// An answer of the API server as the machine sees it.
+pub(super) fn failure(error: &ApiError) -> Failure {
+    let (reason, message) = (error.reason(), chain(error));
+    match error {
+        ApiError::Kubeconfig { .. } | ApiError::Unavailable { .. } => {
+            Failure::always(reason, message)
+        }
+        // Overloaded or starting; everything else (a webhook that does not answer, a namespace
+        // that is being emptied) may stay so.
+        ApiError::Busy { status: 408 | 429 | 502..=504, .. } => Failure::always(reason, message),
+        ApiError::Busy { message: said, .. } if said.contains("webhook") => {
+            Failure::soon(Reason::ReleaseWebhookRefused, message)
+        }
+        ApiError::Busy { .. }
+        | ApiError::Budget { .. }
+        | ApiError::Forbidden { .. }
+        | ApiError::Exists { .. }
+        | ApiError::Stale { .. }
+        | ApiError::UnknownKind { .. }
+        | ApiError::Answer { .. } => Failure::soon(reason, message),
+        ApiError::NotFound { .. }
+        | ApiError::Conflict { .. }
+        | ApiError::Webhook { .. }
+        | ApiError::Refused { .. } => Failure::never(reason, message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::{ObjectId, Origin};
+    use serde_json::json;
+
+    #[test]
+    fn a_trial_in_default_has_a_name_of_its_own() {
+        let tried = |name: &str| {
+            let id = ObjectId {
+                api_version: "v1".into(),
+                kind: "Service".into(),
+                namespace: Some("shop".into()),
+                name: name.into(),
+            };
+            let value = json!({"metadata": {"name": name, "namespace": "shop"}});
+            let tried = in_default(&Object { id, origin: Origin::default(), value });
+            assert_eq!(tried.value["metadata"]["name"], tried.id.name.as_str());
+            assert_eq!(tried.value["metadata"]["namespace"], "default");
+            tried.id.name
+        };
+        assert!(tried("web").starts_with("web-") && tried("web").len() == 12);
+        assert_ne!(tried("web"), tried("we-b"));
+        assert_eq!(tried(&"a".repeat(63)).len(), 63, "what fits goes on fitting");
+        assert_eq!(tried(&"a".repeat(64)).len(), 73, "what does not is refused");
+        assert!(!tried(&format!("{}-bbbbbbbb", "a".repeat(53))).contains("--"));
+    }
+}

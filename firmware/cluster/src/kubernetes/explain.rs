@@ -311,11 +311,17 @@ pub fn newest_pods(object: &Value, revisions: &[Value], pods: Vec<Value>) -> Vec
         text.or_else(|| one["revision"].as_i64()).unwrap_or(0)
     };
     let Some(newest) = owned.max_by_key(number) else { return pods };
-    // Deployments mark their pods with the one label, the others with the other.
-    let labels = ["pod-template-hash", "controller-revision-hash"];
+    // Deployments mark their pods with the one label, DaemonSets with the other, both with a hash;
+    // StatefulSets with the revision's name (kubernetes pkg/controller/statefulset).
+    let [template, revision] = ["pod-template-hash", "controller-revision-hash"];
     let mark = |one: &Value, label: &str| one["metadata"]["labels"][label].clone();
     let is_newest = |pod: &Value| {
-        let marks = labels.map(|label| (mark(newest, label), mark(pod, label)));
+        let name = newest["metadata"]["name"].clone();
+        let marks = [
+            (mark(newest, template), mark(pod, template)),
+            (mark(newest, revision), mark(pod, revision)),
+            (name, mark(pod, revision)),
+        ];
         marks.iter().any(|(want, have)| want.is_string() && want == have)
     };
     pods.into_iter().filter(|pod| is_newest(pod)).collect()

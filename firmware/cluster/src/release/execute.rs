@@ -72,7 +72,11 @@ impl Context<'_> {
             }
             Step::Record => target.record(&self.site).await,
             Step::Apply(id) => {
-                self.not_foreign(target, id).await?;
+                if self.not_foreign(target, id).await? == Observed::Leaving {
+                    // What is applied now would go with what is there.
+                    let message = format!("{id} is being removed, and made again when it is gone");
+                    return Err(Failure::soon(Reason::ReleaseTimeout, message));
+                }
                 let item = self.item(id)?;
                 // What is put back is pinned, though the nodes speak of the other release.
                 if let (true, false, Some(release)) = (item.data_plane, self.back, self.release) {
@@ -101,9 +105,10 @@ impl Context<'_> {
     }
 
     /// An object that was there before us, made by somebody else, is not taken over.
-    async fn not_foreign(&self, target: &impl Target, id: &ObjectId) -> Result<(), Failure> {
-        if self.known.has(id) || target.observe(id).await? != Observed::Foreign {
-            return Ok(());
+    async fn not_foreign(&self, target: &impl Target, id: &ObjectId) -> Result<Observed, Failure> {
+        let observed = target.observe(id).await?;
+        if self.known.has(id) || observed != Observed::Foreign {
+            return Ok(observed);
         }
         Err(Failure::never(
             Reason::ReleaseConflict,

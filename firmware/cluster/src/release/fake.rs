@@ -23,6 +23,8 @@ pub(super) struct World {
     pub(super) announced: Option<String>,
     pub(super) snapshots: usize,
     pub(super) text: Option<Kept>,
+    /// How often Jobs that pass have run.
+    pub(super) ran: BTreeMap<String, usize>,
 }
 
 /// How the site behaves.
@@ -44,6 +46,10 @@ pub(super) struct Conduct {
     pub(super) unmet: BTreeSet<Check>,
     /// No image can be pulled.
     pub(super) no_image: bool,
+    /// The images of the release with this digest never arrive.
+    pub(super) endless: Option<String>,
+    /// So many looks at an object of this name find it on its way out.
+    pub(super) leaving: Option<(String, usize)>,
 }
 
 /// The site.
@@ -180,12 +186,24 @@ impl Target for Fake {
             return Err(Failure::never(Reason::ReleaseApplyRefused, item.object.id.to_string()));
         }
         let key = Key::of(&item.object.id);
+        if item.passes() {
+            // It has run and is gone at once.
+            *self.world().ran.entry(key.name).or_default() += 1;
+            return Ok(());
+        }
         self.world().objects.insert(key, item.object.value.clone());
         Ok(())
     }
 
     async fn observe(&self, id: &ObjectId) -> Result<Observed, Failure> {
         self.ask()?;
+        if let Some((_, left)) =
+            self.conduct().leaving.as_mut().filter(|(name, _)| *name == id.name)
+            && *left > 0
+        {
+            *left -= 1;
+            return Ok(Observed::Leaving);
+        }
         let world = self.world();
         let Some(value) = world.objects.get(&Key::of(id)) else { return Ok(Observed::Absent) };
         if !is_ours(value) {
@@ -225,7 +243,11 @@ impl Target for Fake {
         if self.conduct().no_image {
             return Err(Failure::never(Reason::ReleaseImageMissing, "no such image"));
         }
-        self.world().pinned.insert(release.reference.digest.clone());
+        let digest = &release.reference.digest;
+        if self.conduct().endless.as_ref() == Some(digest) {
+            std::future::pending::<()>().await;
+        }
+        self.world().pinned.insert(digest.clone());
         Ok(())
     }
 
@@ -259,13 +281,15 @@ pub(super) fn kept(name: &str, objects: &[(&str, &str, &str)]) -> Kept {
             "Deployment" | "DaemonSet" => "apps/v1",
             "CustomResourceDefinition" => "apiextensions.k8s.io/v1",
             "Gadget" => "x.example/v1",
+            "Job" => "batch/v1",
             _ => "v1",
         };
         let data_plane = *kind == "DaemonSet";
+        let more = if *kind == "Job" { ", ttlSecondsAfterFinished: 0" } else { "" };
         format!(
             "---\napiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}, annotations: \
              {{holdfast.dev/data-plane: '{data_plane}'}}}}\nspec: \
-             {{content: {content}, containers: [{{image: {content}}}]}}\n"
+             {{content: {content}, containers: [{{image: {content}}}]{more}}}\n"
         )
     });
     let manifests = BTreeMap::from([("all.yaml".to_owned(), text.collect())]);

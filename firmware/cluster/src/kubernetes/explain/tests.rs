@@ -244,6 +244,10 @@ fn only_pods_of_the_newest_revision_count() {
     let controller = json!({"revision": 2, "metadata": {"labels": {"controller-revision-hash": "b"}, "ownerReferences": [{"uid": "o"}]}});
     let pod = |hash: &str| json!({"metadata": {"labels": {"controller-revision-hash": hash}}});
     assert_eq!(newest_pods(&object, &[controller], vec![pod("a"), pod("b")]), [pod("b")]);
+    let of_a_set =
+        json!({"revision": 2, "metadata": {"name": "set-b", "ownerReferences": [{"uid": "o"}]}});
+    let pods = vec![pod("set-a"), pod("set-b")];
+    assert_eq!(newest_pods(&object, &[of_a_set], pods), [pod("set-b")]);
 }
 
 proptest! {

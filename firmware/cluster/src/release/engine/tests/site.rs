@@ -198,3 +198,58 @@ fn a_repair_spends_no_snapshot_and_one_object_does_not_keep_the_others() {
     site.assert_has(Some((&one, ONE)));
     assert_eq!(site.fake.world().snapshots, snapshots);
 }
+
+#[test]
+fn a_job_that_went_by_itself_is_neither_missed_nor_run_again() {
+    const JOB: Objects<'_> = &[("Deployment", "web", "a"), ("Job", "once", "a")];
+    let mut site = Site::new();
+    let release = kept("one", JOB);
+    site.want(&release);
+    site.run();
+    assert_eq!(site.state().phase, ReleasePhase::Committed, "{:?}", site.state());
+    let engine = &mut site.engine().0;
+    assert!(!block_on(engine.has_lost_objects()));
+    engine.machine.stray();
+    site.fake.world().objects.retain(|key, _| key.name != "web");
+    assert!(block_on(site.engine().0.has_lost_objects()));
+    site.run();
+    site.assert_has(Some((&release, &JOB[..1])));
+    assert_eq!(site.fake.world().ran, BTreeMap::from([("once".to_owned(), 1)]));
+}
+
+#[test]
+fn what_is_on_its_way_out_is_made_again_when_it_is_gone() {
+    let mut site = Site::with(ONE);
+    let two = kept("two", TWO);
+    // The dry run looks once.
+    site.fake.conduct().leaving = Some(("config".into(), 4));
+    site.want(&two);
+    site.run();
+    site.assert_has(Some((&two, TWO)));
+    assert_eq!(site.fake.conduct().leaving, Some(("config".into(), 0)));
+}
+
+/// The leader waits for this node with what is wanted by now.
+#[tokio::test]
+async fn a_node_that_pulls_for_another_hears_what_is_wanted_meanwhile() {
+    let dir = folder();
+    let fake = Arc::new(Fake::default());
+    let paths = ClusterPaths::new(&Root::new(dir.path()));
+    let (one, two) = (kept("one", ONE), kept("two", TWO));
+    fake.conduct().is_led_by_another = true;
+    fake.conduct().endless = Some(one.release.digest.clone());
+    let (engine, handle) = ReleaseEngine::open(&paths, Arc::clone(&fake));
+    let task = tokio::spawn(engine.run());
+    let mut report = handle.report();
+    let patience = Duration::from_secs(20);
+    handle.want(Some(one));
+    let pulls = |report: &Report| report.state.message == "pulling";
+    tokio::time::timeout(patience, report.wait_for(pulls)).await.unwrap().unwrap();
+    handle.want(Some(two.clone()));
+    let waits = |report: &Report| {
+        report.state.wanted == two.release && report.state.phase == ReleasePhase::Waiting
+    };
+    tokio::time::timeout(patience, report.wait_for(waits)).await.unwrap().unwrap();
+    assert!(fake.world().pinned.contains(&two.release.digest));
+    task.abort();
+}

@@ -4,7 +4,9 @@
 mod common;
 
 use common::{Place, cannot};
-use holdfast_api::kubernetes::ReleasePhase;
+use holdfast_api::Reason;
+use holdfast_api::kubernetes::{KubernetesPhase, ReleasePhase};
+use holdfast_api::paths::Root;
 use holdfast_api::resources::Site;
 use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::cgroups::Cgroup;
@@ -131,6 +133,10 @@ fn a_world_ends_with_a_pod_that_answers_and_outlives_the_manager() {
     a_release_made_while_the_site_is_away_comes_when_it_is_back(&mut world, &operator);
     assert!(answers(&place.home, Host::Node(1)));
 
+    let lab_k3s = kubernetes.lab_k3s();
+    a_version_that_ends_at_once_is_left_and_a_good_one_is_taken(&world, &operator, lab_k3s);
+    assert!(answers(&place.home, Host::Node(1)));
+
     assert!(down(&place.home).unwrap().problems.is_empty());
     assert_eq!(Cgroup::with_prefix(&netns_prefix(place.home.world())), []);
 }
@@ -159,4 +165,81 @@ fn a_release_made_while_the_site_is_away_comes_when_it_is_back(
     faults::heal(world, Some(&link)).unwrap();
     // A fifth of a poll's five minutes: connections are tried anew sooner than that.
     until("the release is in force", Duration::from_secs(60), || name(world) == "next");
+}
+
+/// The node has nowhere to put its pods meanwhile, and serves them.
+fn a_version_that_ends_at_once_is_left_and_a_good_one_is_taken(
+    world: &World,
+    operator: &Operator,
+    lab_k3s: &Path,
+) {
+    let (node, netns) = (Host::Node(1), world.netns(Host::Node(1)));
+    let root = world.home().root(node);
+    let state = || status::observe(world).unwrap().nodes.swap_remove(0).kubernetes.unwrap();
+    let versions = || -> serde_json::Value {
+        let file = Root::new(&root).state_dir().join("cluster/distribution/versions.json");
+        serde_json::from_slice(&std::fs::read(file).unwrap_or_default()).unwrap_or_default()
+    };
+    let ask_for = |version: &str, program: &[u8]| {
+        let file = world.home().dir().join(version);
+        holdfast_durable::write(&file, program, 0o755).unwrap();
+        let sum = exec::output(&netns, Command::new("sha256sum").arg(&file)).unwrap();
+        let sum = String::from_utf8(sum.stdout).unwrap();
+        let artifact = serde_json::json!({
+            "version": version,
+            "url": format!("file://{}", file.display()),
+            "sha256": sum.split(' ').next(),
+        });
+        let patch = serde_json::json!({"spec": {"kubernetes": {"distribution": artifact}}});
+        let _site: Site = operator.patch(&fleet::settings::site(1), &patch).unwrap();
+    };
+    let build = world.spec().kubernetes.as_ref();
+    let environment = environment(build, &root.display().to_string(), &netns);
+    let cordoned = || {
+        let mut command = Command::new(lab_k3s);
+        let words = ["kubectl", "get", "nodes", "-o", "jsonpath={.items[*].spec.unschedulable}"];
+        let environment = environment.iter().map(|(name, value)| (*name, value.as_str()));
+        let output = exec::output(&netns, command.args(words).envs(environment)).unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let before = state();
+    let minor = before.version.rsplit_once('.').unwrap().0;
+    let (bad, good) = (format!("{minor}.98+bad"), format!("{minor}.99+good"));
+    let log = || std::fs::read_to_string(world.home().log("node-1.holdfastd")).unwrap_or_default();
+
+    // Six starts with their pauses, and the way back.
+    let patience = Duration::from_secs(180);
+    ask_for(&bad, b"#!/bin/sh\necho this version does nothing\nexit 1\n");
+    until("the old version is back", patience, || {
+        let (versions, state) = (versions(), state());
+        let is_back = versions["failed"][0]["version"]["version"] == bad.as_str()
+            && versions["service"] == "in"
+            && state.phase == KubernetesPhase::Ready;
+        assert!(versions["failed"][1].is_null(), "{versions}");
+        is_back
+    });
+    let told = state();
+    assert_eq!(told.reason, Some(Reason::KubernetesUpgradeFailed), "{}", log());
+    assert!(told.message.contains("this version does nothing"), "{}", told.message);
+    assert_eq!(told.version, before.version);
+    assert_eq!(cordoned(), "", "it takes pods");
+    until("the workload answers", patience, || answers_here(world));
+
+    ask_for(&good, &[&std::fs::read(lab_k3s).unwrap(), b"another version".as_slice()].concat());
+    until("the good version runs", patience, || {
+        let versions = versions();
+        versions["current"]["version"] == good.as_str()
+            && versions["onTrial"] == false
+            && versions["service"] == "in"
+    });
+    let now = state();
+    assert_eq!((now.phase, now.reason), (KubernetesPhase::Ready, None), "{}", now.message);
+    assert_eq!(now.starts, told.starts + 1, "the bad one was not tried again");
+    assert_eq!(cordoned(), "", "it takes pods");
+    until("the workload answers", patience, || answers_here(world));
+}
+
+fn answers_here(world: &World) -> bool {
+    answers(world.home(), Host::Node(1))
 }

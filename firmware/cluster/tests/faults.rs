@@ -44,6 +44,23 @@ fn daemon_set(text: &str) -> String {
     )
 }
 
+/// Nobody answers for it, and without an answer nothing is let through.
+fn dead_webhook() -> &'static str {
+    "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingWebhookConfiguration\n\
+     metadata: {name: dead}\nwebhooks:\n- name: dead.lab.example\n  failurePolicy: Fail\n  \
+     sideEffects: None\n  admissionReviewVersions: [v1]\n  \
+     clientConfig: {service: {namespace: shop, name: nobody}}\n  \
+     rules: [{apiGroups: ['', apps], apiVersions: [v1], resources: [configmaps, deployments], \
+     operations: [CREATE, UPDATE]}]\n"
+}
+
+/// An aggregated API that is never available.
+fn dead_api() -> &'static str {
+    "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: v1.dead.lab.example}\n\
+     spec: {group: dead.lab.example, version: v1, insecureSkipTLSVerify: true, groupPriorityMinimum: 100, \
+     versionPriority: 10, service: {namespace: shop, name: nobody}}\n"
+}
+
 /// Its pod is replaced only when the one before is ready; `more` are further lines of the container.
 fn stateful_set(text: &str, more: &str) -> String {
     format!(
@@ -169,6 +186,17 @@ impl Story {
         }
     }
 
+    /// What it brings refuses every change of ours, the site's record among them, until it is gone.
+    fn gate(&mut self) {
+        let more = format!("{}---\n{}", dead_webhook(), dead_api());
+        let shop =
+            Shop { version: "gate", config: "never", timeout: 4, more: &more, ..Shop::default() };
+        let words = ["v1.dead.lab.example", "nobody"];
+        self.fails(&shop.release(), ReleasePhase::RolledBack, Reason::ReleaseTimeout, &words);
+        self.lab.kubectl(&["get", "validatingwebhookconfiguration", "dead"]).unwrap_err();
+        self.lab.kubectl(&["get", "apiservice", "v1.dead.lab.example"]).unwrap_err();
+    }
+
     /// Kubernetes does not replace its broken pod, whatever the template says by then.
     fn stateful_set(&mut self) {
         let shop = |version, text, more, timeout| {
@@ -217,6 +245,7 @@ fn what_a_cluster_refuses_is_taken_back() {
     story.webhooks();
     story.names_are_taken();
     story.pods();
+    story.gate();
     story.stateful_set();
     story.daemon_set_twice();
     story.manager.kill();

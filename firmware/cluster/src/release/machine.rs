@@ -50,6 +50,10 @@ use std::time::{Duration, Instant};
 /// good release is put back.
 const PASSES_WITHIN: Duration = Duration::from_secs(60);
 
+/// The same for writing down that it is put back: what refuses that may be among what is removed
+/// next.
+const RECORDED_WITHIN: Duration = Duration::from_secs(5);
+
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Wanted {
@@ -241,6 +245,7 @@ impl Machine {
             (Step::DryRun(id) | Step::Apply(id), Some(release)) => {
                 release.item(id).map_or(DEFAULT_TIMEOUT, |item| item.timeout)
             }
+            (Step::Record, None) => RECORDED_WITHIN,
             _ => PASSES_WITHIN,
         };
         let must_succeed = matches!(run.step(), Step::Commit | Step::Settle);

@@ -54,6 +54,8 @@ pub const RELEASE_TEXT_LABEL: &str = "holdfast.dev/release-text";
 pub const NODE_LABELS_ANNOTATION: &str = "holdfast.dev/node-labels";
 /// Annotation of a Node, written by its manager: keys and effects of its taints that are ours.
 pub const NODE_TAINTS_ANNOTATION: &str = "holdfast.dev/node-taints";
+/// Annotation of a Node, written by its manager: versions of the distribution that failed on it.
+pub const FAILED_VERSIONS_ANNOTATION: &str = "holdfast.dev/failed-versions";
 /// Port on which servers of a site with several nodes answer for the reboot lock (FleetLock).
 pub const FLEET_LOCK_PORT: u16 = 6460;
 /// Lease that holds the images of a release in containerd, followed by the release's digest.

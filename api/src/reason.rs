@@ -127,6 +127,7 @@ reasons! {
     KubernetesForbidden = "kubernetes.forbidden", Error, 96, "The API server refuses the manager.", "Check the kubeconfig of the distribution; a restart writes it anew.";
     KubernetesArtifactRejected = "kubernetes.artifact-rejected", Error, 97, "The distribution's program could not be fetched, or is not what the controller promised.", "Check the address and the checksum on the controller.";
     KubernetesUpgradeFailed = "kubernetes.upgrade-failed", Error, 97, "The new version of Kubernetes did not become ready; the old one runs again.", "Read the message; ask for another version, or for the same again by another address (`…#2`).";
+    KubernetesFailedElsewhere = "kubernetes.failed-elsewhere", Warning, 97, "The version that is asked for failed on another node of the site; this node keeps its own.", "See what that node says; ask for another version, or for the same again by another address (`…#2`).";
     KubernetesVersionSkipped = "kubernetes.version-skipped", Error, 97, "The version that is asked for skips a minor version of Kubernetes; nothing was touched.", "Ask for each minor version in turn.";
     KubernetesServersFirst = "kubernetes.servers-first", Info, 97, "The servers of the site run an older Kubernetes than this agent is to run, and go first.", "Wait; the agent follows its servers.";
     NodeDrainBlocked = "node.drain-blocked", Warning, 98, "A disruption budget does not let a pod go.", "Wait until its other replicas are ready, or change the budget that the message names.";

@@ -7,7 +7,7 @@ use super::launch::How;
 use super::model::NodeWants;
 use super::probe::Probe;
 use super::task::Task;
-use super::upgrade::{Service, Version};
+use super::upgrade::{Failed, Service, Version};
 use crate::paths::ClusterPaths;
 use holdfast_api::Reason;
 use holdfast_api::kubernetes::{KubernetesPhase, KubernetesRole, KubernetesState};
@@ -71,6 +71,9 @@ pub trait Workloads: Send + Sync + 'static {
     /// Fails with what it waits for, and is asked again soon. May be dropped at any time, and is
     /// followed by [`Workloads::uncordon`] then.
     fn drain(&self, to: &Version) -> Later<'_, Result<(), Diagnosis>>;
+    /// Tells the other nodes of the site which versions failed on this one: before its turn is asked
+    /// for, and before it is given back.
+    fn note<'a>(&'a self, failed: &'a [Failed]) -> Later<'a, Result<(), Diagnosis>>;
     /// Waits for the node's turn to be restarted; otherwise as [`Workloads::drain`].
     fn step_aside(&self) -> Later<'_, Result<(), Diagnosis>>;
     /// Puts it back into service; also a node that was never taken out of it.
@@ -83,6 +86,10 @@ pub struct StayThere;
 
 impl Workloads for StayThere {
     fn drain(&self, _to: &Version) -> Later<'_, Result<(), Diagnosis>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn note<'a>(&'a self, _failed: &'a [Failed]) -> Later<'a, Result<(), Diagnosis>> {
         Box::pin(std::future::ready(Ok(())))
     }
 

@@ -147,6 +147,8 @@ pub struct Situation {
     pub hopeless: bool,
     /// What runs has to be restarted: it was started with something else, or its certificates end.
     pub restart: bool,
+    /// The last attempt at another version could not begin, and may not for long.
+    pub held: bool,
 }
 
 /// One step.
@@ -199,8 +201,8 @@ pub fn plan(want: Option<&Version>, have: &Versions, now: &Situation) -> Option<
     let next = want.filter(|want| have.current.as_ref() != Some(want) && !have.has_failed(want));
     let is_aside = have.for_restart && have.service != Service::In;
     if now.restart {
-        // Another version restarts it as well, after a drain of its own.
-        let is_replaced = next.is_some() && now.fetched;
+        // Another version restarts it as well, after a drain of its own; if it can be had.
+        let is_replaced = next.is_some() && now.fetched && !now.held;
         if !now.ready || (have.service == Service::Out && (is_aside || !is_replaced)) {
             return Some(Step::Restart);
         }

@@ -27,6 +27,7 @@
 pub mod client;
 pub mod cluster;
 pub mod drain;
+pub mod failed;
 pub mod fleetlock;
 pub mod kube;
 pub mod labels;

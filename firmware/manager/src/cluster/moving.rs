@@ -9,8 +9,9 @@ use holdfast_api::{Reason, chain};
 use holdfast_cluster::distribution::Version;
 use holdfast_cluster::distribution::diagnose::Diagnosis;
 use holdfast_cluster::distribution::service::{Later, Workloads};
-use holdfast_cluster::distribution::upgrade::is_ahead;
+use holdfast_cluster::distribution::upgrade::{Failed, is_ahead};
 use holdfast_cluster::nodes::client::{Address, Client, Http};
+use holdfast_cluster::nodes::failed;
 use holdfast_cluster::nodes::fleetlock::Key;
 use holdfast_cluster::nodes::outside::Server;
 use holdfast_cluster::nodes::reboot::{Journal, Purpose, RebootSettings};
@@ -91,6 +92,23 @@ impl Moving {
         Ok(())
     }
 
+    /// One server finds out for all of them. Agents follow their servers, and may not see others.
+    async fn not_elsewhere(&self, to: &Version) -> Result<Option<Diagnosis>, Diagnosis> {
+        let (api, node, artifact) = {
+            let wanted = self.wants.borrow();
+            let artifact = wanted.server().and_then(|intent| intent.distribution.clone());
+            let Some(artifact) = artifact.filter(|one| Version::of(one) == *to) else {
+                return Ok(None);
+            };
+            (releases::connect(&self.paths, &wanted), wanted.node_name.clone(), artifact)
+        };
+        let api = api.map_err(|problem| told(problem.reason, problem.message))?;
+        let who = failed::elsewhere(&api, &node, &artifact).await;
+        let who = who.map_err(|error| told(error.reason(), chain(&error)))?;
+        let text = |who| format!("{to} failed on {who}");
+        Ok(who.map(|who| told(Reason::KubernetesFailedElsewhere, text(who))))
+    }
+
     async fn keep_datastore(&self, to: &Version) -> Result<(), Diagnosis> {
         let known = || self.kept_for.lock().unwrap_or_else(PoisonError::into_inner);
         if known().as_ref() == Some(to) {
@@ -111,8 +129,36 @@ impl Workloads for Moving {
         let to = to.clone();
         Box::pin(async move {
             self.after_the_servers(&to).await?;
+            if let Some(failed) = self.not_elsewhere(&to).await? {
+                // It may be asked for since before that was known.
+                self.turn().give_back(PATIENCE).await.map_err(waits)?;
+                return Err(failed);
+            }
             self.keep_datastore(&to).await?;
-            self.turn().take(Purpose::Upgrade, PATIENCE).await.map_err(waits)
+            self.turn().take(Purpose::Upgrade, PATIENCE).await.map_err(waits)?;
+            // The turn may have come with the failure of whoever had it before.
+            match self.not_elsewhere(&to).await? {
+                None => Ok(()),
+                Some(failed) => {
+                    self.turn().give_back(PATIENCE).await.map_err(waits)?;
+                    Err(failed)
+                }
+            }
+        })
+    }
+
+    fn note<'a>(&'a self, failed: &'a [Failed]) -> Later<'a, Result<(), Diagnosis>> {
+        Box::pin(async move {
+            let (api, node) = {
+                let wanted = self.wants.borrow();
+                if is_alone(&wanted) {
+                    return Ok(());
+                }
+                (releases::connect(&self.paths, &wanted), wanted.node_name.clone())
+            };
+            let api = api.map_err(|problem| told(problem.reason, problem.message))?;
+            let noted = failed::note(&api, &node, failed).await;
+            noted.map_err(|error| told(error.reason(), chain(&error)))
         })
     }
 

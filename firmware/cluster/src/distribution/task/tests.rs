@@ -7,7 +7,7 @@ use crate::distribution::model::tests::server;
 use crate::distribution::render;
 use crate::distribution::service::{Distribution, Handle, Later, Workloads};
 use crate::distribution::unit::UnitLauncher;
-use crate::distribution::upgrade::{Service, Version};
+use crate::distribution::upgrade::{Failed, Service, Version};
 use crate::distribution::{NodeWants, Probe};
 use crate::paths::ClusterPaths;
 use holdfast_api::kubernetes::{DistributionArtifact, KubernetesPhase};
@@ -72,6 +72,13 @@ impl Workloads for Answers {
             return Box::pin(std::future::pending());
         }
         self.moved.lock().unwrap().push("drained");
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn note<'a>(&'a self, failed: &'a [Failed]) -> Later<'a, Result<(), Diagnosis>> {
+        if !failed.is_empty() {
+            self.moved.lock().unwrap().push("noted");
+        }
         Box::pin(std::future::ready(Ok(())))
     }
 

@@ -121,6 +121,7 @@ impl Task {
             window: self.settings.upgrade_window,
             hopeless: self.trial_ends >= HOPELESS,
             restart: self.must_restart(),
+            held: self.upgrade_problem.is_some(),
         };
         plan(want.as_ref(), &self.versions, &now)
     }
@@ -156,9 +157,13 @@ impl Task {
                 self.versions.for_restart = step == Step::StepAside;
                 self.keep();
                 let (workloads, why) = (self.helpers.workloads.clone(), step.clone());
+                let failed = self.versions.failed.clone();
                 let task = self.sent.spawn(async move {
                     let result = match &why {
-                        Step::Drain(to) => workloads.drain(to).await,
+                        Step::Drain(to) => match workloads.note(&failed).await {
+                            Ok(()) => workloads.drain(to).await,
+                            Err(problem) => Err(problem),
+                        },
                         _ => workloads.step_aside().await,
                     };
                     News::Drained(why, result)
@@ -168,8 +173,15 @@ impl Task {
             Step::Restart => self.restart().await,
             Step::Uncordon => {
                 let workloads = self.helpers.workloads.clone();
+                let failed = self.versions.failed.clone();
                 self.upgrading = true;
-                self.sent.spawn(async move { News::Uncordoned(workloads.uncordon().await) });
+                self.sent.spawn(async move {
+                    // First, for the next node begins as soon as it has the lock.
+                    News::Uncordoned(match workloads.note(&failed).await {
+                        Ok(()) => workloads.uncordon().await,
+                        Err(problem) => Err(problem),
+                    })
+                });
             }
             Step::Switch(version) => {
                 let fallback = self.has_fallback();

@@ -20,6 +20,7 @@ fn run(want: &Version, have: &mut Versions, is_good: bool) -> Vec<Step> {
             window: Duration::from_secs(600),
             hopeless: false,
             restart: false,
+            held: false,
         };
         match plan(Some(want), have, &now) {
             Some(step) => {
@@ -191,6 +192,19 @@ fn another_version_needs_its_own_drain_and_restarts_once() {
     assert_eq!(plan(Some(&two), &have, &restarted), Some(Step::Uncordon));
     have.service = Service::In;
     assert_eq!(plan(Some(&two), &have, &restarted), Some(Step::Drain(two)));
+}
+
+/// Such as one that failed on another node, as long as the site names it.
+#[test]
+fn a_version_that_is_held_up_holds_no_restart_up() {
+    let have = Versions { current: Some(version("1")), ..Versions::default() };
+    let now = Situation { fetched: true, ready: true, restart: true, ..Situation::default() };
+    let two = version("2");
+    assert_eq!(plan(Some(&two), &have, &now), Some(Step::Drain(two.clone())));
+    let held = Situation { held: true, ..now };
+    assert_eq!(plan(Some(&two), &have, &held), Some(Step::StepAside));
+    let aside = Versions { service: Service::Out, for_restart: true, ..have };
+    assert_eq!(plan(Some(&two), &aside, &held), Some(Step::Restart));
 }
 
 #[test]

@@ -69,7 +69,7 @@ async fn a_version_that_does_not_come_up_is_left_and_not_tried_again() {
     let state = ready(&manager).await;
     assert_eq!((state.starts, state.reason), (0, Some(Reason::KubernetesUpgradeFailed)));
     assert_eq!(starts, 3);
-    assert_eq!(*bed.moved.lock().unwrap(), ["drained", "uncordoned"]);
+    assert_eq!(*bed.moved.lock().unwrap(), ["drained", "noted", "uncordoned"]);
 }
 
 #[tokio::test]

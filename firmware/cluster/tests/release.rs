@@ -198,7 +198,7 @@ impl<'a> Site<'a> {
     /// A release without namespace and definition, once while others have something in them.
     async fn what_others_made_stays(&self) {
         self.node.kubectl(&["create", "-n", "shop", "configmap", "theirs"]).unwrap();
-        let gadget = "{apiVersion: lab.example/v1, kind: Gadget, metadata: {name: theirs}}";
+        let gadget = "apiVersion: lab.example/v1\nkind: Gadget\nmetadata: {name: theirs}\n";
         let path = self.node.state().join("gadget.yaml");
         holdfast_durable::write(&path, gadget.as_bytes(), 0o644).unwrap();
         let path = path.display().to_string();

@@ -183,10 +183,12 @@ fn steps(nextest: bool) -> Vec<Step> {
         what,
         how: How::Cargo { arguments: arguments.to_vec(), env: vec![] },
     };
-    // Worlds and clusters want the machine for themselves, one after the other. The whole workspace
-    // is named again, so that nothing is built anew with other features.
-    let one = |filter| {
-        vec!["nextest", "run", "--workspace", "-E", filter, "--test-threads", "1", "--no-fail-fast"]
+    // Worlds want the machine for themselves, one after the other; clusters wait most of the time,
+    // so there are two. The whole workspace is named again, so that nothing is built anew with other
+    // features.
+    let so_many = |filter, threads| {
+        let threads = ["--test-threads", threads, "--no-fail-fast"];
+        [&["nextest", "run", "--workspace", "-E", filter][..], &threads].concat()
     };
     let all_of = |program| {
         let one_by_one = ["--no-fail-fast", "--", "--test-threads", "1", "--nocapture"];
@@ -204,7 +206,9 @@ fn steps(nextest: bool) -> Vec<Step> {
         false => vec!["test", "--workspace", "--no-fail-fast"],
     };
     let (worlds, kubernetes): (Vec<&str>, Vec<&str>) = match nextest {
-        true => (one("package(lab) and binary(whole_worlds)"), one(on_kubernetes!())),
+        true => {
+            (so_many("package(lab) and binary(whole_worlds)", "1"), so_many(on_kubernetes!(), "2"))
+        }
         false => (all_of("whole_worlds"), all_of("*")),
     };
     let tests = |name, what, arguments, env: &[(&'static str, &'static str)]| {
@@ -350,9 +354,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn worlds_and_clusters_are_run_one_at_a_time_either_way() {
+    fn worlds_are_run_one_at_a_time_and_clusters_by_two() {
         for nextest in [true, false] {
-            for name in ["worlds", "kubernetes"] {
+            for (name, threads) in [("worlds", "1"), ("kubernetes", "2")] {
                 let steps = steps(nextest);
                 let step = steps.iter().find(|step| step.name == name).unwrap();
                 let arguments = match &step.how {
@@ -363,7 +367,9 @@ mod tests {
                     How::Kubernetes { arguments, .. } => arguments,
                     How::Machine => panic!("{name} runs tests of cargo"),
                 };
-                assert!(arguments.windows(2).any(|pair| pair == ["--test-threads", "1"]));
+                // Without nextest all of them are one process, whose output would be mixed.
+                let threads = if nextest { threads } else { "1" };
+                assert!(arguments.windows(2).any(|pair| pair == ["--test-threads", threads]));
             }
         }
     }

@@ -130,7 +130,7 @@ fn play(tx: &mut Tx<'_>, fleet: &Fleet, serial: u8, turn: &Turn, boxes: &mut Box
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn a_site_has_one_cluster(turns in prop::collection::vec(turns(), 1..40)) {

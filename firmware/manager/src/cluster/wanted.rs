@@ -52,7 +52,8 @@ pub struct Tunnels {
 pub struct Wanted {
     /// The distribution.
     pub wish: Wish,
-    /// The controller's word, with the policy of snapshots and the nodes of the site.
+    /// The controller's word, with the policy of snapshots and the nodes of the site; the role is
+    /// that of the wish.
     pub intent: Option<KubernetesIntent>,
     /// The release.
     pub release: Option<WantedRelease>,
@@ -94,7 +95,8 @@ impl Wanted {
             usable: &|| Usable::load(&inputs.root),
         };
         let wanted = Wanted::new(inputs, &look, release_problem, before);
-        if (&wanted.wish, &wanted.intent) != (&before.wish, &before.intent) {
+        let of = |one: &Wanted| (one.wish.clone(), one.intent.clone(), one.is_usable);
+        if of(&wanted) != of(before) {
             Usable::keep(&inputs.root, &wanted);
         }
         wanted
@@ -136,10 +138,15 @@ impl Wanted {
             };
             problem = problem.or_else(|| Some(release_problem.cloned().unwrap_or_else(waits)));
         }
+        // What this node is, is what it runs as, whatever it is told to be.
+        let mut intent = desired.kubernetes.clone();
+        if let (Some(intent), Wish::Run(wants)) = (&mut intent, &wish) {
+            intent.role = wants.role;
+        }
         let want = desired.tunnels.as_ref().map_or(0, |tunnels| tunnels.want);
         Wanted {
             wish,
-            intent: desired.kubernetes.clone(),
+            intent,
             release,
             site: desired.site.clone(),
             node_name: desired.node.clone(),

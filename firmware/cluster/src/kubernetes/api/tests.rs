@@ -50,7 +50,10 @@ impl Server {
             "/apis" => {
                 return (
                     200,
-                    json!({"groups": [{"preferredVersion": {"groupVersion": "example.org/v1"}}]}),
+                    json!({"groups": [{
+                        "preferredVersion": {"groupVersion": "example.org/v1"},
+                        "versions": [{"groupVersion": "example.org/v2"}, {"groupVersion": "example.org/v1"}],
+                    }]}),
                 );
             }
             "/api/v1" => {
@@ -58,6 +61,8 @@ impl Server {
                     resource("ConfigMap", "configmaps", true),
                     resource("Namespace", "namespaces", false),
                     resource("Endpoints", "endpoints", true),
+                    resource("ServiceAccount", "serviceaccounts", true),
+                    resource("Secret", "secrets", true),
                 ];
                 return (200, json!({ "resources": kinds }));
             }
@@ -92,7 +97,9 @@ impl Server {
             return (200, object.clone());
         }
         let plural = path.rsplit('/').next().unwrap_or_default().to_owned();
-        if ["configmaps", "namespaces", "gadgets", "endpoints"].contains(&plural.as_str()) {
+        let listed =
+            ["configmaps", "namespaces", "gadgets", "endpoints", "serviceaccounts", "secrets"];
+        if listed.contains(&plural.as_str()) {
             return self.list(&plural, query);
         }
         (404, json!({"message": "not found", "details": {"name": plural, "kind": "configmaps"}}))
@@ -238,4 +245,58 @@ async fn what_controllers_made_is_not_managed() {
     assert_eq!(names, ["Gadget default/g", "ConfigMap default/held", "ConfigMap default/mine"]);
     let asked = &server.lock().unwrap().asked;
     assert!(asked.iter().any(|one| one.contains("labelSelector=holdfast.dev%2Fmanaged-by%3Dedge")));
+}
+
+#[tokio::test]
+async fn an_object_is_found_by_another_version_when_its_own_is_gone() {
+    let mut server = Server::default();
+    server.kinds.push(("Gadget", "gadgets"));
+    let (api, _server) = server.api();
+    let old = id("example.org/v1beta1", "Gadget", Some("default"), "g");
+    let now = id("example.org/v1", "Gadget", Some("default"), "g");
+    assert_eq!(api.elsewhere(&old).await.unwrap(), Some(now));
+    let unknown = id("example.org/v1", "Widget", Some("default"), "g");
+    assert_eq!(api.elsewhere(&unknown).await.unwrap(), None);
+    assert_eq!(api.elsewhere(&id("v1", "Widget", None, "g")).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_goes_with_a_namespace_or_a_definition_is_told() {
+    let owner = |kind: &str, uid: &str| {
+        let version = if kind == "Gadget" { "example.org/v1" } else { "v1" };
+        let name = uid.rsplit('-').next().unwrap();
+        json!({"ownerReferences": [{"apiVersion": version, "kind": kind, "name": name, "uid": uid}]})
+    };
+    let of_account = json!({"annotations": {"kubernetes.io/service-account.name": "default"}});
+    let mut server = Server::default()
+        // Of every namespace.
+        .with("serviceaccounts", "default", json!({}))
+        .with("secrets", "token", of_account)
+        .with("configmaps", "kube-root-ca.crt", json!({}))
+        .with("endpoints", "web", json!({}))
+        // On its way.
+        .with("configmaps", "leaving", json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}))
+        .with("configmaps", "orphan", owner("ConfigMap", "configmaps-gone"))
+        .with("configmaps", "renewed", owner("Gadget", "gadgets-of-before-theirs"))
+        // Somebody's.
+        .with("configmaps", "theirs", json!({}))
+        .with("configmaps", "part", owner("ConfigMap", "configmaps-theirs"))
+        .with("gadgets", "theirs", json!({}));
+    server.kinds.push(("Gadget", "gadgets"));
+    let (api, _server) = server.api();
+    let told = async |object: Value| -> Vec<String> {
+        api.content(&object).await.unwrap().iter().map(ToString::to_string).collect()
+    };
+    let definition = |served| {
+        json!({"kind": "CustomResourceDefinition", "spec": {
+            "group": "example.org", "names": {"kind": "Gadget"},
+            "versions": [{"name": "v2", "served": true}, {"name": "v1", "served": served}],
+        }})
+    };
+    let namespace = json!({"kind": "Namespace", "metadata": {"name": "default"}});
+    assert_eq!(told(namespace).await, ["Gadget default/theirs", "ConfigMap default/theirs"]);
+    assert_eq!(told(definition(true)).await, ["Gadget default/theirs"]);
+    assert_eq!(told(definition(false)).await, [""; 0]);
+    let map = json!({"kind": "ConfigMap", "metadata": {"name": "theirs"}});
+    assert_eq!(told(map).await, [""; 0]);
 }

@@ -215,5 +215,12 @@ fn a_node_of_a_cluster_does_not_begin_another_one_beside_other_servers() {
         server: Some("https://10.0.0.2:6443".into()),
         ..first(&[1, 2])
     };
-    assert_eq!(told(joins, true, false), (true, waits));
+    assert_eq!(told(joins.clone(), true, false), (true, waits));
+
+    // An agent that refuses goes on as one.
+    let look = Look { disk: &|| Disk { was_node: true, is_member: false }, ..NOWHERE };
+    let agent = KubernetesIntent { role: KubernetesRole::Agent, ..joins };
+    let before = Wanted::new(&asked(Some(agent)), &look, None, &Wanted::default());
+    let now = Wanted::new(&asked(Some(first(&[1, 2]))), &look, None, &before);
+    assert_eq!((&now.wish, now.server()), (&before.wish, None));
 }

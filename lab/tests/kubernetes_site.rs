@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Place, cannot};
+use holdfast_api::Reason;
 use holdfast_api::kubernetes::{KubernetesPhase, KubernetesRole, KubernetesState, ReleasePhase};
 use holdfast_api::local::NodeReport;
 use holdfast_api::paths::Root;
@@ -25,7 +26,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// What is asked for here costs a program's start or requests to the API server.
 const PAUSE: Duration = Duration::from_millis(500);
 const NODES: [Host; 3] = [Host::Node(1), Host::Node(2), Host::Node(3)];
@@ -195,6 +196,8 @@ fn three_nodes_share_a_cluster_and_one_takes_the_place_of_another() {
 
     a_release_reaches_every_node_and_is_applied_once(&story);
     one_reboots_at_a_time(&story);
+    a_version_that_fails_on_one_is_not_tried_on_the_next(&story);
+    another_configuration_goes_from_node_to_node(&story);
     another_version_goes_from_node_to_node(&story);
     a_broken_node_is_replaced(&mut story);
 
@@ -255,19 +258,83 @@ fn one_reboots_at_a_time(story: &Story) {
     story.passed("two nodes had the lock, one after the other");
 }
 
-fn another_version_goes_from_node_to_node(story: &Story) {
-    // The same program with other bytes behind its end, which the kernel does not look at.
-    let program = story.place.home.dir().join("k3s-next");
-    let mut bytes = std::fs::read(story.programs.path("lab-k3s")).unwrap();
-    bytes.extend_from_slice(b"another version");
-    holdfast_durable::write(&program, &bytes, 0o755).unwrap();
-    let sum = exec::output(&story.world.netns(NODES[0]), Command::new("sha256sum").arg(&program));
+/// Asks for a version with this program.
+fn ask_for_version(story: &Story, version: &str, program: &[u8]) {
+    let file = story.place.home.dir().join(version);
+    holdfast_durable::write(&file, program, 0o755).unwrap();
+    let sum = exec::output(&story.world.netns(NODES[0]), Command::new("sha256sum").arg(&file));
     let sum = String::from_utf8(sum.unwrap().stdout).unwrap();
     let version = serde_json::json!({
-        "version": "v1.20.2+next",
-        "url": format!("file://{}", program.display()),
+        "version": version,
+        "url": format!("file://{}", file.display()),
         "sha256": sum.split(' ').next(),
     });
+    let patch = serde_json::json!({"spec": {"kubernetes": {"distribution": version}}});
+    let _: Site = story.operator.patch(&settings::site(1), &patch).unwrap();
+}
+
+/// What a node knows of versions.
+fn versions(story: &Story, host: Host) -> serde_json::Value {
+    let root = Root::new(story.world.home().root(host));
+    let file = root.state_dir().join("cluster/distribution/versions.json");
+    serde_json::from_slice(&std::fs::read(file).unwrap_or_default()).unwrap_or_default()
+}
+
+/// That of all nodes, of which one at most is out of service.
+fn versions_of_all(story: &Story) -> [serde_json::Value; 3] {
+    let now = NODES.map(|host| versions(story, host));
+    let away: Vec<_> = now.iter().filter(|it| it["service"] == "out").collect();
+    assert!(away.len() <= 1, "one at a time: {now:?}");
+    now
+}
+
+fn all_take_pods(story: &Story) {
+    let cordoned = ["kubectl", "get", "nodes", "-o", "jsonpath={.items[*].spec.unschedulable}"];
+    assert_eq!(story.k3s(NODES[0], &cordoned), "", "all take pods again");
+}
+
+fn a_version_that_fails_on_one_is_not_tried_on_the_next(story: &Story) {
+    ask_for_version(story, "v1.20.98+bad", b"#!/bin/sh\necho this version does nothing\nexit 1\n");
+    let has_failed = |it: &serde_json::Value| !it["failed"][0].is_null();
+    until("it fails on one, and the others know", || {
+        let now = versions_of_all(story);
+        assert!(now.iter().filter(|it| has_failed(it)).count() <= 1, "{now:?}");
+        let told = NODES.map(|host| story.state(host).reason);
+        let with = |reason| told.iter().filter(|told| **told == Some(reason)).count();
+        let failed = with(Reason::KubernetesUpgradeFailed);
+        let spared = with(Reason::KubernetesFailedElsewhere);
+        if (failed, spared) == (1, 2) { Ok(()) } else { Err((now, told)) }
+    });
+    all_take_pods(story);
+    for host in NODES {
+        assert!(answers_with(&story.place.home, host, "second"), "{host}");
+    }
+    story.passed("a version failed on one node and was not tried on the others");
+}
+
+/// Also while a version is asked for that failed.
+fn another_configuration_goes_from_node_to_node(story: &Story) {
+    let had = NODES.map(|host| story.state(host).starts);
+    let patch = serde_json::json!({"spec": {"kubernetes": {"disable": ["metrics-server"]}}});
+    let _: Site = story.operator.patch(&settings::site(1), &patch).unwrap();
+    until("every node was restarted, one at a time", || {
+        let now = versions_of_all(story);
+        let states = NODES.map(|host| story.state(host));
+        let starts = |at: usize| states[at].starts == had[at] + 1;
+        let serves = |at: usize| {
+            states[at].phase == KubernetesPhase::Ready && now[at]["forRestart"] == false
+        };
+        if (0..3).all(|at| starts(at) && serves(at)) {
+            Ok(())
+        } else {
+            Err(states.map(|state| (state.phase, state.starts, state.message)))
+        }
+    });
+    all_take_pods(story);
+    story.passed("another configuration went from node to node");
+}
+
+fn another_version_goes_from_node_to_node(story: &Story) {
     let lease = ["kubectl", "--request-timeout=5s", "-n", "holdfast-system", "get", "lease"];
     let turns = |host| {
         let column = ["holdfast-reboot", "-o", "jsonpath={.spec.leaseTransitions}"];
@@ -276,19 +343,14 @@ fn another_version_goes_from_node_to_node(story: &Story) {
     let before = turns(NODES[0]).unwrap();
     let had = NODES.map(|host| story.state(host));
 
-    let patch = serde_json::json!({"spec": {"kubernetes": {"distribution": version}}});
-    let _: Site = story.operator.patch(&settings::site(1), &patch).unwrap();
-    let versions = |host| -> serde_json::Value {
-        let root = Root::new(story.world.home().root(host));
-        let file = root.state_dir().join("cluster/distribution/versions.json");
-        serde_json::from_slice(&std::fs::read(file).unwrap_or_default()).unwrap_or_default()
-    };
+    // The same program with other bytes behind its end, which the kernel does not look at.
+    let mut program = std::fs::read(story.programs.path("lab-k3s")).unwrap();
+    program.extend_from_slice(b"another version");
+    ask_for_version(story, "v1.20.99+next", &program);
     until("every node runs the new version", || {
-        let now = NODES.map(versions);
-        let away: Vec<_> = now.iter().filter(|it| it["service"] == "out").collect();
-        assert!(away.len() <= 1, "one at a time: {now:?}");
+        let now = versions_of_all(story);
         let is_done = |it: &serde_json::Value| {
-            it["current"]["version"] == "v1.20.2+next"
+            it["current"]["version"] == "v1.20.99+next"
                 && it["onTrial"] == false
                 && it["service"] == "in"
         };
@@ -303,8 +365,7 @@ fn another_version_goes_from_node_to_node(story: &Story) {
         assert!(answers_with(&story.place.home, host, "second"), "{host}");
     }
     assert_eq!(turns(NODES[0]).unwrap() - before, 3, "each had the lock once");
-    let cordoned = ["kubectl", "get", "nodes", "-o", "jsonpath={.items[*].spec.unschedulable}"];
-    assert_eq!(story.k3s(NODES[0], &cordoned), "", "all take pods again");
+    all_take_pods(story);
     story.passed("all three run another version");
 }
 

@@ -193,6 +193,8 @@ impl Task {
     async fn take_wish(&mut self) {
         self.wish = self.wishes.borrow_and_update().clone();
         self.forgive();
+        // What is new may be what was missing.
+        (self.next_upgrade, self.upgrade_failures) = (Instant::now(), 0);
         self.reconcile().await;
     }
 

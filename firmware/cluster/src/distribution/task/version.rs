@@ -8,6 +8,7 @@ use crate::distribution::plan::Aspect;
 use crate::distribution::service::Wish;
 use crate::distribution::upgrade::{Service, Situation, Step, Version, Versions, plan, skips};
 use crate::paths::ClusterPaths;
+use holdfast_api::Reason;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -135,7 +136,16 @@ impl Task {
         let trial = self.trial_since.filter(|_| self.versions.on_trial).map(|since| since + window);
         // One that is over and goes on has nothing to go back to.
         let trial = trial.filter(|end| *end > Instant::now());
-        [trial, self.next_step().map(|_| self.next_upgrade)].into_iter().flatten().min()
+        let next = self.next_step().map(|step| self.not_before(&step));
+        [trial, next].into_iter().flatten().min()
+    }
+
+    /// Pauses are for what asks others.
+    fn not_before(&self, step: &Step) -> Instant {
+        match step {
+            Step::Restart => Instant::now(),
+            _ => self.next_upgrade,
+        }
     }
 
     /// Carries the next step out, or sends it off.
@@ -144,10 +154,13 @@ impl Task {
             self.trial_since = Some(Instant::now());
         }
         self.end_drain_of_another();
-        if self.upgrading || self.pauses > 0 || Instant::now() < self.next_upgrade {
+        if self.upgrading || self.pauses > 0 {
             return;
         }
         let Some(step) = self.next_step() else { return };
+        if Instant::now() < self.not_before(&step) {
+            return;
+        }
         info!(step = %step, "Kubernetes");
         match step {
             Step::Fetch(_) => self.send_fetch(),
@@ -264,11 +277,17 @@ impl Task {
         if self.tried(result) {
             self.versions.service = Service::Out;
             self.keep();
-        } else {
+        } else if !self.failed_elsewhere() {
             // The lock may be ours in a moment, and others wait for it then.
             self.upgrade_failures = 0;
             self.next_upgrade = Instant::now() + FIRST_PAUSE;
         }
+    }
+
+    /// That stays so until something else is asked for.
+    fn failed_elsewhere(&self) -> bool {
+        let problem = self.upgrade_problem.as_ref();
+        problem.is_some_and(|problem| problem.reason == Reason::KubernetesFailedElsewhere)
     }
 
     pub(super) fn uncordoned(&mut self, result: Result<(), Diagnosis>) {
@@ -283,7 +302,9 @@ impl Task {
         self.upgrading = false;
         let problem = result.err();
         if let Some(problem) = &problem {
-            warn!(reason = %problem.reason, message = %problem.message, "a step of Kubernetes' supervision waits");
+            if self.upgrade_problem.as_ref() != Some(problem) {
+                warn!(reason = %problem.reason, message = %problem.message, "a step of Kubernetes' supervision waits");
+            }
             let pause = FIRST_PAUSE.saturating_mul(1 << self.upgrade_failures.min(16));
             self.upgrade_failures = self.upgrade_failures.saturating_add(1);
             self.next_upgrade = Instant::now() + pause.min(LAST_PAUSE);

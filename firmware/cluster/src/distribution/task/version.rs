@@ -136,14 +136,14 @@ impl Task {
         let trial = self.trial_since.filter(|_| self.versions.on_trial).map(|since| since + window);
         // One that is over and goes on has nothing to go back to.
         let trial = trial.filter(|end| *end > Instant::now());
-        let next = self.next_step().map(|step| self.not_before(&step));
+        let next = self.next_step().map(|step| self.not_before(&step, Instant::now()));
         [trial, next].into_iter().flatten().min()
     }
 
     /// Pauses are for what asks others.
-    fn not_before(&self, step: &Step) -> Instant {
+    fn not_before(&self, step: &Step, now: Instant) -> Instant {
         match step {
-            Step::Restart => Instant::now(),
+            Step::Restart => now,
             _ => self.next_upgrade,
         }
     }
@@ -158,7 +158,8 @@ impl Task {
             return;
         }
         let Some(step) = self.next_step() else { return };
-        if Instant::now() < self.not_before(&step) {
+        let now = Instant::now();
+        if now < self.not_before(&step, now) {
             return;
         }
         info!(step = %step, "Kubernetes");

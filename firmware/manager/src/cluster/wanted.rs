@@ -7,7 +7,7 @@ use crate::inputs::Inputs;
 use crate::intent::cluster::{Disk, again, kept_off, wish};
 use crate::releases::ReleaseStore;
 use holdfast_api::Reason;
-use holdfast_api::kubernetes::{KubernetesIntent, ReleaseRef};
+use holdfast_api::kubernetes::{KubernetesIntent, KubernetesRole, ReleaseRef};
 use holdfast_api::local::Problem;
 use holdfast_api::resources::ReleaseSpec;
 use holdfast_cluster::distribution::Wish;
@@ -118,9 +118,14 @@ impl Wanted {
             Ok(wish) => (wish, kept_off(inputs)),
             Err(problem) => {
                 let last = || again(&(look.usable)()?, inputs, look.pools);
-                let unknown = before.wish == Wish::Unknown;
-                let last = if unknown { last() } else { None };
-                (last.unwrap_or_else(|| before.wish.clone()), Some(problem))
+                let last = match before.wish == Wish::Unknown {
+                    true => last().unwrap_or_default(),
+                    false => before.wish.clone(),
+                };
+                // The last word was the same: then nothing is begun either.
+                let is_same = problem.reason == Reason::KubernetesSecondCluster
+                    && matches!(&last, Wish::Run(wants) if wants.role == KubernetesRole::ClusterInit);
+                (if is_same { Wish::Unknown } else { last }, Some(problem))
             }
         };
         let reference = desired.kubernetes.as_ref().and_then(|intent| intent.release.clone());

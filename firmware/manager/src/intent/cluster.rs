@@ -9,6 +9,7 @@ use holdfast_api::paths::Root;
 use holdfast_api::{Reason, chain};
 use holdfast_cluster::distribution::{NodeWants, Wish};
 use holdfast_cluster::paths::ClusterPaths;
+use holdfast_cluster::snapshots;
 use hugepages::{Have, ObserveError};
 use std::collections::BTreeMap;
 
@@ -19,6 +20,8 @@ pub struct Disk {
     pub was_node: bool,
     /// It holds a member of a datastore.
     pub is_member: bool,
+    /// A snapshot is being put back, and the datastore is elsewhere meanwhile.
+    pub is_restoring: bool,
 }
 
 impl Disk {
@@ -28,6 +31,7 @@ impl Disk {
         Disk {
             was_node: paths.kubelet_kubeconfig().exists(),
             is_member: paths.datastore_member().exists(),
+            is_restoring: !matches!(snapshots::restore::pending(&paths), Ok(None)),
         }
     }
 }
@@ -76,8 +80,8 @@ fn second_cluster(intent: &KubernetesIntent, disk: impl FnOnce() -> Disk) -> Opt
     if intent.role != KubernetesRole::ClusterInit || !others() {
         return None;
     }
-    let Disk { was_node, is_member } = disk();
-    (was_node && !is_member).then(|| {
+    let Disk { was_node, is_member, is_restoring } = disk();
+    (was_node && !is_member && !is_restoring).then(|| {
         let text = "the controller tells this node to begin the datastore, but it was of a cluster already, has no datastore, and the site has other servers";
         Problem::new(Reason::KubernetesSecondCluster, text)
     })

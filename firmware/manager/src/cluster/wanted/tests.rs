@@ -51,7 +51,7 @@ fn of(inputs: &Inputs, before: &Wanted) -> Wanted {
 const NOWHERE: Look<'static> = Look {
     pools: &|| Ok(Have::default()),
     content: &|_| None,
-    disk: &|| Disk { was_node: false, is_member: false },
+    disk: &|| Disk { was_node: false, is_member: false, is_restoring: false },
     usable: &|| None,
 };
 
@@ -201,7 +201,7 @@ fn a_node_of_a_cluster_does_not_begin_another_one_beside_other_servers() {
         ..intent()
     };
     let told = |intent: KubernetesIntent, was_node, is_member| {
-        let look = Look { disk: &|| Disk { was_node, is_member }, ..NOWHERE };
+        let look = Look { disk: &|| Disk { was_node, is_member, ..Disk::default() }, ..NOWHERE };
         let wanted = Wanted::new(&asked(Some(intent)), &look, None, &Wanted::default());
         (wanted.runs(), wanted.problem.map(|problem| problem.reason))
     };
@@ -218,9 +218,21 @@ fn a_node_of_a_cluster_does_not_begin_another_one_beside_other_servers() {
     assert_eq!(told(joins.clone(), true, false), (true, waits));
 
     // An agent that refuses goes on as one.
-    let look = Look { disk: &|| Disk { was_node: true, is_member: false }, ..NOWHERE };
+    let lost = Disk { was_node: true, ..Disk::default() };
+    let look = Look { disk: &|| lost, ..NOWHERE };
     let agent = KubernetesIntent { role: KubernetesRole::Agent, ..joins };
     let before = Wanted::new(&asked(Some(agent)), &look, None, &Wanted::default());
     let now = Wanted::new(&asked(Some(first(&[1, 2]))), &look, None, &before);
     assert_eq!((&now.wish, now.server()), (&before.wish, None));
+
+    // One that began it and lost it does not begin it again, and a restore is not in its own way.
+    let had = Wanted::new(&asked(Some(first(&[1, 2]))), &NOWHERE, None, &Wanted::default());
+    assert!(had.runs());
+    let again = |disk: Disk| {
+        let look = Look { disk: &|| disk, ..NOWHERE };
+        Wanted::new(&asked(Some(first(&[1, 2]))), &look, None, &had)
+    };
+    assert_eq!(again(lost).wish, Wish::Unknown);
+    assert!(again(lost).problem.is_some());
+    assert_eq!(again(Disk { is_restoring: true, ..lost }).wish, had.wish);
 }

@@ -163,6 +163,8 @@ reasons! {
     SnapshotUpload = "snapshot.upload", Warning, 111, "A snapshot could not be stored away from the node; it is kept here.", "Check the storage's address and keys.";
     SnapshotNoKey = "snapshot.no-key", Warning, 111, "The site has no recovery key; snapshots stay on the node.", "Make a key with `age-keygen` and set spec.kubernetes.snapshots.recoveryKey of the site.";
     SnapshotWrongKey = "snapshot.wrong-key", Error, 112, "The key does not open this snapshot.", "Use the identity that belongs to the site's recovery key.";
+    SnapshotOtherToken = "snapshot.other-token", Error, 112, "The snapshot is of a cluster with another token; nothing was touched.", "Give the site the snapshot's token: spec.kubernetes.joinToken, as docs/reference/restore.md says.";
+    SnapshotOtherServers = "snapshot.other-servers", Error, 112, "Another server of the site still runs; nothing was touched.", "Stop Kubernetes on the other servers first (`holdfast kube stop` there), or restore with --force.";
     SnapshotRestoreFailed = "snapshot.restore-failed", Error, 113, "A snapshot could not be restored; the datastore is as it was.", "Read why in the message.";
     SnapshotDrillFailed = "snapshot.drill-failed", Error, 114, "The newest snapshot could not be restored in a drill.", "Take another snapshot and look at the message.";
     Internal = "internal", Error, 125, "Something failed that should not.", "Please report it with the output of `holdfast -o json status` and the log of the program.";

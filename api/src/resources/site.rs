@@ -1,7 +1,7 @@
 //! `Site`: one customer edge, made of one node or a few.
 
 use super::{HostEntry, SshAuthorities};
-use crate::kubernetes::{DistributionArtifact, RegistryMirror, SnapshotPolicy};
+use crate::kubernetes::{DistributionArtifact, RegistryMirror, Secret, SnapshotPolicy};
 use crate::meta::Condition;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -82,6 +82,10 @@ pub struct SiteKubernetes {
     pub mirrors: Vec<RegistryMirror>,
     /// Snapshots of the datastore.
     pub snapshots: SnapshotPolicy,
+    /// What nodes join with, for a site that is restored from snapshots of another one. Taken from
+    /// whoever writes it, and never shown or stored here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join_token: Option<Secret>,
 }
 
 /// What is asked of a site.

@@ -341,7 +341,9 @@ fn create(
     if let Some(issued) = &issued {
         value["status"] = issued.status.clone();
     }
-    fleet::save(tx, key.clone(), value, issued.as_ref().map(|issued| issued.hidden.clone()));
+    let given = rules::take_hidden(key.kind, &mut value);
+    let hidden = issued.as_ref().map(|issued| issued.hidden.clone()).or(given);
+    fleet::save(tx, key.clone(), value, hidden);
     fleet.settle(tx);
     let mut object = current(tx, key)?.value.clone();
     if let Some(issued) = issued {
@@ -375,7 +377,8 @@ fn update(
         if key.kind == Kind::NodeStatus { new } else { merge_halves(&old.value, &new, status) };
     rules::keep_system_annotations(&write, &mut value);
     check_rules(&write, fleet, tx, &mut value)?;
-    let written = fleet::save(tx, key.clone(), value, None);
+    let given = rules::take_hidden(key.kind, &mut value);
+    let written = fleet::save(tx, key.clone(), value, given);
     if key.kind == Kind::RegionalEdge && status {
         fleet.edge_reported(tx, &written);
     }

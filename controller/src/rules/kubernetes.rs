@@ -6,6 +6,7 @@ use crate::store::{Key, Tx};
 use holdfast_api::kubernetes::SnapshotPolicy;
 use holdfast_api::resources::{Kind, SiteKubernetes, SiteSpec};
 use hw_profiles::kubernetes as rules;
+use serde_json::Value;
 
 /// What is wrong with `new`. What is stored already is let through.
 pub(super) fn check(tx: &Tx<'_>, tenant: &str, old: &SiteSpec, new: &SiteSpec) -> Vec<FieldError> {
@@ -14,6 +15,11 @@ pub(super) fn check(tx: &Tx<'_>, tenant: &str, old: &SiteSpec, new: &SiteSpec) -
         return Vec::new();
     }
     let mut errors = values(want);
+    if want.join_token.is_some() && new.nodes.len() > 1 {
+        let what =
+            "Invalid value: nodes that run with the old one would stop; a site of one node at most";
+        errors.push(FieldError::invalid("spec.kubernetes.joinToken", what));
+    }
     let before = old.kubernetes.as_ref().and_then(|old| old.release.as_ref());
     if let Some(name) = want.release.as_ref().filter(|name| Some(*name) != before)
         && tx.get(&Key::new(Kind::Release, tenant, name)).is_none()
@@ -22,6 +28,12 @@ pub(super) fn check(tx: &Tx<'_>, tenant: &str, old: &SiteSpec, new: &SiteSpec) -
         errors.push(FieldError::invalid("spec.kubernetes.release", message));
     }
     errors
+}
+
+/// Takes the token out of a site that is written: it is kept where it is not shown.
+pub(super) fn take_join_token(site: &mut Value) -> Option<String> {
+    let kubernetes = site.pointer_mut("/spec/kubernetes")?.as_object_mut()?;
+    kubernetes.remove("joinToken")?.as_str().map(str::to_owned)
 }
 
 /// What can be said without looking at anything else. Pure.
@@ -37,6 +49,11 @@ fn values(want: &SiteKubernetes) -> Vec<FieldError> {
         let message = format!("Invalid value: {value:?}: {what}");
         errors.push(FieldError::invalid(format!("spec.kubernetes.{field}"), message));
     };
+    if let Some(token) = &want.join_token
+        && !((8..=512).contains(&token.0.len()) && token.0.bytes().all(|b| b.is_ascii_graphic()))
+    {
+        wrong("joinToken", "…", "must be 8 to 512 visible characters without spaces");
+    }
     let SnapshotPolicy { s3, recovery_key, .. } = &want.snapshots;
     if let Some(s3) = s3 {
         if !is_http(&s3.endpoint) {
@@ -71,7 +88,7 @@ fn is_http(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use holdfast_api::kubernetes::{DistributionArtifact, RegistryMirror, S3Target};
+    use holdfast_api::kubernetes::{DistributionArtifact, RegistryMirror, S3Target, Secret};
 
     fn fields(want: &SiteKubernetes) -> Vec<String> {
         values(want).into_iter().map(|error| error.field).collect()
@@ -109,6 +126,7 @@ mod tests {
                 sha256: "12".into(),
             }),
             snapshots: SnapshotPolicy { s3: Some(s3), ..Default::default() },
+            join_token: Some(Secret("two words".into())),
             ..Default::default()
         };
         let expected = [
@@ -118,6 +136,7 @@ mod tests {
             "disable[1]",
             "mirrors[0].registry",
             "distribution.version",
+            "joinToken",
             "snapshots.s3.endpoint",
             "snapshots.recoveryKey",
         ];

@@ -57,6 +57,11 @@ impl Write<'_> {
     }
 }
 
+/// What of an object that is written is kept where nobody is shown it.
+pub fn take_hidden(kind: Kind, value: &mut Value) -> Option<String> {
+    (kind == Kind::Site).then(|| kubernetes::take_join_token(value)).flatten()
+}
+
 /// Checks `new` by the rules of its kind and completes it with what only the controller knows.
 ///
 /// # Errors

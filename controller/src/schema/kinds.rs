@@ -204,6 +204,11 @@ const SITE_SPEC: Schema = Object(&[
                 "The distribution's program; what nodes have when absent.",
             ),
             field("disable", &TEXTS, "Parts of the distribution that are left out."),
+            field(
+                "joinToken",
+                &Text,
+                "What nodes join with, to restore another site's snapshots; never shown.",
+            ),
             field("labels", &TEXT_MAP, "Labels of every node."),
             field("taints", &TEXTS, "Taints of every node, as key=value:Effect."),
             field("mirrors", &MIRRORS, "Registry mirrors."),

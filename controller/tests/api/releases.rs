@@ -54,6 +54,16 @@ async fn a_site_runs_a_release_and_its_node_reads_it() {
     assert_eq!(operator.patch(&of("acme", "sites/ce01"), &again).await.code, 200);
     let told = node.must(&config).await["spec"]["kubernetes"].clone();
     assert_eq!((&told["release"]["force"], &told["token"]), (&json!(1), &json!(token)));
+    // A site that is restored from another one's snapshots gets that one's token.
+    let theirs = json!({"spec": {"kubernetes": {"joinToken": "of-the-old-site"}}});
+    let answer = operator.patch(&of("acme", "sites/ce01"), &theirs).await;
+    assert_eq!(answer.code, 200, "{}", answer.body);
+    assert!(!answer.body.to_string().contains("of-the-old-site"), "{}", answer.body);
+    let site = operator.must(&of("acme", "sites/ce01")).await;
+    assert_eq!(site["spec"]["kubernetes"].get("joinToken"), None);
+    assert_eq!(node.must(&config).await["spec"]["kubernetes"]["token"], "of-the-old-site");
+    let short = json!({"spec": {"kubernetes": {"joinToken": "short"}}});
+    assert_eq!(operator.patch(&of("acme", "sites/ce01"), &short).await.code, 422);
     // A release that is deleted is not taken from those who run it.
     assert_eq!(operator.call("DELETE", &of("acme", "releases/web-1"), &[], "").await.code, 200);
     let touched = json!({"spec": {"sysctls": {"net.ipv4.ip_forward": "1"}}});

@@ -148,6 +148,12 @@ pub enum SnapshotError {
         /// Of the distribution here.
         here: String,
     },
+    /// The distribution would not open what the snapshot brings with the token it is given.
+    #[error("the snapshot's token is not the one in {}", configured.display())]
+    OtherToken {
+        /// Where the other one is.
+        configured: PathBuf,
+    },
     /// A restore cannot begin for a reason that has nothing to do with the snapshot.
     #[error("the snapshot cannot be restored now; nothing was touched")]
     NotBegun(#[source] Box<SnapshotError>),
@@ -200,6 +206,7 @@ impl SnapshotError {
             }
             Self::NoKey | Self::KeyInvalid { .. } => Reason::SnapshotNoKey,
             Self::WrongKey { .. } => Reason::SnapshotWrongKey,
+            Self::OtherToken { .. } => Reason::SnapshotOtherToken,
             // Programs are needed to bring a snapshot away and back.
             Self::StorageSettings { .. } | Self::Storage { .. } | Self::NoProgram { .. } => {
                 Reason::SnapshotUpload
@@ -235,6 +242,7 @@ impl SnapshotError {
             | Self::WrongKey { .. }
             | Self::StorageSettings { .. }
             | Self::Newer { .. }
+            | Self::OtherToken { .. }
             | Self::NoProgram { .. }
             | Self::PutBack(_)
             | Self::PutBackFailed { .. }

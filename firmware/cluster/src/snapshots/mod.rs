@@ -34,6 +34,7 @@ pub mod service;
 pub mod store;
 pub mod supervised;
 pub mod take;
+mod token;
 
 pub use distribution::{Distribution, Paused};
 pub use error::SnapshotError;

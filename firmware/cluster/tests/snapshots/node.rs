@@ -24,6 +24,12 @@ use tokio::process::Command;
 const CONFIG: &str =
     "cluster-init: true\ndisable-agent: true\nnode-name: node1\nnode-ip: 10.201.0.1\n";
 
+/// A fragment as the manager writes it, with the token of the site.
+fn token(paths: &ClusterPaths, token: &str) {
+    let path = paths.config_dir().join("config.yaml.d/60-holdfast.yaml");
+    holdfast_durable::write(&path, format!("token: {token}\n").as_bytes(), 0o600).unwrap();
+}
+
 pub(crate) struct Server {
     kubernetes: Kubernetes,
     dir: PathBuf,
@@ -38,8 +44,14 @@ impl Server {
         let paths = ClusterPaths::new(&Root::new(dir));
         let config = paths.config_dir().join("config.yaml");
         holdfast_durable::write(&config, CONFIG.as_bytes(), 0o600).unwrap();
+        token(&paths, "the-site's-token");
         let (kubernetes, dir) = (kubernetes.clone(), dir.to_path_buf());
         Arc::new(Server { kubernetes, dir, paths, child: Mutex::default() })
+    }
+
+    /// The site was made anew and has another token.
+    pub(crate) fn has_token(&self, text: &str) {
+        token(&self.paths, text);
     }
 
     pub(crate) fn start(&self) {

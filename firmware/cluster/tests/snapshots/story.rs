@@ -206,6 +206,10 @@ async fn story(kubernetes: &Kubernetes) {
         |identity: &Secret| Source::Stored { object: object.clone(), identity: identity.clone() };
     let refused = other.snapshots.restore(source(&wrong)).await.unwrap_err();
     assert_eq!(refused.reason(), Reason::SnapshotWrongKey, "{refused}");
+    other.server.has_token("of-a-site-that-was-made-anew");
+    let refused = other.snapshots.restore(source(&identity)).await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::SnapshotOtherToken, "{refused}");
+    other.server.has_token("the-site's-token");
     let restored = other.snapshots.restore(source(&identity)).await.unwrap();
     assert_eq!(restored.snapshot, first.name);
     assert_eq!(other.value().await.unwrap(), "first");

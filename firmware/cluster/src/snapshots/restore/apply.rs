@@ -5,7 +5,7 @@ use super::super::distribution::{Distribution, Paused};
 use super::super::error::{SnapshotError, io_error};
 use super::super::files::{self, blocking};
 use super::super::records::{Record, Records};
-use super::super::{etcd_file, program};
+use super::super::{etcd_file, program, token};
 use super::{Item, Journal, Phase, Restored, Source, pending, slots};
 use crate::paths::ClusterPaths;
 use holdfast_api::chain;
@@ -64,8 +64,15 @@ impl<'a> Restore<'a> {
     /// Before anything was touched: what is wrong with the source. Afterwards
     /// [`SnapshotError::PutBack`] or [`SnapshotError::PutBackFailed`].
     pub async fn run(&self, source: &Source) -> Result<Restored, SnapshotError> {
-        let journal = self.check(source).await.map_err(SnapshotError::before_restore)?;
-        self.carry_on(journal).await
+        match self.check(source).await {
+            Ok(journal) => self.carry_on(journal).await,
+            Err(error) => {
+                // What was unpacked holds the secrets of a cluster.
+                let staging = self.staging();
+                blocking(move || files::remove(&staging)).await?;
+                Err(error.before_restore())
+            }
+        }
     }
 
     /// The checks: whole, of this version or an older one, and room for it.
@@ -84,6 +91,10 @@ impl<'a> Restore<'a> {
             Source::Portable { file, identity } => {
                 let staging = self.staging();
                 let unpacked = bundle::unpack(file, identity, &staging).await?;
+                if let Some(one) = unpacked.carried.iter().find(|one| one.name == "server/token") {
+                    let (paths, token) = (self.paths.clone(), one.path.clone());
+                    blocking(move || token::fits(&paths, &token)).await?;
+                }
                 (unpacked.snapshot, Some(unpacked.record), unpacked.carried)
             }
             Source::Stored { object, .. } => {

@@ -267,6 +267,14 @@ async fn other_hardware_gets_token_and_authorities_and_is_as_before_when_it_fail
                 ("K10def::server:second", "another authority")
             );
         }
+        // One whose site was made anew: k3s would not open this datastore with its token.
+        let config = second.paths.config_dir().join("config.yaml.d/60-holdfast.yaml");
+        holdfast_durable::write(&config, b"token: of-the-new-site\n", 0o600).unwrap();
+        let held = second.holds();
+        let error = restore(&second).run(&source).await.unwrap_err();
+        assert_eq!(error.reason(), holdfast_api::Reason::SnapshotOtherToken, "{error}");
+        assert_eq!(second.holds(), held);
+        assert_settled(&second, "refused");
         // Bare hardware.
         let bare = Fake::below(&dir.path().join(format!("bare{pages}")));
         let result = restore(&bare).run(&source).await;

@@ -13,6 +13,9 @@
 //! | `POST /v1/kubernetes/snapshot` | 202: a snapshot is taken |
 //! | `POST /v1/kubernetes/drill` | 202: the newest snapshot is restored into a datastore that is thrown away |
 //! | `POST /v1/kubernetes/restore` with [`RestoreInput`] | 202: a snapshot is put back |
+//! | `GET /v1/kubernetes/stored` | list of [`crate::kubernetes::SnapshotInfo`]: what the site's storage has of all its nodes |
+//! | `POST /v1/kubernetes/stop` | 202: Kubernetes on this node is stopped, and stays so |
+//! | `POST /v1/kubernetes/start` with [`StartInput`] | 202: it runs again |
 //! | `GET /metrics` | metrics in the Prometheus text format |
 //!
 //! What is answered with 202 is followed in `GET /v1/kubernetes`. The reboot lock (FleetLock) has a
@@ -258,6 +261,17 @@ pub struct RestoreInput {
     /// The age identity that opens a portable one (`AGE-SECRET-KEY-1…`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<Secret>,
+    /// Also when another server of the site answers.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+/// How a Kubernetes that was stopped starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StartInput {
+    /// The node's datastore is put aside; it joins that of the other servers.
+    pub rejoin: bool,
 }
 
 /// A token to register with.

@@ -111,6 +111,7 @@ reasons! {
     StateUnwritable = "state.unwritable", Error, 83, "State cannot be written.", "Check whether the file system is read-only or damaged.";
     ManagerUnreachable = "manager.unreachable", Error, 84, "holdfastd does not answer.", "Check `systemctl status holdfastd`.";
     KubernetesAbsent = "kubernetes.absent", Error, 90, "The Kubernetes distribution is not on this machine.", "Install k3s, or name one for the site (spec.kubernetes.distribution).";
+    KubernetesStopped = "kubernetes.stopped", Warning, 90, "Kubernetes on this node was stopped by an operator.", "Start it again with `holdfast kube start`.";
     KubernetesStarting = "kubernetes.starting", Info, 90, "Kubernetes is starting.", "Wait a moment.";
     KubernetesConfigRefused = "kubernetes.config-refused", Error, 91, "The distribution refused its configuration; the last good one stays in force.", "Read its answer in the message.";
     KubernetesPortTaken = "kubernetes.port-taken", Error, 91, "A port that Kubernetes needs is taken by another program.", "End the program that the message names, or give it another port.";

@@ -1,8 +1,10 @@
 //! The manager's side of a command: its socket, and answers kept as they came.
 
 use crate::failure::Failure;
+use holdfast_api::kubernetes::SnapshotInfo;
 use holdfast_api::local::{PlanReport, ReleaseInput, RestoreInput, TokenInput};
 use holdfast_client::unix::{self, UnixError};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,9 @@ use std::time::Duration;
 
 /// To plan a release the manager asks the site's API server about every object in it.
 const PLAN_WITHIN: Duration = Duration::from_secs(60);
+
+/// The manager gives the storage up before.
+const STORED_WITHIN: Duration = Duration::from_secs(30);
 
 /// The manager of this node.
 #[derive(Debug, Clone)]
@@ -63,9 +68,27 @@ impl Manager {
     }
 
     pub(crate) async fn restore(&self, input: &RestoreInput) -> Result<(), Failure> {
-        unix::post_json(&self.socket, "/v1/kubernetes/restore", input)
+        self.send("/v1/kubernetes/restore", input).await
+    }
+
+    /// Asks for something that has only begun when this returns.
+    pub(crate) async fn send(
+        &self,
+        path: &'static str,
+        input: &impl Serialize,
+    ) -> Result<(), Failure> {
+        unix::post_json(&self.socket, path, input)
             .await
             .map_err(|source| Failure::Manager { source })
+    }
+
+    /// What the site's storage has; the manager asks it now.
+    pub(crate) async fn stored(&self) -> Result<Answer<Vec<SnapshotInfo>>, Failure> {
+        let path = "/v1/kubernetes/stored";
+        let raw: Value = unix::get_json_within(&self.socket, path, STORED_WITHIN)
+            .await
+            .map_err(|source| Failure::Manager { source })?;
+        Answer::read(path, raw)
     }
 
     pub(crate) async fn put_token(&self, input: &TokenInput) -> Result<(), UnixError> {

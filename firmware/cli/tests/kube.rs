@@ -208,6 +208,43 @@ mod tests {
     }
 
     #[test]
+    fn what_the_storage_has_of_all_nodes_is_listed_by_the_names_that_restore_takes() {
+        let manager = manager();
+        let answer = manager.run(&["kube", "snapshots", "--site"], "");
+        assert_eq!(answer.status.code(), code(Reason::SnapshotUpload), "{}", err(&answer));
+        let name = "lost/holdfast-1795310000-lost-1795310000.tar.gz.age";
+        let stored = json!([{
+            "name": name, "taken": "2026-11-22T01:29:40Z", "bytes": 3145728, "place": "s3", "portable": true
+        }]);
+        manager.set(|answers| answers.stored = stored.clone());
+        let answer = manager.run(&["kube", "snapshots", "--site"], "");
+        let text = out(&answer);
+        assert!(text.contains(name) && text.contains("kube restore NODE/NAME"), "{text}");
+        let answer = manager.run(&["kube", "snapshots", "--site", "-o", "json"], "");
+        assert_eq!(shown(&answer), stored);
+    }
+
+    #[test]
+    fn kubernetes_is_stopped_for_a_restore_elsewhere_and_joins_anew() {
+        let manager = manager();
+        for (args, path, body) in [
+            (&["kube", "stop"][..], "stop", Value::Null),
+            (&["kube", "start"], "start", json!({"rejoin": false})),
+            (&["kube", "start", "--rejoin"], "start", json!({"rejoin": true})),
+            (
+                &["kube", "restore", SNAPSHOT, "--yes", "--force"],
+                "restore",
+                json!({"snapshot": SNAPSHOT, "force": true}),
+            ),
+        ] {
+            manager.set(|answers| answers.posted.clear());
+            let answer = manager.run(args, "");
+            assert_eq!(answer.status.code(), Some(0), "{}", err(&answer));
+            assert_eq!(manager.posted(), [(format!("/v1/kubernetes/{path}"), body)]);
+        }
+    }
+
+    #[test]
     fn an_identity_goes_to_the_manager_and_nowhere_else() {
         let manager = manager();
         let portable = file(manager.dir.path(), "site.age", "x", 0o600);

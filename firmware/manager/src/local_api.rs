@@ -12,7 +12,8 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use holdfast_api::Reason;
 use holdfast_api::local::{
-    HealthReport, NodeReport, PlanReport, Problem, ReleaseInput, RestoreInput, TokenInput,
+    HealthReport, NodeReport, PlanReport, Problem, ReleaseInput, RestoreInput, StartInput,
+    TokenInput,
 };
 use holdfast_cluster::status::metrics::CONTENT_TYPE;
 use std::os::unix::fs::PermissionsExt;
@@ -82,6 +83,9 @@ pub fn router(handle: Handle) -> Router {
         .route("/v1/kubernetes/snapshot", post(snapshot))
         .route("/v1/kubernetes/drill", post(drill))
         .route("/v1/kubernetes/restore", post(restore))
+        .route("/v1/kubernetes/stored", get(stored))
+        .route("/v1/kubernetes/stop", post(stop))
+        .route("/v1/kubernetes/start", post(start))
         .route("/metrics", get(metrics))
         .with_state(handle)
 }
@@ -160,6 +164,21 @@ async fn drill(State(handle): State<Handle>) -> Response {
 
 async fn restore(State(handle): State<Handle>, Json(input): Json<RestoreInput>) -> Response {
     begun(handle.cluster.ask(|answer| Ask::Restore(input, answer)).await)
+}
+
+async fn stored(State(handle): State<Handle>) -> Response {
+    match handle.cluster.ask(Ask::Stored).await {
+        Ok(stored) => Json(stored).into_response(),
+        Err(problem) => failed(StatusCode::CONFLICT, problem),
+    }
+}
+
+async fn stop(State(handle): State<Handle>) -> Response {
+    begun(handle.cluster.ask(Ask::Stop).await)
+}
+
+async fn start(State(handle): State<Handle>, Json(input): Json<StartInput>) -> Response {
+    begun(handle.cluster.ask(|answer| Ask::Start(input, answer)).await)
 }
 
 fn begun(answer: Result<(), Problem>) -> Response {

@@ -38,6 +38,8 @@ pub(crate) struct Answers {
     /// What was posted below `/v1/kubernetes`: path and body.
     pub(crate) posted: Vec<(String, Value)>,
     pub(crate) refuse_post: Option<Problem>,
+    /// What the site's storage has; a refusal where it is none.
+    pub(crate) stored: Value,
 }
 
 /// A root directory with a manager's socket in it.
@@ -93,7 +95,7 @@ impl FakeManager {
                 )
                 .route("/v1/token", put(put_token))
                 .route("/v1/kubernetes", get(kubernetes))
-                .route("/v1/kubernetes/{what}", post(post_kubernetes))
+                .route("/v1/kubernetes/{what}", post(post_kubernetes).get(get_stored))
                 .with_state(self.answers.clone());
         runtime.spawn(async move { axum::serve(listener, router).await });
         self.runtime = Some(runtime);
@@ -199,6 +201,16 @@ async fn kubernetes(State(answers): Shared) -> Response {
             (StatusCode::NOT_FOUND, Json(problem)).into_response()
         }
         state => Json(state.clone()).into_response(),
+    }
+}
+
+async fn get_stored(State(answers): Shared) -> Response {
+    match &answers.lock().unwrap().stored {
+        Value::Null => {
+            let problem = Problem::new(Reason::SnapshotUpload, "the site has none");
+            (StatusCode::CONFLICT, Json(problem)).into_response()
+        }
+        stored => Json(stored.clone()).into_response(),
     }
 }
 

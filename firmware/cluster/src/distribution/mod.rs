@@ -46,5 +46,7 @@ pub use binary::Fetch;
 pub use launch::How;
 pub use model::{NodeWants, WantsError};
 pub use probe::{ApiProbe, Probe};
-pub use service::{Distribution, DistributionState, Handle, Helpers, Settings, Wish, Workloads};
+pub use service::{
+    Distribution, DistributionState, Handle, Helpers, Pause, Settings, Wish, Workloads,
+};
 pub use upgrade::{Service, Version};

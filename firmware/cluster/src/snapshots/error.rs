@@ -5,6 +5,7 @@ use super::etcd_file::NotASnapshot;
 use holdfast_api::Reason;
 use holdfast_durable::{SlotError, WriteError};
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -154,6 +155,12 @@ pub enum SnapshotError {
         /// Where the other one is.
         configured: PathBuf,
     },
+    /// Another server holds what the restore would take back.
+    #[error("{} answers; the servers would no longer have the same datastore", names(answering))]
+    OtherServers {
+        /// Which.
+        answering: Vec<SocketAddr>,
+    },
     /// A restore cannot begin for a reason that has nothing to do with the snapshot.
     #[error("the snapshot cannot be restored now; nothing was touched")]
     NotBegun(#[source] Box<SnapshotError>),
@@ -207,6 +214,7 @@ impl SnapshotError {
             Self::NoKey | Self::KeyInvalid { .. } => Reason::SnapshotNoKey,
             Self::WrongKey { .. } => Reason::SnapshotWrongKey,
             Self::OtherToken { .. } => Reason::SnapshotOtherToken,
+            Self::OtherServers { .. } => Reason::SnapshotOtherServers,
             // Programs are needed to bring a snapshot away and back.
             Self::StorageSettings { .. } | Self::Storage { .. } | Self::NoProgram { .. } => {
                 Reason::SnapshotUpload
@@ -243,6 +251,7 @@ impl SnapshotError {
             | Self::StorageSettings { .. }
             | Self::Newer { .. }
             | Self::OtherToken { .. }
+            | Self::OtherServers { .. }
             | Self::NoProgram { .. }
             | Self::PutBack(_)
             | Self::PutBackFailed { .. }
@@ -272,6 +281,10 @@ impl SnapshotError {
             _ => self,
         }
     }
+}
+
+fn names(servers: &[SocketAddr]) -> String {
+    servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Carries the attempt and the path along.

@@ -71,6 +71,7 @@ impl Node {
             site: "site-1".into(),
             node: name.into(),
             single_server: true,
+            other_servers: Vec::new(),
             policy: policy.clone(),
         };
         let (snapshots, task) = start(settings, Arc::new(Supervised(server.clone())));

@@ -13,6 +13,7 @@ mod moving;
 mod releases;
 mod restore;
 mod state;
+mod stopped;
 mod task;
 mod wanted;
 
@@ -21,8 +22,8 @@ pub use wanted::{Look, Tunnels, Usable, Wanted, WantedRelease};
 
 use crate::settings::Settings;
 use holdfast_api::Reason;
-use holdfast_api::kubernetes::KubernetesState;
-use holdfast_api::local::{PlanReport, Problem, ReleaseInput, RestoreInput};
+use holdfast_api::kubernetes::{KubernetesState, SnapshotInfo};
+use holdfast_api::local::{PlanReport, Problem, ReleaseInput, RestoreInput, StartInput};
 use holdfast_api::paths::Root;
 use holdfast_cluster::paths::ClusterPaths;
 use std::sync::Arc;
@@ -40,6 +41,12 @@ pub enum Ask {
     Drill(oneshot::Sender<Result<(), Problem>>),
     /// A snapshot is put back.
     Restore(RestoreInput, oneshot::Sender<Result<(), Problem>>),
+    /// What the site's storage has.
+    Stored(oneshot::Sender<Result<Vec<SnapshotInfo>, Problem>>),
+    /// Kubernetes is stopped on this node.
+    Stop(oneshot::Sender<Result<(), Problem>>),
+    /// It runs again.
+    Start(StartInput, oneshot::Sender<Result<(), Problem>>),
 }
 
 /// Questions that wait; more wait at the socket.

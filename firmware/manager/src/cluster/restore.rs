@@ -1,11 +1,12 @@
 //! What local clients ask of snapshots: begun at once, followed in the state. What is refused at
 //! once, as a snapshot that does not exist, is told to whoever asked.
 
+use holdfast_api::Reason;
 use holdfast_api::chain;
-use holdfast_api::kubernetes::SnapshotsState;
+use holdfast_api::kubernetes::{SnapshotInfo, SnapshotsState};
 use holdfast_api::local::{Problem, RestoreInput};
 use holdfast_cluster::snapshots::error::SnapshotError;
-use holdfast_cluster::snapshots::service::Automatic;
+use holdfast_cluster::snapshots::service::{Automatic, Others};
 use holdfast_cluster::snapshots::{Handle, Source, Why};
 use std::path::Path;
 use std::pin::pin;
@@ -17,7 +18,8 @@ use tracing::{error, info, warn};
 pub(super) type Answer = oneshot::Sender<Result<(), Problem>>;
 
 /// A refusal that comes within this time is the answer.
-const SOON: Duration = Duration::from_secs(2);
+/// Longer than other servers are asked whether they answer.
+const SOON: Duration = Duration::from_secs(4);
 
 /// Tells of `work` as soon as it is clear that it was begun, and waits for its end.
 async fn begun<T>(
@@ -36,6 +38,21 @@ async fn begun<T>(
         Ok(done) => done,
         Err(_) => work.await,
     }
+}
+
+/// An answer of the storage that takes longer is not waited for.
+const STORED_WITHIN: Duration = Duration::from_secs(25);
+
+/// Lists what the site's storage has.
+pub(super) fn stored(handle: Handle, answer: oneshot::Sender<Result<Vec<SnapshotInfo>, Problem>>) {
+    tokio::spawn(async move {
+        let found = match tokio::time::timeout(STORED_WITHIN, handle.stored()).await {
+            Ok(found) => found.map_err(|error| Problem::new(error.reason(), chain(&error))),
+            Err(_) => Err(Problem::new(Reason::SnapshotUpload, "the storage does not answer")),
+        };
+        // Whoever asked may have gone.
+        let _gone = answer.send(found);
+    });
 }
 
 /// Takes a snapshot.
@@ -60,9 +77,10 @@ pub(super) fn drill(handle: Handle, answer: Answer) {
 
 /// Puts a snapshot back.
 pub(super) fn begin(handle: Handle, input: RestoreInput, node: &str, answer: Answer) {
+    let others = if input.force { Others::DoNotCount } else { Others::MustBeStopped };
     let source = source(input, &handle.state().borrow(), node);
     tokio::spawn(async move {
-        match begun(handle.restore(source), answer).await {
+        match begun(handle.restore_with(source, others), answer).await {
             Ok(restored) => warn!(snapshot = restored.snapshot, "the datastore was put back"),
             Err(error) => error!(reason = %error.reason(), error = chain(&error), "restore"),
         }
@@ -87,7 +105,7 @@ pub(super) fn damaged(handle: Handle) {
 /// A path is any file. A name is one of the node's own snapshots, here or else in the storage; one
 /// with the name of a node before it is in the storage.
 fn source(input: RestoreInput, known: &SnapshotsState, node: &str) -> Source {
-    let RestoreInput { snapshot, identity } = input;
+    let RestoreInput { snapshot, identity, .. } = input;
     let path = Path::new(&snapshot);
     let here = known.snapshots.iter().any(|one| one.name == snapshot && one.place == "local");
     match identity {
@@ -104,8 +122,7 @@ fn source(input: RestoreInput, known: &SnapshotsState, node: &str) -> Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use holdfast_api::Reason;
-    use holdfast_api::kubernetes::{Secret, SnapshotInfo};
+    use holdfast_api::kubernetes::Secret;
     use jiff::Timestamp;
 
     #[test]
@@ -122,7 +139,7 @@ mod tests {
         let key = Secret("AGE-SECRET-KEY-1".into());
         let of = |snapshot: &str, identity: Option<&Secret>| {
             let identity = identity.cloned();
-            source(RestoreInput { snapshot: snapshot.into(), identity }, &known, "n1")
+            source(RestoreInput { snapshot: snapshot.into(), identity, force: false }, &known, "n1")
         };
         let stored = |object: &str| Source::Stored { object: object.into(), identity: key.clone() };
         assert_eq!(of("here", None), Source::Local("here".into()));

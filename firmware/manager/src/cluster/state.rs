@@ -18,12 +18,18 @@ pub(super) struct Parts<'a> {
     pub(super) release: Option<&'a Report>,
     pub(super) snapshots: Option<&'a SnapshotsState>,
     pub(super) restoring: bool,
+    /// By an operator.
+    pub(super) stopped: bool,
 }
 
 /// All of it together.
 pub(super) fn state(parts: &Parts<'_>) -> KubernetesState {
     let DistributionState { phase, role, reason, message, version, ready_after, starts, .. } =
         parts.distribution.clone();
+    let (phase, reason, message) = match parts.stopped {
+        true => (KubernetesPhase::Off, Some(Reason::KubernetesStopped), String::new()),
+        false => (phase, reason, message),
+    };
     let seen = parts.seen.filter(|_| !parts.restoring && is_there(phase));
     let seen = seen.cloned().unwrap_or_default();
     // While a snapshot is put back the disk is not what any wish goes by.
@@ -118,7 +124,15 @@ mod tests {
     use holdfast_api::local::Problem;
 
     fn parts<'a>(wanted: &'a Wanted, distribution: &'a DistributionState) -> Parts<'a> {
-        Parts { wanted, distribution, seen: None, release: None, snapshots: None, restoring: false }
+        Parts {
+            wanted,
+            distribution,
+            seen: None,
+            release: None,
+            snapshots: None,
+            restoring: false,
+            stopped: false,
+        }
     }
 
     #[test]

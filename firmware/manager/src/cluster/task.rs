@@ -8,9 +8,12 @@ use super::moving::Moving;
 use super::releases::{self, Releasing};
 use super::restore;
 use super::state::{Parts, state};
+use super::stopped::Stopped;
 use super::{Ask, Wanted};
 use crate::settings::{KubernetesStart, Settings};
-use holdfast_api::kubernetes::{KubernetesPhase, KubernetesState, SnapshotsState};
+use holdfast_api::kubernetes::{
+    KubernetesIntent, KubernetesPhase, KubernetesState, SnapshotsState,
+};
 use holdfast_api::local::Problem;
 use holdfast_api::{Reason, chain};
 use holdfast_cluster::distribution::{
@@ -22,6 +25,7 @@ use holdfast_cluster::paths::ClusterPaths;
 use holdfast_cluster::snapshots;
 use holdfast_cluster::snapshots::supervised::Supervised;
 use holdfast_cluster::status::{self, Seen};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -64,6 +68,7 @@ pub(super) struct Task {
     next_look: Instant,
     damaged: Option<Instant>,
     looked_for_restore: bool,
+    stopped: Stopped,
 }
 
 /// The service of snapshots, which ends with this value.
@@ -111,6 +116,7 @@ impl Task {
         };
         let distribution = Arc::new(Distribution::start(fixed.clone(), helpers, wish));
         Task {
+            stopped: Stopped::new(&paths),
             running: distribution.state(),
             distribution,
             fixed,
@@ -148,7 +154,7 @@ impl Task {
                     Err(_) => return warn!("the supervision of Kubernetes ended"),
                 },
                 ask = self.asks.recv() => match ask {
-                    Some(ask) => self.answer(ask),
+                    Some(ask) => self.answer(ask).await,
                     None => return,
                 },
                 () = told(self.releasing.as_mut()) => {}
@@ -209,6 +215,7 @@ impl Task {
     async fn take_wanted(&mut self) {
         let wanted = self.wanted.borrow_and_update().clone();
         self.hold_for_restore(&wanted).await;
+        self.stopped.hold(&self.distribution).await;
         self.wishes.send_if_modified(|now| super::news(now, wanted.wish.clone()));
         self.configure_snapshots(&wanted);
         if wanted.runs() {
@@ -236,6 +243,7 @@ impl Task {
             site: wanted.site.clone(),
             node: wanted.node_name.clone(),
             single_server: intent.single_server,
+            other_servers: others(intent),
             policy: intent.snapshots.clone(),
         };
         match &self.snapshots {
@@ -335,7 +343,7 @@ impl Task {
         releases::connect(&self.paths, wanted)
     }
 
-    fn answer(&mut self, ask: Ask) {
+    async fn answer(&mut self, ask: Ask) {
         let absent = || {
             let text = "this node holds no datastore of Kubernetes";
             Err(Problem::new(Reason::KubernetesAbsent, text))
@@ -361,6 +369,22 @@ impl Task {
                 Some(handle) => restore::drill(handle, answer),
                 None => drop(answer.send(absent())),
             },
+            Ask::Restore(_, answer) if self.stopped.is_so() => {
+                let text = "start Kubernetes on this node before its datastore is restored";
+                drop(answer.send(Err(Problem::new(Reason::KubernetesStopped, text))));
+            }
+            Ask::Stored(answer) => match snapshots {
+                Some(handle) => restore::stored(handle, answer),
+                None => drop(answer.send(absent().map(|()| Vec::new()))),
+            },
+            Ask::Stop(answer) => {
+                let stopped = self.stopped.stop(&self.distribution).await;
+                let _ = answer.send(stopped);
+            }
+            Ask::Start(input, answer) => {
+                let joins = self.wanted.borrow().server().is_some_and(|own| own.server.is_some());
+                let _ = answer.send(self.stopped.start(input, joins));
+            }
             Ask::Restore(input, answer) => match snapshots {
                 Some(handle) => {
                     restore::begin(handle, input, &self.wanted.borrow().node_name, answer);
@@ -382,12 +406,20 @@ impl Task {
                     seen: self.seen.as_ref(),
                     release: report.as_deref(),
                     snapshots: snapshots.as_deref(),
+                    stopped: self.stopped.is_so(),
                     restoring: self.snapshots.as_ref().is_some_and(|it| *it.restoring.borrow()),
                 })
             })
         };
         self.told.send_if_modified(|now| super::news(now, state));
     }
+}
+
+/// Where the site's other servers answer while they run: the API server and etcd (k3s
+/// documentation, "Requirements", "Networking").
+fn others(intent: &KubernetesIntent) -> Vec<SocketAddr> {
+    let others = intent.servers.iter().filter(|address| Some(**address) != intent.node_ip);
+    others.flat_map(|address| [6443, 2380].map(|port| SocketAddr::new(*address, port))).collect()
 }
 
 /// Waits until the engine tells something; forever where there is none.

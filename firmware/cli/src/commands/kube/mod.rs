@@ -6,6 +6,7 @@ mod releases;
 mod restore;
 mod snapshots;
 mod status;
+mod stop;
 pub(crate) mod words;
 
 #[cfg(test)]
@@ -30,13 +31,17 @@ pub(crate) enum Command {
     /// Show the release that is wanted, the one in force, and those that failed.
     Releases,
     /// List the snapshots of the datastore, and what the last drill said.
-    Snapshots,
+    Snapshots(snapshots::Args),
     /// Take a snapshot of the datastore now.
     Snapshot(Waiting),
     /// Restore the newest snapshot into a datastore that is thrown away.
     Drill(Waiting),
     /// Put the datastore back to a snapshot.
     Restore(restore::Args),
+    /// Stop Kubernetes on this node, until it is started by hand.
+    Stop,
+    /// Start it again.
+    Start(stop::Args),
 }
 
 /// Whether to wait for the end of what was begun.
@@ -60,9 +65,11 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<u8, Failu
     match command {
         Command::Status(args) => status::run(context, &args).await,
         Command::Releases => releases::run(context).await,
-        Command::Snapshots => snapshots::run(context).await,
+        Command::Snapshots(args) => snapshots::run(context, &args).await,
         Command::Snapshot(waiting) => snapshots::take(context, &waiting).await,
         Command::Drill(waiting) => snapshots::drill(context, &waiting).await,
         Command::Restore(args) => restore::run(context, args).await,
+        Command::Stop => stop::stop(context).await,
+        Command::Start(args) => stop::start(context, &args).await,
     }
 }

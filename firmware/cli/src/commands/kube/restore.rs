@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// File with the age identity that opens a portable snapshot, or `-` for standard input.
     #[arg(long, value_name = "FILE|-", value_hint = clap::ValueHint::FilePath)]
     identity: Option<PathBuf>,
+    /// Restore although another server of the site answers.
+    #[arg(long)]
+    force: bool,
     /// Do not ask.
     #[arg(long)]
     yes: bool,
@@ -66,7 +69,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<u8, Failure> {
     if !args.yes && !agreed()? {
         return Err(Failure::Usage("nothing was restored".into()));
     }
-    let input = RestoreInput { snapshot: source.sent()?, identity };
+    let input = RestoreInput { snapshot: source.sent()?, identity, force: args.force };
     manager.restore(&input).await?;
     // The identity is not needed while waiting.
     drop(input);
@@ -167,7 +170,8 @@ fn explain(source: &Source, state: &KubernetesState, now: Timestamp) -> String {
              the snapshot does not know are ended afterwards.\n  \
              * The datastore as it is now is kept until then, and comes back when the snapshot does not\n    \
              come up.\n  \
-             * Other servers of the site have to join anew.\n";
+             * Other servers of the site must be stopped (`holdfast kube stop` on each), and join anew\n    \
+             afterwards (`holdfast kube start --rejoin`).\n";
     if words::release_name(&state.release.wanted).is_some() && !words::settled(&state.release) {
         let _ = writeln!(
             text,
@@ -188,8 +192,13 @@ fn agreed() -> Result<bool, Failure> {
 }
 
 /// Reasons that only a restore gives; they go when one succeeds.
-const OURS: &[Reason] =
-    &[Reason::SnapshotRestoreFailed, Reason::SnapshotWrongKey, Reason::SnapshotDamaged];
+const OURS: &[Reason] = &[
+    Reason::SnapshotRestoreFailed,
+    Reason::SnapshotWrongKey,
+    Reason::SnapshotOtherToken,
+    Reason::SnapshotOtherServers,
+    Reason::SnapshotDamaged,
+];
 /// Reasons that do not say that a restore failed.
 const OTHERS: &[Reason] = &[
     Reason::SnapshotFailed,

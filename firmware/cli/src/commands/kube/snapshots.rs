@@ -26,7 +26,19 @@ const OTHERS: &[Reason] = &[
     Reason::SnapshotDrillFailed,
 ];
 
-pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Those of all nodes in the site's storage, by the names that `restore` takes.
+    #[arg(long)]
+    site: bool,
+}
+
+pub(super) async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
+    if args.site {
+        let answer = context.manager().stored().await?;
+        context.show(&answer.raw, |_| stored(&answer.known, Timestamp::now()))?;
+        return Ok(0);
+    }
     let answer = context.manager().get::<KubernetesState>(STATE).await?;
     let now = Timestamp::now();
     context.show(&answer.raw["snapshots"], |paint| render(&answer.known.snapshots, now, paint))?;
@@ -140,6 +152,28 @@ fn local(state: &SnapshotsState) -> impl Iterator<Item = &SnapshotInfo> {
     state.snapshots.iter().filter(|one| one.place == LOCAL)
 }
 
+fn stored(all: &[SnapshotInfo], now: Timestamp) -> String {
+    if all.is_empty() {
+        return "The site's storage has no snapshot.\n".into();
+    }
+    table(all, now) + "\n  Next: holdfast kube restore NODE/NAME --identity FILE\n"
+}
+
+fn table(all: &[SnapshotInfo], now: Timestamp) -> String {
+    let mut table = Table::new(&["NAME", "TAKEN", "AGE", "SIZE", "PLACE", "PORTABLE"]);
+    for one in all {
+        table.row([
+            clean(&one.name),
+            words::moment(one.taken),
+            words::age(now, one.taken),
+            bytes(one.bytes),
+            clean(&one.place),
+            if one.portable { "yes".into() } else { "no".into() },
+        ]);
+    }
+    table.render()
+}
+
 fn taken(one: &SnapshotInfo) -> String {
     format!("{} was taken, {}.\n", clean(&one.name), bytes(one.bytes))
 }
@@ -151,18 +185,7 @@ pub(super) fn render(state: &SnapshotsState, now: Timestamp, paint: Paint) -> St
         text += "There is no snapshot yet.\n";
     } else {
         // In the manager's order, newest first: it knows which came later when a clock jumped.
-        let mut table = Table::new(&["NAME", "TAKEN", "AGE", "SIZE", "PLACE", "PORTABLE"]);
-        for one in &state.snapshots {
-            table.row([
-                clean(&one.name),
-                words::moment(one.taken),
-                words::age(now, one.taken),
-                bytes(one.bytes),
-                clean(&one.place),
-                if one.portable { "yes".into() } else { "no".into() },
-            ]);
-        }
-        text += &table.render();
+        text += &table(&state.snapshots, now);
     }
     text.push('\n');
     match state.next {

@@ -9,6 +9,7 @@
 //! started are killed, and a restore is carried on at the next start.
 
 mod keep;
+mod others;
 mod work;
 
 use super::automatic::Leave;
@@ -18,6 +19,7 @@ use super::model::Why;
 use super::restore::{Restored, Source};
 use crate::paths::ClusterPaths;
 use holdfast_api::kubernetes::{DrillResult, SnapshotInfo, SnapshotPolicy, SnapshotsState};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -40,6 +42,8 @@ pub struct Settings {
     pub node: String,
     /// The site has no other server. Only then is a damaged datastore restored unasked.
     pub single_server: bool,
+    /// Where the site's other servers answer while they hold the datastore.
+    pub other_servers: Vec<SocketAddr>,
     /// When and where.
     pub policy: SnapshotPolicy,
 }
@@ -56,9 +60,18 @@ pub enum Automatic {
 /// What the task is asked.
 enum Request {
     Take(Why, oneshot::Sender<Result<SnapshotInfo, SnapshotError>>),
-    Restore(Source, oneshot::Sender<Result<Restored, SnapshotError>>),
+    Restore(Source, Others, oneshot::Sender<Result<Restored, SnapshotError>>),
     Drill(oneshot::Sender<Result<DrillResult, SnapshotError>>),
     Damaged(oneshot::Sender<Result<Automatic, SnapshotError>>),
+}
+
+/// What a restore does about other servers of the site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// While one of them answers nothing is touched.
+    MustBeStopped,
+    /// It is known that they do not count any more.
+    DoNotCount,
 }
 
 /// How others speak to the task. Cheap to clone.
@@ -97,7 +110,19 @@ impl Handle {
     /// What is wrong with the source, nothing having been touched; or
     /// [`SnapshotError::PutBack`], the old datastore being in force again.
     pub async fn restore(&self, source: Source) -> Result<Restored, SnapshotError> {
-        self.ask(|answer| Request::Restore(source, answer)).await
+        self.restore_with(source, Others::MustBeStopped).await
+    }
+
+    /// The same, by somebody who knows about the other servers.
+    ///
+    /// # Errors
+    /// As [`Handle::restore`].
+    pub async fn restore_with(
+        &self,
+        source: Source,
+        others: Others,
+    ) -> Result<Restored, SnapshotError> {
+        self.ask(|answer| Request::Restore(source, others, answer)).await
     }
 
     /// A drill now.

@@ -15,7 +15,8 @@ use super::super::restore::{Restored, Source};
 use super::super::store::Store;
 use super::super::take::{Of, take};
 use super::keep::Kept;
-use super::{Automatic, LOOK_AGAIN, Request, Settings};
+use super::others::are_silent;
+use super::{Automatic, LOOK_AGAIN, Others, Request, Settings};
 use holdfast_api::kubernetes::{SnapshotInfo, SnapshotsState};
 use holdfast_api::local::Problem;
 use holdfast_api::{Reason, chain};
@@ -432,8 +433,16 @@ impl Worker {
                 let stamp = Stamp::next(have.newest_stamp(), Timestamp::now());
                 let _gone = answer.send(self.take(&settings, stamp, &why).await);
             }
-            Request::Restore(source, answer) => {
-                let _gone = answer.send(self.restore(&settings, source).await);
+            Request::Restore(source, others, answer) => {
+                let allowed = match others {
+                    Others::MustBeStopped => are_silent(&settings.other_servers).await,
+                    Others::DoNotCount => Ok(()),
+                };
+                let result = match allowed {
+                    Ok(()) => self.restore(&settings, source).await,
+                    Err(error) => Err(error),
+                };
+                let _gone = answer.send(result);
             }
             Request::Drill(answer) => {
                 let newest = self.records.iter().find(|record| record.damaged.is_none());

@@ -26,6 +26,7 @@ fn again(fake: &Arc<Fake>, dir: &Path, change: impl FnOnce(&mut Settings)) -> (H
         site: "site-1".into(),
         node: "n".into(),
         single_server: true,
+        other_servers: Vec::new(),
         policy,
     };
     change(&mut settings);
@@ -179,6 +180,28 @@ async fn a_storage_that_accepts_and_never_answers_holds_no_release_up() {
         }
         assert_eq!(handle.state().borrow().problem, None, "one that was cut off says nothing");
     }
+}
+
+#[tokio::test]
+async fn nothing_is_restored_while_another_server_runs_unless_it_does_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap();
+    let (fake, handle, _task) = begin(dir.path(), |settings| {
+        (settings.single_server, settings.other_servers) = (false, vec![address]);
+    });
+    let taken = handle.take_now(Why::Asked).await.unwrap().name;
+    fake.hold(9);
+    let error = handle.restore(Source::Local(taken.clone())).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::SnapshotOtherServers, "{error}");
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+    assert_eq!(fake.holds(), Some(9), "nothing was touched");
+    let forced = handle.restore_with(Source::Local(taken.clone()), Others::DoNotCount).await;
+    assert_eq!((forced.unwrap().snapshot, fake.holds()), (taken.clone(), Some(4)));
+    drop(other);
+    fake.hold(9);
+    handle.restore(Source::Local(taken)).await.unwrap();
+    assert_eq!(fake.holds(), Some(4));
 }
 
 #[tokio::test]

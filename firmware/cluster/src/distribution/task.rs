@@ -73,6 +73,9 @@ pub(super) struct Task {
 
     sent: JoinSet<News>,
     probing: bool,
+    /// A program is on its way.
+    fetching: bool,
+    /// The node is being taken out of service, or put back.
     upgrading: bool,
     /// For which step the node is taken out of service.
     draining: Option<(upgrade::Step, AbortHandle)>,
@@ -137,6 +140,7 @@ impl Task {
             trial_ends: 0,
             sent: JoinSet::new(),
             probing: false,
+            fetching: false,
             upgrading: false,
             draining: None,
             changed: None,
@@ -182,7 +186,8 @@ impl Task {
                     Err(ended) if ended.is_cancelled() => {}
                     Err(fault) => {
                         error!(error = %fault, "a helper of Kubernetes' supervision failed");
-                        (self.probing, self.upgrading, self.draining) = (false, false, None);
+                        (self.probing, self.fetching) = (false, false);
+                        (self.upgrading, self.draining) = (false, None);
                     }
                 },
                 () = tokio::time::sleep_until(wake) => self.pass_time().await,

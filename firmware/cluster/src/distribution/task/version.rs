@@ -124,7 +124,9 @@ impl Task {
             restart: self.must_restart(),
             held: self.upgrade_problem.is_some(),
         };
+        // A download takes its time, and nothing else waits for it.
         plan(want.as_ref(), &self.versions, &now)
+            .filter(|step| !(self.fetching && matches!(step, Step::Fetch(_))))
     }
 
     /// When the upgrade must be looked at again.
@@ -239,7 +241,7 @@ impl Task {
         let Wish::Run(wants) = &self.wish else { return };
         let Some(artifact) = wants.artifact.clone() else { return };
         let (store, client) = (self.store.clone(), self.helpers.fetch.clone());
-        self.upgrading = true;
+        self.fetching = true;
         self.sent.spawn(async move {
             let fetched = store.fetch(&artifact, client.as_ref()).await;
             News::Fetched(fetched.map_err(|error| told(&error, error.reason())))
@@ -264,7 +266,8 @@ impl Task {
     }
 
     pub(super) async fn fetched(&mut self, result: Result<(), Diagnosis>) {
-        if self.tried(result) {
+        self.fetching = false;
+        if self.succeeded(result) {
             // A node without any program waited for this.
             self.reconcile().await;
         }
@@ -298,9 +301,13 @@ impl Task {
         }
     }
 
-    /// Whether it succeeded; else the next attempt waits.
     fn tried(&mut self, result: Result<(), Diagnosis>) -> bool {
         self.upgrading = false;
+        self.succeeded(result)
+    }
+
+    /// Whether it did; else the next attempt waits.
+    fn succeeded(&mut self, result: Result<(), Diagnosis>) -> bool {
         let problem = result.err();
         if let Some(problem) = &problem {
             if self.upgrade_problem.as_ref() != Some(problem) {

@@ -125,3 +125,33 @@ async fn a_certificate_that_is_not_renewed_is_told() {
     let manager = bed.manager();
     assert_eq!(until(&manager, "told", told).await.starts, 0);
 }
+
+/// A slow link may take hours for it.
+#[tokio::test]
+async fn a_download_holds_no_restart_up() {
+    struct Never(Arc<tokio::sync::Notify>);
+    impl Fetch for Never {
+        fn fetch<'a>(&'a self, _: &'a str, _: u64) -> Later<'a, Result<Download, String>> {
+            self.0.notify_one();
+            Box::pin(std::future::pending())
+        }
+    }
+    let begun = Arc::new(tokio::sync::Notify::new());
+    let bed = Bed::new();
+    bed.want(|_| {});
+    let manager =
+        bed.manager_with(Helpers { fetch: Arc::new(Never(begun.clone())), ..bed.helpers() });
+    ready(&manager).await;
+    let mut artifact = bed.artifact("v2");
+    artifact.url = "https://artifacts.example/k3s".into();
+    bed.want(|wants| wants.artifact = Some(artifact.clone()));
+    begun.notified().await;
+    bed.want(|wants| {
+        wants.artifact = Some(artifact.clone());
+        wants.disable.insert("more".into());
+    });
+    until(&manager, "restarted", |state| {
+        state.starts == 2 && state.phase == KubernetesPhase::Ready && state.service == Service::In
+    })
+    .await;
+}

@@ -205,7 +205,8 @@ impl Story {
         };
         self.succeeds(&shop("stored", "a", "", 30));
         let never = ", {name: READY_AFTER, value: 1h}";
-        let bad = shop("stuck", "b", never, 6);
+        // Its pod ends and the next one starts when the kubelet looks, every few seconds.
+        let bad = shop("stuck", "b", never, 20);
         self.fails(&bad, ReleasePhase::RolledBack, Reason::PodProbeFailing, &["store-0"]);
         let text = ".spec.containers[0].env[0].value";
         assert_eq!(self.lab.get("pod/store-0", text).unwrap(), "a");

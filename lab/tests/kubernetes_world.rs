@@ -137,6 +137,9 @@ fn a_world_ends_with_a_pod_that_answers_and_outlives_the_manager() {
     a_version_that_ends_at_once_is_left_and_a_good_one_is_taken(&world, &operator, lab_k3s);
     assert!(answers(&place.home, Host::Node(1)));
 
+    a_datastore_torn_by_a_power_cut_is_restored_by_the_manager(&mut world);
+    assert!(answers(&place.home, Host::Node(1)));
+
     assert!(down(&place.home).unwrap().problems.is_empty());
     assert_eq!(Cgroup::with_prefix(&netns_prefix(place.home.world())), []);
 }
@@ -238,6 +241,36 @@ fn a_version_that_ends_at_once_is_left_and_a_good_one_is_taken(
     assert_eq!(now.starts, told.starts + 1, "the bad one was not tried again");
     assert_eq!(cordoned(), "", "it takes pods");
     until("the workload answers", patience, || answers_here(world));
+}
+
+/// Nobody is asked: the node has one server, and snapshots.
+fn a_datastore_torn_by_a_power_cut_is_restored_by_the_manager(world: &mut World) {
+    let root = world.home().root(Host::Node(1));
+    let state = |world: &World| status::observe(world).unwrap().nodes.swap_remove(0).kubernetes;
+    let known = state(world).unwrap().snapshots.snapshots;
+    assert!(!known.is_empty(), "one is taken at the first start, and one before each upgrade");
+    let manager: Target = "process:node-1.holdfastd".parse().unwrap();
+    faults::inject(world, &manager, &Fault::Kill).unwrap();
+    let record = Root::new(&root).state_dir().join("cluster/distribution/process.json");
+    let record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
+    // With it everything ends that runs in the node's Kubernetes, pods too.
+    let pid =
+        nix::unistd::Pid::from_raw(record["process"]["pid"].as_i64().unwrap().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    until("Kubernetes is gone", Duration::from_secs(20), || !answers_here(world));
+    let database = root.join("var/lib/rancher/k3s/server/db/etcd/member/snap/db");
+    assert!(database.exists());
+    holdfast_durable::write(&database, b"torn by a power cut", 0o600).unwrap();
+
+    faults::heal(world, None).unwrap();
+    until("the manager restored the datastore", Duration::from_secs(180), || {
+        state(world).is_some_and(|state| state.phase == KubernetesPhase::Ready)
+    });
+    let log = std::fs::read_to_string(world.home().log("node-1.holdfastd")).unwrap();
+    assert!(log.contains("the damaged datastore was put back"), "{log}");
+    assert!(std::fs::metadata(&database).unwrap().len() > 4096);
+    until("the workload answers", Duration::from_secs(120), || answers_here(world));
 }
 
 fn answers_here(world: &World) -> bool {

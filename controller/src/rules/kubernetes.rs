@@ -9,13 +9,22 @@ use hw_profiles::kubernetes as rules;
 use serde_json::Value;
 
 /// What is wrong with `new`. What is stored already is let through.
-pub(super) fn check(tx: &Tx<'_>, tenant: &str, old: &SiteSpec, new: &SiteSpec) -> Vec<FieldError> {
+/// `token`: the join token that the site has.
+pub(super) fn check(
+    tx: &Tx<'_>,
+    tenant: &str,
+    token: Option<&str>,
+    old: &SiteSpec,
+    new: &SiteSpec,
+) -> Vec<FieldError> {
     let Some(want) = &new.kubernetes else { return Vec::new() };
     if old.kubernetes.as_ref() == Some(want) {
         return Vec::new();
     }
     let mut errors = values(want);
-    if want.join_token.is_some() && new.nodes.len() > 1 {
+    // The same one may be said again, as in a file that is applied twice.
+    let is_other = want.join_token.as_ref().is_some_and(|new| Some(&*new.0) != token);
+    if is_other && new.nodes.len() > 1 {
         let what =
             "Invalid value: nodes that run with the old one would stop; a site of one node at most";
         errors.push(FieldError::invalid("spec.kubernetes.joinToken", what));

@@ -49,7 +49,8 @@ pub(super) fn check(
             errors.extend(servers(&old, &spec));
             errors.extend(edges(&old, &spec));
             errors.extend(host::check(&old, &spec));
-            errors.extend(kubernetes::check(tx, &write.key.namespace, &old, &spec));
+            let token = write.old.and_then(|old| old.hidden.as_deref());
+            errors.extend(kubernetes::check(tx, &write.key.namespace, token, &old, &spec));
         }
         Err(error) => errors.push(FieldError::invalid("spec", error.to_string())),
     }

@@ -334,6 +334,10 @@ impl Task {
             News::Version(version) => self.version = version.unwrap_or_default(),
             News::Released => {
                 self.pauses = self.pauses.saturating_sub(1);
+                if self.pauses == 0 && self.versions.on_trial {
+                    // It could not show what it is worth meanwhile.
+                    (self.trial_since, self.trial_ends) = (Some(Instant::now()), 0);
+                }
                 self.reconcile().await;
             }
             News::Fetched(result) => self.fetched(result).await,

@@ -167,6 +167,13 @@ impl<T: Target> ReleaseEngine<T> {
         if let Some(outcome) = self.execute_unless_another_is_wanted(&step).await {
             tracing::debug!(%step, kind = ?step.kind(), back, "over");
             self.conclude(&step, outcome);
+            if step == Step::Commit
+                && !self.machine.is_busy()
+                && let Some(good) = self.machine.good().cloned()
+                && let Err(failure) = self.keep_text(&good.reference.digest).await
+            {
+                tracing::info!(reason = %failure.reason, message = failure.message, "the text is kept later");
+            }
         }
         None
     }
@@ -343,7 +350,7 @@ impl<T: Target> ReleaseEngine<T> {
     async fn rest(&mut self) -> Duration {
         if let Some(until) = self.machine.wake_at() {
             // Another node may have brought it.
-            self.has_recalled &= !self.machine.lacks_text();
+            self.has_recalled &= !self.machine.awaits_text();
             return until.saturating_duration_since(self.clock.now());
         }
         self.sweep();

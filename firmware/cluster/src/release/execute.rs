@@ -144,7 +144,9 @@ impl Context<'_> {
             let late = began.elapsed() >= patience;
             if late || asked_why.elapsed() >= EXPLAIN_EVERY {
                 asked_why = Instant::now();
-                target.clear_way(id).await?;
+                // A pod of what is taken back need not heal.
+                let grace = if self.back { Duration::ZERO } else { HOPELESS_FOR };
+                target.clear_way(id, grace).await?;
                 let why = target.explain(id).await?;
                 hopeless = match &why {
                     Some(why) if why.hopeless => hopeless.or(Some(asked_why)),

@@ -221,7 +221,7 @@ impl Target for Fake {
         Ok(None)
     }
 
-    async fn clear_way(&self, _: &ObjectId) -> Result<(), Failure> {
+    async fn clear_way(&self, _: &ObjectId, _: std::time::Duration) -> Result<(), Failure> {
         self.ask()
     }
 

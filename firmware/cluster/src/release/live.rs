@@ -6,7 +6,7 @@
 //! (`dryRun=All`), so a misspelt field is refused by the schema of the version that runs. Three
 //! things cannot be tried that way. Objects in a namespace that the release itself brings are
 //! tried in `default`; custom resources whose definition it brings are compared with that
-//! definition ([`super::schema`]); pods are tried without what they name of it ([`missing`]).
+//! definition ([`super::schema`]); pods are tried without what they name of it.
 
 mod answers;
 mod missing;
@@ -181,8 +181,8 @@ impl<M: Manager> Target for Live<M> {
         texts::find(&self.api, digest).await.map_err(|error| failure(&error))
     }
 
-    async fn clear_way(&self, id: &ObjectId) -> Result<(), Failure> {
-        stuck::clear(&self.api, id).await.map_err(|error| failure(&error))
+    async fn clear_way(&self, id: &ObjectId, grace: Duration) -> Result<(), Failure> {
+        stuck::clear(&self.api, id, grace).await.map_err(|error| failure(&error))
     }
 
     async fn lead(&self) -> Result<bool, Failure> {
@@ -373,6 +373,11 @@ impl<M: Manager> Target for Live<M> {
             if site.is_ready() {
                 if !site.absent.is_empty() {
                     let absent = site.absent.join(", ");
+                    if release.items.iter().any(|item| item.data_plane) {
+                        // Nothing is touched yet, and the node may only be restarting.
+                        let message = format!("without the images and not Ready: {absent}");
+                        return Err(Failure::always(Reason::KubernetesNotReady, message));
+                    }
                     tracing::warn!(absent, "nodes are not Ready and do not hold the images");
                 }
                 return Ok(());

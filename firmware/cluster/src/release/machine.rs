@@ -129,8 +129,14 @@ impl Machine {
     }
 
     /// Whether there is a release to go back to whose text is not here.
-    pub fn lacks_text(&self) -> bool {
+    fn lacks_text(&self) -> bool {
         self.record.good.is_some() && self.good.is_none()
+    }
+
+    /// Whether it can go on only with a text that another node may bring.
+    pub fn awaits_text(&self) -> bool {
+        let is_flawed = self.run.as_ref().is_some_and(|run| run.flaw.is_some());
+        self.lacks_text() && self.is_going_back() && is_flawed
     }
 
     /// When the step under way was begun first; a step that an away API server cut off goes on

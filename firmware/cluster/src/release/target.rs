@@ -10,6 +10,7 @@ use holdfast_api::Reason;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::future::Future;
+use std::time::Duration;
 
 /// A check before a release begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -210,11 +211,16 @@ pub trait Target: Send + Sync + 'static {
         id: &ObjectId,
     ) -> impl Future<Output = Result<Option<Explained>, Failure>> + Send;
 
-    /// Clears what keeps the object from taking its newest form and does not go by itself.
+    /// Clears what keeps the object from taking its newest form and does not go by itself; what
+    /// has been broken for less than `grace` may still heal.
     ///
     /// # Errors
     /// The API server refuses, or is away.
-    fn clear_way(&self, id: &ObjectId) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn clear_way(
+        &self,
+        id: &ObjectId,
+        grace: Duration,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Asks for the object's removal. One that is not there, or not ours, is left as it is.
     ///

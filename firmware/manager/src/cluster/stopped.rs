@@ -7,18 +7,38 @@
 
 use holdfast_api::local::{Problem, StartInput};
 use holdfast_api::{Reason, chain};
-use holdfast_cluster::distribution::{Handle, Pause};
+use holdfast_cluster::distribution::Handle;
 use holdfast_cluster::paths::ClusterPaths;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Until it has ended: its own way to end takes 45 s at most.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether it is stopped by an operator.
 #[derive(Debug)]
 pub(super) struct Stopped {
     mark: PathBuf,
     datastore: PathBuf,
-    pause: Option<Pause>,
+    pause: Option<Paused>,
+}
+
+/// It is stopped while this lives.
+#[derive(Debug)]
+struct Paused {
+    task: JoinHandle<()>,
+    has_ended: watch::Receiver<bool>,
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl Stopped {
@@ -35,19 +55,34 @@ impl Stopped {
     }
 
     /// As an operator left it; before anything starts.
-    pub(super) async fn hold(&mut self, distribution: &Handle) {
-        if self.pause.is_none() && self.mark.exists() {
-            tracing::warn!("Kubernetes stays stopped, as an operator left it");
-            self.pause = distribution.pause().await.ok();
+    pub(super) async fn hold(&mut self, distribution: &Arc<Handle>) {
+        if self.pause.is_some() || !self.mark.exists() {
+            return;
         }
+        tracing::warn!("Kubernetes stays stopped, as an operator left it");
+        let (tell, mut has_ended) = watch::channel(false);
+        let distribution = Arc::clone(distribution);
+        let task = tokio::spawn(async move {
+            let Ok(_pause) = distribution.pause().await else { return };
+            tell.send_replace(true);
+            std::future::pending::<()>().await;
+        });
+        // A process that a failing disk holds may take for ever.
+        let _in_time =
+            tokio::time::timeout(PATIENCE, has_ended.wait_for(|ended| *ended)).await.is_ok();
+        self.pause = Some(Paused { task, has_ended });
     }
 
-    /// Stops it. Done when it has ended.
-    pub(super) async fn stop(&mut self, distribution: &Handle) -> Result<(), Problem> {
+    /// Stops it. Done when it has ended, or was waited for long enough.
+    pub(super) async fn stop(&mut self, distribution: &Arc<Handle>) -> Result<(), Problem> {
         holdfast_durable::write(&self.mark, b"", 0o600)
             .map_err(|error| Problem::new(Reason::Internal, chain(&error)))?;
         self.hold(distribution).await;
-        Ok(())
+        if self.pause.as_ref().is_some_and(|pause| *pause.has_ended.borrow()) {
+            return Ok(());
+        }
+        let text = "it has not ended yet; it is ended as soon as the kernel lets it";
+        Err(Problem::new(Reason::KubernetesStopped, text))
     }
 
     /// Lets it start.
@@ -55,12 +90,9 @@ impl Stopped {
         if input.rejoin {
             self.put_aside(joins)?;
         }
-        match fs::remove_file(&self.mark) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(failed("forget that it was stopped", &error));
-            }
-            _ => self.pause = None,
-        }
+        holdfast_durable::remove(&self.mark)
+            .map_err(|error| Problem::new(Reason::Internal, chain(&error)))?;
+        self.pause = None;
         Ok(())
     }
 
@@ -69,13 +101,17 @@ impl Stopped {
         if !joins {
             return refused("this is no server that joins others; restore here");
         }
-        if self.pause.is_none() {
+        if !self.pause.as_ref().is_some_and(|pause| *pause.has_ended.borrow()) {
             return refused("stop Kubernetes on this node first: holdfast kube stop");
         }
         let aside = self.datastore.with_file_name("etcd.before-rejoin");
         let moved = match fs::remove_dir_all(&aside) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => fs::rename(&self.datastore, &aside),
+            _ => fs::rename(&self.datastore, &aside).and_then(|()| {
+                // Before the mark goes: after a power cut it would bring the old one along.
+                let folder = self.datastore.parent().unwrap_or(&self.datastore);
+                fs::File::open(folder)?.sync_all()
+            }),
         };
         match moved {
             // It has joined nobody yet.
@@ -96,16 +132,15 @@ mod tests {
     use holdfast_api::paths::Root;
     use holdfast_cluster::distribution::service::StayThere;
     use holdfast_cluster::distribution::{ApiProbe, Distribution, Helpers, Settings, Wish};
-    use std::sync::Arc;
-    use tokio::sync::watch;
 
-    fn distribution(paths: &ClusterPaths, wish: watch::Receiver<Wish>) -> Handle {
+    fn distribution(paths: &ClusterPaths, wish: watch::Receiver<Wish>) -> Arc<Handle> {
         let helpers = Helpers {
             probe: Arc::new(ApiProbe::new(paths)),
             fetch: Arc::new(Https),
             workloads: Arc::new(StayThere),
         };
-        Distribution::start(Settings::new(paths.clone(), "/nowhere/k3s".into()), helpers, wish)
+        let settings = Settings::new(paths.clone(), "/nowhere/k3s".into());
+        Arc::new(Distribution::start(settings, helpers, wish))
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ use holdfast_cluster::kubernetes::Api;
 use holdfast_cluster::nodes::labels::{self, Marks};
 use holdfast_cluster::paths::ClusterPaths;
 use holdfast_cluster::snapshots;
+use holdfast_cluster::snapshots::restore::Phase;
 use holdfast_cluster::snapshots::supervised::Supervised;
 use holdfast_cluster::status::{self, Seen};
 use std::net::SocketAddr;
@@ -40,6 +41,9 @@ const LOOK_SOON: Duration = Duration::from_secs(3);
 const LOOK_WITHIN: Duration = Duration::from_secs(20);
 /// Between two attempts to put a damaged datastore back; the decision itself is the service's.
 const DAMAGED_AGAIN: Duration = Duration::from_secs(60);
+
+/// Patience with the reboot lock before Kubernetes is stopped all the same.
+const GIVEN_BACK: Duration = Duration::from_secs(10);
 
 /// Until the service of snapshots carries on what was cut off, and until it has stopped the
 /// distribution by itself then.
@@ -185,6 +189,10 @@ impl Task {
         self.running.borrow().phase
     }
 
+    fn is_restoring(&self) -> bool {
+        self.snapshots.as_ref().is_some_and(|snapshots| *snapshots.restoring.borrow())
+    }
+
     fn snapshots(&self) -> Option<snapshots::Handle> {
         self.snapshots.as_ref().map(|snapshots| snapshots.handle.clone())
     }
@@ -196,8 +204,13 @@ impl Task {
             return;
         }
         // A journal that cannot be read is the service's to judge; nothing starts before it did.
-        if matches!(snapshots::restore::pending(&self.paths), Ok(None)) {
-            return;
+        match snapshots::restore::pending(&self.paths) {
+            Ok(None) => return,
+            // The restored datastore is in force; what is left to do is done while it runs.
+            Ok(Some(journal)) if matches!(journal.phase, Phase::Keeping | Phase::Forgetting) => {
+                return self.configure_snapshots(wanted);
+            }
+            Ok(Some(_)) | Err(_) => {}
         }
         warn!("a restore was cut off and is carried on");
         let Ok(pause) = self.distribution.pause().await else { return };
@@ -377,7 +390,15 @@ impl Task {
                 Some(handle) => restore::stored(handle, answer),
                 None => drop(answer.send(absent().map(|()| Vec::new()))),
             },
+            Ask::Stop(answer) if self.is_restoring() => {
+                let text = "the datastore is being restored; stop Kubernetes when that is over";
+                let _ = answer.send(Err(Problem::new(Reason::KubernetesNotReady, text)));
+            }
             Ask::Stop(answer) => {
+                if self.wanted.borrow().runs() {
+                    // A turn that nobody takes any more would keep others from theirs.
+                    let _late = self.moving.turn().give_back(GIVEN_BACK).await;
+                }
                 let stopped = self.stopped.stop(&self.distribution).await;
                 let _ = answer.send(stopped);
             }
@@ -407,7 +428,7 @@ impl Task {
                     release: report.as_deref(),
                     snapshots: snapshots.as_deref(),
                     stopped: self.stopped.is_so(),
-                    restoring: self.snapshots.as_ref().is_some_and(|it| *it.restoring.borrow()),
+                    restoring: self.is_restoring(),
                 })
             })
         };

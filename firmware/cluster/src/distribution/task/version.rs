@@ -281,17 +281,16 @@ impl Task {
         if self.tried(result) {
             self.versions.service = Service::Out;
             self.keep();
-        } else if !self.failed_elsewhere() {
+        } else if self.is_locked() {
             // The lock may be ours in a moment, and others wait for it then.
             self.upgrade_failures = 0;
             self.next_upgrade = Instant::now() + FIRST_PAUSE;
         }
     }
 
-    /// That stays so until something else is asked for.
-    fn failed_elsewhere(&self) -> bool {
+    fn is_locked(&self) -> bool {
         let problem = self.upgrade_problem.as_ref();
-        problem.is_some_and(|problem| problem.reason == Reason::KubernetesFailedElsewhere)
+        problem.is_some_and(|problem| problem.reason == Reason::NodeRebootLocked)
     }
 
     pub(super) fn uncordoned(&mut self, result: Result<(), Diagnosis>) {

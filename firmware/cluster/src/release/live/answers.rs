@@ -18,15 +18,16 @@ pub(super) fn brings_namespace(release: &Release, name: &str) -> bool {
 /// Under a name that nobody in `default` has: what has the object's own name there is another one,
 /// of which not everything can be changed.
 pub(super) fn in_default(object: &Object) -> Object {
-    /// Most kinds whose names are short take this much (RFC 1123, labels).
-    const LABEL: usize = 63;
+    // Most kinds whose names are short take this much (RFC 1123, labels); a CronJob's Jobs get eleven
+    // characters more (kubernetes.io, "CronJob").
+    let label = if object.id.kind == "CronJob" { 52 } else { 63 };
     let mut object = object.clone();
     let name = &mut object.id.name;
     let sum = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
     let suffix = format!("-{}", holdfast_api::hex(&sum.as_ref()[..4]));
     // A name that is too long stays so, and is refused.
-    if name.len() <= LABEL && name.len() + suffix.len() > LABEL {
-        name.truncate(LABEL - suffix.len());
+    if name.len() <= label && name.len() + suffix.len() > label {
+        name.truncate(label - suffix.len());
     }
     *name = format!("{}{suffix}", name.trim_end_matches(['-', '.']));
     object.value["metadata"]["name"] = name.as_str().into();

@@ -43,6 +43,14 @@ impl Machine {
             self.good = digest(&site.good).and_then(|digest| text(&digest));
             self.good.is_some()
         };
+        // It is over, there: what this node read of it meanwhile is not so any more.
+        if !torn && !is_ours {
+            self.record.touched = false;
+            self.record.leftovers = site.leftovers.clone();
+            if self.is_going_back() {
+                return self.drop_attempt();
+            }
+        }
         // What another node did with the same release counts for nothing of what this one noted.
         let by_another = torn && !is_ours;
         if by_another || trying.as_deref().unwrap_or_default() != site.attempt {

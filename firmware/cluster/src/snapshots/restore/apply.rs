@@ -9,7 +9,7 @@ use super::super::{etcd_file, program, token};
 use super::{Item, Journal, Phase, Restored, Source, pending, slots};
 use crate::paths::ClusterPaths;
 use holdfast_api::chain;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ pub const MAKE_PATIENCE: Duration = Duration::from_secs(300);
 pub const READY_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Attempts to take reboot locks and cordons of the past back, and the pause between them.
+/// After the restore's begin; later nobody can tell old reboot locks from new ones.
+const FORGET_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 const FORGET_ATTEMPTS: u32 = 30;
 const FORGET_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 2000 });
 
@@ -239,6 +241,11 @@ impl<'a> Restore<'a> {
             }
             Phase::Forgetting => {
                 *paused = None;
+                if self.now.duration_since(journal.began).abs() > FORGET_WITHIN {
+                    // By now they may be of reboots that are under way.
+                    tracing::warn!("reboot locks that came with the snapshot are left as they are");
+                    return Ok(());
+                }
                 self.ready().await?;
                 self.forget_reboots().await
             }

@@ -253,3 +253,32 @@ async fn a_node_that_pulls_for_another_hears_what_is_wanted_meanwhile() {
     assert!(fake.world().pinned.contains(&two.release.digest));
     task.abort();
 }
+
+/// What a node that follows read in the middle does not count when the leader came to an end.
+#[test]
+fn a_node_that_watched_a_release_fail_has_nothing_to_do_when_it_leads() {
+    let mut first = Site::with(ONE);
+    let two = kept("two", TWO);
+    first.fake.conduct().crashing.insert("new=b".into());
+    let mut second = beside(&first);
+    second.leads(1).want(&two);
+    first.leads(0).want(&two);
+    for _ in 0..200 {
+        first.engine().0.take_wanted();
+        let step = first.engine().0.prepare().unwrap();
+        first.fake.is_node(1);
+        block_on(second.engine().0.recall_to_follow());
+        second.engine().0.recall_at = Instant::now();
+        second.engine().0.has_recalled = false;
+        first.fake.is_node(0);
+        let Some(step) = step else { break };
+        let outcome = block_on(first.engine().0.execute(&step));
+        first.engine().0.conclude(&step, outcome);
+    }
+    assert_eq!(first.state().phase, ReleasePhase::RolledBack);
+    assert!(!second.engine().0.machine.is_torn());
+    first.fake.conduct().refused.insert("config=a".into());
+    second.leads(1).run();
+    assert_eq!(second.state().reason, Some(Reason::ReleaseRefused), "{:?}", second.state());
+    second.assert_has(Some((&kept("one", ONE), ONE)));
+}

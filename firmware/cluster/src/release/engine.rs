@@ -166,14 +166,14 @@ impl<T: Target> ReleaseEngine<T> {
         tracing::debug!(%step, kind = ?step.kind(), back, "begins");
         if let Some(outcome) = self.execute_unless_another_is_wanted(&step).await {
             tracing::debug!(%step, kind = ?step.kind(), back, "over");
-            self.conclude(&step, outcome);
-            if step == Step::Commit
-                && !self.machine.is_busy()
-                && let Some(good) = self.machine.good().cloned()
-                && let Err(failure) = self.keep_text(&good.reference.digest).await
+            let committed =
+                self.machine.trying().filter(|_| step == Step::Commit && outcome.is_ok());
+            if let Some(digest) = committed.map(|release| release.reference.digest.clone())
+                && let Err(failure) = self.keep_text(&digest).await
             {
                 tracing::info!(reason = %failure.reason, message = failure.message, "the text is kept later");
             }
+            self.conclude(&step, outcome);
         }
         None
     }
@@ -256,6 +256,10 @@ impl<T: Target> ReleaseEngine<T> {
         }
         let was_back = self.machine.is_going_back();
         self.machine.on(outcome, &self.clock.moment());
+        if !self.machine.is_busy() {
+            // Before anybody is told: a plan is made from what the journal has.
+            self.note();
+        }
         let digest = |good: Option<&Arc<Release>>| {
             good.map(|good| good.reference.digest.clone()).unwrap_or_default()
         };
@@ -464,14 +468,20 @@ impl<T: Target> ReleaseEngine<T> {
         // It is read anew when this node leads.
         self.has_recalled = false;
         self.recall_at = Instant::now() + if recalled.is_ok() { SOON } else { LOOK_EVERY };
+        if recalled.is_ok() {
+            self.note();
+        }
+    }
+
+    /// Stores the record while nothing is under way; what cannot be stored now is before the next
+    /// step.
+    fn note(&mut self) {
         let record = self.machine.record();
-        if recalled.is_ok()
-            && self.stored.as_ref().is_none_or(|stored| stored.is_stale(record, None))
-        {
+        if self.stored.as_ref().is_none_or(|stored| stored.is_stale(record, None)) {
             self.stored = match self.journal.store(record) {
                 Ok(()) => Some(Stored::now(record, None)),
                 Err(error) => {
-                    tracing::warn!(error = chain(&error), "what the site remembers is not kept");
+                    tracing::warn!(error = chain(&error), "the journal of releases waits");
                     None
                 }
             };

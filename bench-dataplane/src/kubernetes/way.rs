@@ -6,6 +6,8 @@ use holdfast_cluster::kubernetes::{Api, Propagation, Readiness, readiness};
 use holdfast_cluster::object::ObjectId;
 use holdfast_lab_kubernetes::image::publish;
 use holdfast_lab_kubernetes::node::web_image;
+pub(crate) use holdfast_lab_kubernetes::way::WAY;
+use holdfast_lab_kubernetes::way::manifest;
 use lab::netns;
 use lab::world::topology::SERVICE;
 use serde_json::Value;
@@ -17,8 +19,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Where the pod listens. containerd asks loopback by plain HTTP, and nobody else instead.
-pub(crate) const WAY: &str = "127.0.0.1:5000";
 const ASK_EVERY: Duration = Duration::from_millis(5);
 const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -26,26 +26,7 @@ const LABEL: &str = "app=way";
 
 /// The manifest of a version, whose image is named by `registry`.
 pub(crate) fn manifests(registry: &str, version: u32) -> BTreeMap<String, String> {
-    let text = format!(
-        r#"apiVersion: apps/v1
-kind: DaemonSet
-metadata: {{name: way, namespace: default, annotations: {{holdfast.dev/data-plane: "true"}}}}
-spec:
-  selector: {{matchLabels: {{app: way}}}}
-  updateStrategy: {{type: RollingUpdate, rollingUpdate: {{maxUnavailable: 1}}}}
-  template:
-    metadata: {{labels: {{app: way}}}}
-    spec:
-      hostNetwork: true
-      terminationGracePeriodSeconds: 1
-      tolerations: [{{operator: Exists}}]
-      containers:
-      - name: way
-        image: "{registry}/way:{version}"
-        command: ["sh", "-c", "trap 'exit 0' TERM; nc -ll -p 5000 -e nc {SERVICE} 5000 & wait"]
-        readinessProbe: {{httpGet: {{path: /v2/, port: 5000, host: 127.0.0.1}}, periodSeconds: 1}}
-"#
-    );
+    let text = manifest(&format!("{registry}/way:{version}"), SERVICE);
     [("way.yaml".to_owned(), text)].into()
 }
 

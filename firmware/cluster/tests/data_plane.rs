@@ -22,6 +22,7 @@ use holdfast_cluster::release::target::{Failure, Target};
 use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::image::archive;
 use holdfast_lab_kubernetes::node::{Node, NodeSpec};
+use holdfast_lab_kubernetes::way::{WAY, manifest};
 use images_lab::faraway::{FarRegistry, REGISTRY_ADDRESS};
 use images_lab::probe::Probe;
 use images_lab::{image, socket};
@@ -29,34 +30,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Where the pod listens. containerd asks loopback addresses by plain HTTP, and nobody else instead.
-const WAY: &str = "127.0.0.1:5000";
-
 /// How long a release without pre-pull is watched. The pod's own restart takes half of it at most.
 const HOPELESS: Duration = Duration::from_secs(10);
-
-fn data_plane(image: &str) -> String {
-    format!(
-        r#"apiVersion: apps/v1
-kind: DaemonSet
-metadata: {{name: way, annotations: {{holdfast.dev/data-plane: "true"}}}}
-spec:
-  selector: {{matchLabels: {{app: way}}}}
-  updateStrategy: {{type: RollingUpdate, rollingUpdate: {{maxUnavailable: 1}}}}
-  template:
-    metadata: {{labels: {{app: way}}}}
-    spec:
-      hostNetwork: true
-      terminationGracePeriodSeconds: 1
-      tolerations: [{{operator: Exists}}]
-      containers:
-      - name: way
-        image: "{image}"
-        command: ["sh", "-c", "trap 'exit 0' TERM; nc -ll -p 5000 -e nc {REGISTRY_ADDRESS} 5000 & wait"]
-        readinessProbe: {{httpGet: {{path: /v2/, port: 5000, host: 127.0.0.1}}, periodSeconds: 1}}
-"#
-    )
-}
 
 /// Whether every pod of the DaemonSet runs this image and is ready; else how it stands.
 fn released(node: &Node, image: &str) -> Result<(), String> {
@@ -120,14 +95,14 @@ fn a_data_plane_is_replaced_only_by_what_is_on_the_node() {
     let registry = FarRegistry::start(&kubernetes, &node, &[version(2), version(3)]);
     node.wait_up(Duration::from_secs(120)).unwrap();
     node.wait_ready("node1", Duration::from_secs(120)).unwrap();
-    node.apply(&data_plane(&name(1))).unwrap();
+    node.apply(&manifest(&name(1), REGISTRY_ADDRESS)).unwrap();
     node.until("the way is there", Duration::from_secs(60), |node| released(node, &name(1)))
         .unwrap();
     passed("the node has a way to its registry: a pod");
     let probe = Probe::start(&node, WAY);
 
     let before = Instant::now();
-    node.apply(&data_plane(&name(2))).unwrap();
+    node.apply(&manifest(&name(2), REGISTRY_ADDRESS)).unwrap();
     let hopeless = node
         .until("it is released", HOPELESS, |node| released(node, &name(2)))
         .expect_err("an image came without a way");
@@ -143,14 +118,14 @@ fn a_data_plane_is_replaced_only_by_what_is_on_the_node() {
         (HOPELESS - answered).as_secs_f64()
     ));
 
-    node.apply(&data_plane(&name(1))).unwrap();
+    node.apply(&manifest(&name(1), REGISTRY_ADDRESS)).unwrap();
     // The kubelet takes half a minute to let go of a pod that never began.
     node.kubectl(&["delete", "pod", "-l", "app=way", "--force", "--grace-period=0"]).unwrap();
     node.until("the way is back", Duration::from_secs(60), |node| released(node, &name(1)))
         .unwrap();
     passed("the last good version is back");
 
-    let manifests = BTreeMap::from([("way.yaml".to_owned(), data_plane(&name(3)))]);
+    let manifests = BTreeMap::from([("way.yaml".to_owned(), manifest(&name(3), REGISTRY_ADDRESS))]);
     let digest = release_digest(&manifests);
     let reference =
         ReleaseRef { name: "site".into(), digest: digest.clone(), ..Default::default() };
@@ -171,7 +146,7 @@ fn a_data_plane_is_replaced_only_by_what_is_on_the_node() {
     passed(&format!("the pod's own restart: no way for {:.2} s", restart.as_secs_f64()));
 
     let before = Instant::now();
-    node.apply(&data_plane(&name(3))).unwrap();
+    node.apply(&manifest(&name(3), REGISTRY_ADDRESS)).unwrap();
     node.until("it is released", Duration::from_secs(60), |node| released(node, &name(3))).unwrap();
     let interruption = probe.longest_gap_since(before);
     passed(&format!(

@@ -4,23 +4,25 @@
 
 mod nodes_common;
 
+use bytes::Bytes;
 use holdfast_api::Reason;
-use holdfast_cluster::nodes::client::{Call, Client, Http};
+use holdfast_cluster::nodes::client::{Call, Client, Http, NoAnswer, Transport};
 use holdfast_cluster::nodes::cluster::Cluster;
 use holdfast_cluster::nodes::drain::DrainSettings;
 use holdfast_cluster::nodes::fleetlock::Key;
 use holdfast_cluster::nodes::leader::{LeaderLock, Leadership};
 use holdfast_cluster::nodes::model::NodeView;
-use holdfast_cluster::nodes::reboot::{Event, Journal, Next, Purpose, RebootSettings, State};
+use holdfast_cluster::nodes::reboot::{Journal, Purpose, RebootSettings, State};
 use holdfast_cluster::nodes::refusal::{Kind, Refusal};
 use holdfast_cluster::nodes::removal::Removal;
 use holdfast_cluster::nodes::replace::{Plan, Wanted};
 use holdfast_cluster::nodes::service::{Group, LockSettings, RebootLock};
+use holdfast_cluster::nodes::turn::Turn;
 use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::node::{Node, NodeSpec, REGISTRY};
-use nodes_common::{PATIENCE, client, cluster, first, serve, until};
+use nodes_common::{PATIENCE, client, cluster, first, serve, to, until};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 fn manifests(image: &str) -> String {
@@ -81,31 +83,30 @@ async fn node(cluster: &impl Cluster, name: &str) -> Option<NodeView> {
     cluster.nodes().await.unwrap().into_iter().find(|node| node.name == name)
 }
 
-/// A node's manager between two boots: until it rests, or the machine reboots.
-async fn manager(journal: &Path, boot: &str, lock: &Client<Http>, seen: &mut Vec<Kind>) -> State {
-    let settings = RebootSettings::default();
-    let (mut journal, complaint) = Journal::open(journal, boot, settings, Instant::now());
-    assert_eq!(complaint, None);
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        assert!(Instant::now() < deadline, "{:?}", journal.machine());
-        match journal.machine().next(Instant::now()) {
-            Next::Rest if boot == "before" => {
-                journal.on(Event::Want(Purpose::Reboot), Instant::now()).unwrap();
-            }
-            Next::Rest | Next::Go(_) => return journal.machine().state().clone(),
-            Next::Wait(at) => tokio::time::sleep_until(at.into()).await,
-            Next::PreReboot => {
-                let answer = lock.ask(Call::PreReboot).await;
-                seen.extend(answer.as_ref().err().map(|refusal| refusal.kind));
-                journal.on(Event::PreReboot(answer), Instant::now()).unwrap();
-            }
-            Next::SteadyState => {
-                let answer = lock.ask(Call::SteadyState).await;
-                journal.on(Event::SteadyState(answer), Instant::now()).unwrap();
-            }
+/// What a node's manager says to the lock, with what it was refused for.
+#[derive(Clone)]
+struct Heard {
+    http: Http,
+    refused: Arc<Mutex<Vec<Kind>>>,
+}
+
+impl Transport for Heard {
+    async fn post(&self, path: &str, body: Bytes) -> Result<(u16, Bytes), NoAnswer> {
+        let answer = self.http.post(path, body).await;
+        if let (true, Ok((_, said))) = (path == Call::PreReboot.path(), &answer) {
+            let said: serde_json::Value = serde_json::from_slice(said).unwrap_or_default();
+            let kind = said["kind"].as_str().and_then(Kind::from_code);
+            self.refused.lock().unwrap().extend(kind);
         }
+        answer
     }
+}
+
+fn open(journal: &Path, boot: &str) -> Journal {
+    let settings = RebootSettings::default();
+    let (journal, complaint) = Journal::open(journal, boot, settings, Instant::now());
+    assert_eq!(complaint, None);
+    journal
 }
 
 #[test]
@@ -148,9 +149,14 @@ fn nodes_take_turns_and_a_broken_one_is_replaced() {
 
             // A reboot: the pods move, one at a time, and the data plane stays.
             assert_eq!(pods(&*cluster, "node2", "web").await, 2);
-            let mut seen = Vec::new();
-            let state = manager(&journal, "before", &second, &mut seen).await;
-            assert!(matches!(state, State::Going { purpose: Purpose::Reboot, .. }), "{state:?}");
+            let heard = Heard { http: to(&face, &key), refused: Arc::default() };
+            let manager = |boot| {
+                let heard = heard.clone();
+                let asks = move || Client::new("node2", "default", vec![heard.clone()]);
+                Turn::start(open(&journal, boot), asks)
+            };
+            manager("before").take(Purpose::Reboot, PATIENCE).await.unwrap();
+            let seen = heard.refused.lock().unwrap().clone();
             assert!(
                 seen.iter().all(|kind| [Kind::Draining, Kind::DrainBlocked].contains(kind)),
                 "{seen:?}"
@@ -167,8 +173,15 @@ fn nodes_take_turns_and_a_broken_one_is_replaced() {
             assert_eq!(refusal, Refusal::new(Kind::Locked, "node node2 has the reboot lock"));
             first.ask(Call::SteadyState).await.unwrap();
             assert_eq!(lock.holders().await.unwrap(), [(Group::default(), "node2".into())]);
-            let state = manager(&journal, "after", &second, &mut seen).await;
-            assert_eq!(state, State::Idle);
+            let booted = manager("after");
+            until("the node gives the lock back by itself", async || {
+                match open(&journal, "after").machine().state() {
+                    State::Idle => Ok(()),
+                    state => Err(state.clone()),
+                }
+            })
+            .await;
+            drop(booted);
             let view = node(&*cluster, "node2").await.unwrap();
             assert!(!view.unschedulable && !view.cordoned_by_us);
             assert_eq!(lock.holders().await.unwrap(), []);

@@ -31,3 +31,4 @@ pub mod recipe;
 pub mod registries;
 pub mod server;
 pub mod snapshot;
+pub mod way;

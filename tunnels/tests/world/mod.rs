@@ -11,6 +11,7 @@ use holdfast_api::tunnel::{
 use holdfast_poll::until;
 use netd::netns::NetNs;
 use netd::tuntap;
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
@@ -467,15 +468,21 @@ impl Drop for Edge {
 
 /// Answers probes after `delay`, as an edge that is so far away.
 fn respond(socket: &UdpSocket, delay: Duration, stop: &AtomicBool) {
-    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    const LOOKS_UP: Duration = Duration::from_millis(20);
     let mut buffer = [0; 64];
+    let mut due: VecDeque<(Instant, [u8; tunnels::probe::PACKET_BYTES], SocketAddr)> =
+        VecDeque::new();
     while !stop.load(Ordering::Relaxed) {
+        let next =
+            due.front().map_or(LOOKS_UP, |(at, ..)| at.saturating_duration_since(Instant::now()));
+        if next.is_zero() {
+            let (_, reply, to) = due.pop_front().unwrap();
+            let _ = socket.send_to(&reply, to);
+            continue;
+        }
+        socket.set_read_timeout(Some(next.min(LOOKS_UP))).unwrap();
         let Ok((bytes, from)) = socket.recv_from(&mut buffer) else { continue };
         let Some(reply) = tunnels::probe::answer(&buffer[..bytes]) else { continue };
-        let socket = socket.try_clone().unwrap();
-        std::thread::spawn(move || {
-            std::thread::sleep(delay);
-            let _ = socket.send_to(&reply, from);
-        });
+        due.push_back((Instant::now() + delay, reply, from));
     }
 }

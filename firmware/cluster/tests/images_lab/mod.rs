@@ -18,8 +18,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -37,23 +37,32 @@ pub fn image(kubernetes: &Kubernetes, name: &str, mib: usize) -> Image {
 /// A thread in the node's network; it is told to end when this is dropped.
 #[derive(Debug)]
 pub struct InNetwork {
-    ends: Arc<AtomicBool>,
+    lives: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// Tells such a thread when to end.
+pub struct End(Receiver<()>);
+
+impl End {
+    /// Waits for it for so long at most; whether it came.
+    pub fn comes_within(&self, time: Duration) -> bool {
+        self.0.recv_timeout(time) == Err(RecvTimeoutError::Disconnected)
+    }
+}
+
 impl InNetwork {
-    pub fn run(node: &Node, work: impl FnOnce(&AtomicBool) + Send + 'static) -> Self {
+    pub fn run(node: &Node, work: impl FnOnce(&End) + Send + 'static) -> Self {
         let network = node.network().unwrap();
-        let ends = Arc::new(AtomicBool::new(false));
-        let told = ends.clone();
-        let thread = std::thread::spawn(move || network.enter(|| work(&told)).unwrap());
-        Self { ends, thread: Some(thread) }
+        let (lives, end) = channel();
+        let thread = std::thread::spawn(move || network.enter(|| work(&End(end))).unwrap());
+        Self { lives: Some(lives), thread: Some(thread) }
     }
 }
 
 impl Drop for InNetwork {
     fn drop(&mut self) {
-        self.ends.store(true, Ordering::Relaxed);
+        drop(self.lives.take());
         if let Some(thread) = self.thread.take() {
             let _panicked = thread.join();
         }
@@ -64,30 +73,45 @@ impl Drop for InNetwork {
 /// plain HTTP, and no other place instead when they do not answer.
 pub const WAY: &str = "127.0.0.1:5001";
 
+/// An uplink of some 20 MiB/s, so that there is something to see.
+const PIECE: usize = 64 << 10;
+const PIECE_EVERY: Duration = Duration::from_millis(3);
+
 /// The way to the registry, which breaks when it is told to.
 pub struct Way {
     state: Arc<WayState>,
     _thread: InNetwork,
 }
 
-#[derive(Default)]
 struct WayState {
+    load: Mutex<Load>,
+    /// Told of every change of where it is cut.
+    changed: Condvar,
+}
+
+struct Load {
     /// Bytes that came from the registry, in all.
-    carried: AtomicU64,
+    carried: u64,
     /// The way is cut once it has carried so many; 0 is cut already.
-    cut_at: AtomicU64,
+    cut_at: u64,
+}
+
+impl Load {
+    fn is_cut(&self) -> bool {
+        self.carried >= self.cut_at
+    }
 }
 
 impl Way {
     /// From port 5001 of the node to its registry's.
     pub fn open(node: &Node) -> Self {
-        let state = Arc::new(WayState::default());
-        state.cut_at.store(u64::MAX, Ordering::Relaxed);
+        let load = Mutex::new(Load { carried: 0, cut_at: u64::MAX });
+        let state = Arc::new(WayState { load, changed: Condvar::new() });
         let shared = state.clone();
-        let thread = InNetwork::run(node, move |ends| {
+        let thread = InNetwork::run(node, move |end| {
             let listener = TcpListener::bind(WAY).unwrap();
             listener.set_nonblocking(true).unwrap();
-            while !ends.load(Ordering::Relaxed) {
+            while !end.comes_within(Duration::ZERO) {
                 // It looks up now and then, to see whether it shall end.
                 let waits = &mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
                 if poll(waits, PollTimeout::from(50u8)) != Ok(1) {
@@ -104,21 +128,36 @@ impl Way {
     }
 
     pub fn carried(&self) -> u64 {
-        self.state.carried.load(Ordering::Relaxed)
+        self.state.load().carried
     }
 
     pub fn cut_after(&self, bytes: u64) {
-        self.state.cut_at.store(self.carried() + bytes, Ordering::Relaxed);
+        self.state.change(|load| load.cut_at = load.carried + bytes);
     }
 
     pub fn mend(&self) {
-        self.state.cut_at.store(u64::MAX, Ordering::Relaxed);
+        self.state.change(|load| load.cut_at = u64::MAX);
     }
 }
 
 impl WayState {
+    fn load(&self) -> MutexGuard<'_, Load> {
+        self.load.lock().unwrap()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Load)) {
+        change(&mut self.load());
+        self.changed.notify_all();
+    }
+
     fn is_cut(&self) -> bool {
-        self.carried.load(Ordering::Relaxed) >= self.cut_at.load(Ordering::Relaxed)
+        self.load().is_cut()
+    }
+
+    /// Until the next piece may go, unless it is cut before.
+    fn pace(&self) {
+        let waits = |load: &mut Load| !load.is_cut();
+        drop(self.changed.wait_timeout_while(self.load(), PIECE_EVERY, waits));
     }
 
     fn carry(self: &Arc<Self>, client: TcpStream) {
@@ -133,14 +172,13 @@ impl WayState {
         let state = self.clone();
         std::thread::spawn(move || {
             let (mut from, mut to) = (registry, client);
-            let mut buffer = [0u8; 64 << 10];
+            let mut buffer = [0u8; PIECE];
             while let Ok(length @ 1..) = from.read(&mut buffer) {
                 if state.is_cut() || to.write_all(&buffer[..length]).is_err() {
                     break;
                 }
-                state.carried.fetch_add(length as u64, Ordering::Relaxed);
-                // An uplink of some 20 MiB/s, so that there is something to see.
-                std::thread::sleep(Duration::from_millis(3));
+                state.change(|load| load.carried += length as u64);
+                state.pace();
             }
             // What is on its way arrives; then nothing more comes.
             let _gone = (to.shutdown(Shutdown::Write), from.shutdown(Shutdown::Both));

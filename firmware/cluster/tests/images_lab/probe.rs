@@ -4,7 +4,6 @@ use super::InNetwork;
 use holdfast_lab_kubernetes::node::Node;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,13 +20,14 @@ impl Probe {
     pub fn start(node: &Node, way: &str) -> Self {
         let answers = Arc::new(Mutex::new(vec![Instant::now()]));
         let (remembers, way) = (answers.clone(), way.parse().unwrap());
-        let thread = InNetwork::run(node, move |ends| {
-            while !ends.load(Ordering::Relaxed) {
+        let thread = InNetwork::run(node, move |end| {
+            let mut pause = Duration::ZERO;
+            while !end.comes_within(pause) {
                 let asked = Instant::now();
                 if answers_at(way) {
                     remembers.lock().unwrap().push(Instant::now());
                 }
-                std::thread::sleep(EVERY.saturating_sub(asked.elapsed()));
+                pause = EVERY.saturating_sub(asked.elapsed());
             }
         });
         Self { answers, _thread: thread }

@@ -45,8 +45,11 @@ pub(crate) async fn serve(node: &Node, lock: &Arc<RebootLock<KubeCluster>>, key:
 }
 
 pub(crate) fn client(id: &str, server: &Server, key: &Key) -> Client<Http> {
-    let server = Http { address: Address::Tcp(server.clone()), key: Some(key.clone()) };
-    Client::new(id, "default", vec![server])
+    Client::new(id, "default", vec![to(server, key)])
+}
+
+pub(crate) fn to(server: &Server, key: &Key) -> Http {
+    Http { address: Address::Tcp(server.clone()), key: Some(key.clone()) }
 }
 
 /// Tries until it succeeds.

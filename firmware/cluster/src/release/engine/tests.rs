@@ -91,6 +91,24 @@ impl Site {
         block_on(self.engine().0.rest());
     }
 
+    /// Runs until it pauses, or has nothing left to do.
+    fn run_to_pause(&mut self) {
+        for _ in 0..200 {
+            let (engine, _) = self.engine();
+            engine.take_wanted();
+            block_on(engine.recall()).unwrap();
+            let Some(step) = engine.prepare().unwrap() else { return };
+            self.carry_out(&step);
+        }
+        panic!("it does not pause: {:?}", self.state());
+    }
+
+    fn carry_out(&mut self, step: &Step) {
+        let (engine, _) = self.engine();
+        let outcome = block_on(engine.execute(step));
+        engine.conclude(step, outcome);
+    }
+
     /// Runs so many steps, then kills the manager at the next one; that step, unless the end came
     /// before.
     fn run_steps(&mut self, steps: usize, fault: Fault) -> Option<Step> {
@@ -377,8 +395,7 @@ fn a_data_plane_whose_images_went_meanwhile_is_not_replaced() {
             site.engine().0.conclude(&step, outcome);
             break;
         }
-        let outcome = block_on(site.engine().0.execute(&step));
-        site.engine().0.conclude(&step, outcome);
+        site.carry_out(&step);
     }
     site.run();
     site.assert_has(Some((&kept("one", ONE), ONE)));
@@ -432,13 +449,11 @@ fn a_release_that_is_wanted_in_the_middle_takes_over_and_leaves_nothing_of_the_o
     while site.engine().0.machine.record().leftovers.is_empty() {
         site.engine().0.take_wanted();
         let step = site.engine().0.prepare().unwrap().unwrap();
-        let outcome = block_on(site.engine().0.execute(&step));
-        site.engine().0.conclude(&step, outcome);
+        site.carry_out(&step);
     }
     for _ in 0..5 {
         let step = site.engine().0.prepare().unwrap().unwrap();
-        let outcome = block_on(site.engine().0.execute(&step));
-        site.engine().0.conclude(&step, outcome);
+        site.carry_out(&step);
     }
     assert!(site.fake.ours().contains_key("gadgets"));
     // It cannot be tried itself: then the last good one is put back.
@@ -468,13 +483,7 @@ fn a_check_that_does_not_hold_is_waited_for() {
     site.fake.conduct().unmet.insert(Check::Tunnels);
     let two = kept("two", TWO);
     site.want(&two);
-    for _ in 0..40 {
-        let (engine, _) = site.engine();
-        engine.take_wanted();
-        let Some(step) = engine.prepare().unwrap() else { break };
-        let outcome = block_on(engine.execute(&step));
-        engine.conclude(&step, outcome);
-    }
+    site.run_to_pause();
     assert_eq!(site.state().phase, ReleasePhase::Preflight);
     assert_eq!(site.state().reason, Some(Reason::ReleasePreflight));
     site.fake.conduct().unmet.clear();

@@ -122,14 +122,7 @@ fn without_the_text_of_the_last_good_release_nobody_says_that_it_is_back() {
     first.fake.conduct().crashing.insert("new=b".into());
     let mut second = beside(&first);
     second.leads(1).want(&two);
-    for _ in 0..80 {
-        let (engine, _) = second.engine();
-        engine.take_wanted();
-        block_on(engine.recall()).unwrap();
-        let Some(step) = engine.prepare().unwrap() else { break };
-        let outcome = block_on(engine.execute(&step));
-        engine.conclude(&step, outcome);
-    }
+    second.run_to_pause();
     let state = second.state();
     let told = (ReleasePhase::RollingBack, Some(Reason::ReleaseRollbackFailed));
     assert_eq!((state.phase, state.reason), told, "{state:?}");
@@ -182,13 +175,7 @@ fn a_repair_spends_no_snapshot_and_one_object_does_not_keep_the_others() {
     site.fake.conduct().refused.insert("config=a".into());
     site.want(&one);
     site.engine().0.machine.stray();
-    for _ in 0..40 {
-        let (engine, _) = site.engine();
-        engine.take_wanted();
-        let Some(step) = engine.prepare().unwrap() else { break };
-        let outcome = block_on(engine.execute(&step));
-        engine.conclude(&step, outcome);
-    }
+    site.run_to_pause();
     assert_eq!(site.fake.ours().get("web").map(String::as_str), Some("a"));
     let state = site.state();
     assert_eq!(state.reason, Some(Reason::ReleaseApplyRefused), "{state:?}");
@@ -272,8 +259,7 @@ fn a_node_that_watched_a_release_fail_has_nothing_to_do_when_it_leads() {
         second.engine().0.has_recalled = false;
         first.fake.is_node(0);
         let Some(step) = step else { break };
-        let outcome = block_on(first.engine().0.execute(&step));
-        first.engine().0.conclude(&step, outcome);
+        first.carry_out(&step);
     }
     assert_eq!(first.state().phase, ReleasePhase::RolledBack);
     assert!(!second.engine().0.machine.is_torn());

@@ -161,7 +161,9 @@ fn tell(dataplane: &Dataplane, known: &Knowledge, settings: &Settings, mesh: &mu
     protected.extend(settings.controller.host().parse::<IpAddr>().ok());
     let backbone = edges.iter().map(|(name, at)| (name.clone(), at.ip())).collect();
     dataplane.tell(Event::Edges { backbone, protected });
-    dataplane.tell(Event::Peers(known.peers.clone()));
+    if let Some(peers) = &known.peers {
+        dataplane.tell(Event::Peers(peers.clone()));
+    }
     let events = dataplane.sender();
     mesh.set(&edges, move |edge, heard| {
         // The data plane is gone only when everything ends.

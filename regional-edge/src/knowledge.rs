@@ -28,8 +28,8 @@ pub struct Knowledge {
     pub neighbours: BTreeMap<String, Neighbour>,
     /// Addresses of edges, inside and outside, that no site may cover.
     pub protected: BTreeSet<IpAddr>,
-    /// The nodes that may be served.
-    pub peers: Vec<TunnelPeer>,
+    /// The nodes that may be served; none until the controller told them once.
+    pub peers: Option<Vec<TunnelPeer>>,
 }
 
 impl Knowledge {
@@ -61,12 +61,13 @@ impl Knowledge {
             name(a) == name(b) && a.spec == b.spec
         };
         // Resource versions and the like change nothing, and are no reason to write to the disk.
-        let changed = peers.len() != self.peers.len()
-            || peers.iter().zip(&self.peers).any(|(a, b)| !same(a, b));
-        if changed {
-            self.peers = peers;
+        let is_known = self.peers.as_ref().is_some_and(|known| {
+            known.len() == peers.len() && peers.iter().zip(known).all(|(a, b)| same(a, b))
+        });
+        if !is_known {
+            self.peers = Some(peers);
         }
-        changed
+        !is_known
     }
 }
 
@@ -154,6 +155,7 @@ mod tests {
         assert!(!known.take_peers(&peers), "nothing that matters");
         store.keep(&known).unwrap();
         let older = known.clone();
+        assert!(Knowledge::default().take_peers(&[]), "none is something to know");
         peers[0].spec.site = "shop".into();
         assert!(known.take_peers(&peers));
         store.keep(&known).unwrap();

@@ -70,6 +70,7 @@ fn an_edge_serves_a_node_and_its_site() {
     let world = World::new();
     let edge = world.edge(1);
     let node = world.node(&[(1, edge.public_key)]);
+    edge.dataplane.tell(Event::Peers(Vec::new()));
     eventually("the device", || edge.state().kind.is_some());
     assert!(!world.client_reaches(SITE_HOST), "nobody is served yet");
 
@@ -246,6 +247,9 @@ fn the_kernels_wireguard_serves_as_well() {
     drop(edge);
     assert!(world.client_reaches(SITE_HOST), "nobody is needed for traffic");
     let edge = start();
+    // Whatever it does before it is told its peers again: the device keeps them.
+    eventually("it knows its neighbour", || !edge.state().edges.is_empty());
+    assert!(world.client_reaches(SITE_HOST), "a session was lost");
     edge.serve(&node, BOTH);
     eventually("liveness again", || edge.node_is(BfdState::Up));
     eventually("traffic again", || world.client_reaches(SITE_HOST));

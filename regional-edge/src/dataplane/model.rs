@@ -38,7 +38,9 @@ impl Due {
 #[derive(Debug)]
 pub struct Model {
     edge: Edge,
-    peers: Vec<TunnelPeer>,
+    /// None until they were told: a device of the kernel may have them all, with sessions that
+    /// outlive this process, and whoever compared it with nothing would take them away.
+    peers: Option<Vec<TunnelPeer>>,
     nodes: Nodes,
     refusals: Vec<Refusal>,
     up: BTreeSet<NodeKey>,
@@ -53,7 +55,7 @@ impl Model {
     pub fn new(name: &str, overlay: IpAddr) -> Self {
         Model {
             edge: Edge { name: name.into(), overlay, protected: BTreeSet::new() },
-            peers: Vec::new(),
+            peers: None,
             nodes: Nodes::default(),
             refusals: Vec::new(),
             up: BTreeSet::new(),
@@ -70,7 +72,7 @@ impl Model {
         for event in events {
             due.merge(match event {
                 Event::Peers(peers) => {
-                    self.peers = peers;
+                    self.peers = Some(peers);
                     self.admit()
                 }
                 Event::Edges { backbone, protected } => self.set_edges(backbone, protected),
@@ -111,6 +113,11 @@ impl Model {
         }
     }
 
+    /// Whether the peers were told; before, nothing in the kernel may be compared with what is known.
+    pub fn knows_peers(&self) -> bool {
+        self.peers.is_some()
+    }
+
     /// The nodes that may be served.
     pub fn nodes(&self) -> &Nodes {
         &self.nodes
@@ -134,7 +141,8 @@ impl Model {
     }
 
     fn admit(&mut self) -> Due {
-        let (nodes, refusals) = admit(&self.edge, &self.peers, &self.nodes);
+        let (nodes, refusals) =
+            admit(&self.edge, self.peers.as_deref().unwrap_or_default(), &self.nodes);
         for refusal in refusals.iter().filter(|r| !self.refusals.contains(r)) {
             tracing::warn!(peer = refusal.peer, why = refusal.why, "refused to a tunnel peer");
         }

@@ -76,7 +76,10 @@ impl Thread {
         loop {
             let now = Instant::now();
             let longest = if self.unpublished { PUBLISH } else { TICK };
-            let wait = longest.min(self.full_at.saturating_duration_since(now));
+            let wait = match self.model.knows_peers() {
+                true => longest.min(self.full_at.saturating_duration_since(now)),
+                false => longest,
+            };
             let first = match inbox.recv_timeout(wait) {
                 Ok(event) => Some(event),
                 Err(RecvTimeoutError::Timeout) => None,
@@ -129,7 +132,7 @@ impl Thread {
                 self.full_at = begun;
             }
         }
-        if Instant::now() >= self.full_at {
+        if self.model.knows_peers() && Instant::now() >= self.full_at {
             let done = self.everything();
             let now = Instant::now();
             self.looked_at = now;

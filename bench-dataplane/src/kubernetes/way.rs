@@ -69,6 +69,25 @@ impl Cluster {
             }
         })
     }
+
+    /// What Kubernetes warned of about such pods, of its last hour; it tells why one took long.
+    pub(crate) fn warnings_of_way(&self) -> anyhow::Result<Vec<String>> {
+        let events = self.with_api(async |api| {
+            Ok(api.list("v1", "Event", Some("default"), "", "type=Warning").await?)
+        })?;
+        let text = |event: &Value, key| event[key].as_str().unwrap_or_default().to_owned();
+        let of_way = |event: &&Value| {
+            let name = event["involvedObject"]["name"].as_str();
+            name.is_some_and(|name| name.starts_with("way"))
+        };
+        let tell = |event: &Value| {
+            let (at, count) = (text(event, "firstTimestamp"), event["count"].as_u64().unwrap_or(1));
+            format!("{at} {}×{count}: {}", text(event, "reason"), text(event, "message"))
+        };
+        let mut warnings: Vec<String> = events.iter().filter(of_way).map(tell).collect();
+        warnings.sort();
+        Ok(warnings)
+    }
 }
 
 async fn pods(api: &Api) -> anyhow::Result<Vec<Value>> {

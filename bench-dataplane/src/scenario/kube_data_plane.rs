@@ -53,6 +53,10 @@ fn run(options: &Options) -> anyhow::Result<Report> {
             updates.push(update()?);
         }
     }
+    let warnings = cluster.warnings_of_way()?;
+    if !warnings.is_empty() {
+        report.set("kubernetes warned", warnings.join("; "));
+    }
     let restarts = Series::millis("the pod's plain restart: no way for", &restarts);
     let updates = Series::millis("its update by a release: no way for", &updates);
     let ratio = updates.median / restarts.median;

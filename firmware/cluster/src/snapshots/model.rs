@@ -9,6 +9,11 @@ use std::time::Duration;
 /// What the names of our snapshots begin with. Others are never touched.
 pub const MARK: &str = "holdfast-";
 
+/// A stamp in the storage that is further ahead of the clock, and of all that is on the node, is not
+/// one of its own: a year. Whoever may write to the storage could otherwise take all stamps away
+/// with one object, and crowd out all snapshots with a few.
+const FAR_AHEAD: u64 = 366 * 86400;
+
 /// A snapshot's place in the order of all snapshots of a node.
 ///
 /// It is the time in seconds since 1970 as long as the clock runs forward, and one more than the
@@ -38,7 +43,8 @@ impl Stamp {
     pub fn of_name(name: &str) -> Option<Stamp> {
         let rest = name.strip_prefix(MARK)?;
         let (digits, _) = rest.split_once('-')?;
-        let all_digits = digits.len() >= 10 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        // Ten of them last until the year 2286.
+        let all_digits = digits.len() == 10 && digits.bytes().all(|byte| byte.is_ascii_digit());
         all_digits.then(|| digits.parse().ok().map(Stamp)).flatten()
     }
 }
@@ -167,10 +173,18 @@ impl Have {
         self.local.iter().filter(|one| one.good).max_by_key(|one| one.stamp)
     }
 
-    /// The newest stamp that is known.
-    pub fn newest_stamp(&self) -> Option<Stamp> {
-        let remote = self.remote.iter().flatten().map(|one| one.stamp);
-        self.local.iter().map(|one| one.stamp).chain(remote).max()
+    /// The stamp of the next snapshot: after all that are known, but for what cannot be one of this
+    /// node's.
+    pub fn next_stamp(&self, now: Timestamp) -> Stamp {
+        let remote = self.believable(now).map(|one| one.stamp);
+        Stamp::next(self.local.iter().map(|one| one.stamp).chain(remote).max(), now)
+    }
+
+    /// What there is in the storage, but for what cannot be one of this node's.
+    pub fn believable(&self, now: Timestamp) -> impl Iterator<Item = &Remote> {
+        let local = self.local.iter().map(|one| one.stamp).max();
+        let bound = Stamp::next(local, now).0.saturating_add(FAR_AHEAD);
+        self.remote.iter().flatten().filter(move |one| one.stamp.0 <= bound)
     }
 }
 
@@ -189,6 +203,8 @@ mod tests {
         assert_eq!(Stamp::of_name(&format!("{}-n", Stamp(7).base_name())), Some(Stamp(7)));
         for other in
             ["on-demand-n-1732243018", "holdfast-1732243018", "holdfast-12-n", "holdfast-x-n"]
+                .into_iter()
+                .chain(["holdfast-18446744073709551615-n", "holdfast-10000000000-n"])
         {
             assert_eq!(Stamp::of_name(other), None, "{other}");
         }
@@ -202,6 +218,29 @@ mod tests {
         assert_eq!(Stamp::next(Some(Stamp(100)), at(100)), Stamp(101));
         assert_eq!(Stamp::next(Some(Stamp(900)), at(100)), Stamp(901));
         assert_eq!(Stamp::next(None, at(-5)), Stamp(0));
+    }
+
+    #[test]
+    fn one_object_of_somebody_else_does_not_take_all_stamps_away() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let local = |stamp| Local {
+            name: String::new(),
+            stamp: Stamp(stamp),
+            taken: now,
+            bytes: 1,
+            good: true,
+        };
+        let remote =
+            |stamp| Remote { name: String::new(), stamp: Stamp(stamp), stored: now, bytes: 1 };
+        let mut have = Have {
+            remote: Some(vec![remote(9_999_999_999), remote(1_800_000_100)]),
+            ..Have::default()
+        };
+        assert_eq!(have.next_stamp(now), Stamp(1_800_000_101));
+        // The clock had been ahead, and the node's own snapshots are of then.
+        have.local.push(local(5_000_000_000));
+        have.remote = Some(vec![remote(9_999_999_999), remote(5_000_000_003)]);
+        assert_eq!(have.next_stamp(now), Stamp(5_000_000_004));
     }
 
     #[test]

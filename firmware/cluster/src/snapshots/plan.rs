@@ -71,7 +71,7 @@ pub fn plan(policy: &Policy, have: &Have, asked: Option<&Why>, now: Timestamp) -
     let why = asked.cloned().or_else(|| (next_take <= now).then_some(Why::Interval));
     let takes = why.is_some();
     if let Some(why) = why {
-        steps.push(Step::Take { stamp: Stamp::next(have.newest_stamp(), now), why });
+        steps.push(Step::Take { stamp: have.next_stamp(now), why });
     }
     let store_at = have.store_failures.map_or(now, |failures| retry_at(failures, now));
     if store_at <= now {
@@ -81,7 +81,7 @@ pub fn plan(policy: &Policy, have: &Have, asked: Option<&Why>, now: Timestamp) -
     }
     steps.extend(surplus_here(policy, have).into_iter().map(Step::DeleteLocal));
     if store_at <= now {
-        steps.extend(surplus_remote(policy, have).into_iter().map(Step::DeleteRemote));
+        steps.extend(surplus_remote(policy, have, now).into_iter().map(Step::DeleteRemote));
     }
     // The one that is taken now is the one to drill; so not before the next plan.
     if let (Some(every), Some(newest)) = (policy.drill, have.newest_good()) {
@@ -153,10 +153,10 @@ fn surplus_here(policy: &Policy, have: &Have) -> Vec<String> {
     gone.into_iter().map(|one| one.name.clone()).collect()
 }
 
-fn surplus_remote(policy: &Policy, have: &Have) -> Vec<String> {
-    let remote = have.remote.as_deref().unwrap_or_default();
-    let kept = kept(remote.iter().map(|one| one.stamp), policy.keep);
-    let mut gone: Vec<_> = remote.iter().filter(|one| !kept.contains(&one.stamp)).collect();
+fn surplus_remote(policy: &Policy, have: &Have, now: Timestamp) -> Vec<String> {
+    let remote = || have.believable(now);
+    let kept = kept(remote().map(|one| one.stamp), policy.keep);
+    let mut gone: Vec<_> = remote().filter(|one| !kept.contains(&one.stamp)).collect();
     gone.sort_by_key(|one| one.stamp);
     gone.into_iter().map(|one| one.name.clone()).collect()
 }

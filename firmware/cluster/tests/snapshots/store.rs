@@ -46,6 +46,7 @@ async fn snapshots_are_stored_once_listed_over_pages_fetched_and_deleted() {
     server.put(&key(7).replace("site-1", "site-2"), b"other");
     server.put("fleet/a b/site-1/n1/readme.txt", b"other");
     server.put("fleet/a b/site-1/n1/holdfast-notes.tar.gz.age", b"other");
+    server.put(&format!("fleet/a b/site-1/n1/old/{}.tar.gz.age", name(8)), b"other");
 
     let mut listed = store.list().await.unwrap();
     listed.sort_by_key(|one| one.stamp);

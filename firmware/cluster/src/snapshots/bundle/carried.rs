@@ -85,7 +85,7 @@ pub fn carried(paths: &ClusterPaths) -> Result<Vec<Carried>, SnapshotError> {
         .map(str::to_owned)
         .collect();
     for folder in ["server/tls", "server/cred"] {
-        let inside = plain_files(&paths.data_dir().join(folder))?;
+        let (inside, _) = files_and_others(&paths.data_dir().join(folder))?;
         names.extend(inside.into_iter().map(|name| format!("{folder}/{name}")));
     }
     let there = names.into_iter().filter_map(|name| {
@@ -104,25 +104,35 @@ pub fn copy_carried(carried: &[Carried], into: &Path) -> Result<(), SnapshotErro
     carried.iter().try_for_each(|one| copy(&one.path, &into.join(&one.name)))
 }
 
-/// Copies a small secret file.
-pub(in super::super) fn copy(from: &Path, to: &Path) -> Result<(), SnapshotError> {
+/// Reads a small file.
+pub(super) fn read(from: &Path) -> Result<Zeroizing<Vec<u8>>, SnapshotError> {
     let file = fs::File::open(from).map_err(io_error("read", from))?;
     let mut content = Zeroizing::new(Vec::new());
     file.take(LIMIT + 1).read_to_end(&mut content).map_err(io_error("read", from))?;
     if content.len() as u64 > LIMIT {
         let long = io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 1 MiB");
-        return Err(io_error("copy", from)(long));
+        return Err(io_error("read", from)(long));
     }
+    Ok(content)
+}
+
+/// Copies a small secret file.
+pub(in super::super) fn copy(from: &Path, to: &Path) -> Result<(), SnapshotError> {
+    let content = read(from)?;
     files::make_parent(to)?;
     holdfast_durable::write(to, &content, 0o600).map_err(SnapshotError::Write)
 }
 
-/// Names of all plain files below a folder, links not followed; none when it is not there.
+/// Names of all plain files below a folder, and of what is neither that nor a folder, links not
+/// followed; none when it is not there.
 ///
 /// # Errors
 /// A folder cannot be read.
-pub(super) fn plain_files(dir: &Path) -> Result<BTreeSet<String>, SnapshotError> {
-    fn walk(dir: &Path, prefix: &str, found: &mut BTreeSet<String>) -> Result<(), SnapshotError> {
+pub(super) fn files_and_others(
+    dir: &Path,
+) -> Result<(BTreeSet<String>, BTreeSet<String>), SnapshotError> {
+    type Found = (BTreeSet<String>, BTreeSet<String>);
+    fn walk(dir: &Path, prefix: &str, found: &mut Found) -> Result<(), SnapshotError> {
         let entries = match fs::read_dir(dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries.map_err(io_error("read", dir))?,
@@ -134,12 +144,14 @@ pub(super) fn plain_files(dir: &Path) -> Result<BTreeSet<String>, SnapshotError>
             if kind.is_dir() {
                 walk(&entry.path(), &format!("{name}/"), found)?;
             } else if kind.is_file() {
-                found.insert(name);
+                found.0.insert(name);
+            } else {
+                found.1.insert(name);
             }
         }
         Ok(())
     }
-    let mut found = BTreeSet::new();
+    let mut found = Found::default();
     walk(dir, "", &mut found)?;
     Ok(found)
 }

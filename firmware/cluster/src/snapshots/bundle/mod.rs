@@ -214,14 +214,20 @@ async fn open(file: &Path, identity: &Secret, into: &Path) -> Result<Unpacked, S
 
 /// Every file is one that the manifest vouches for, and none is missing.
 fn check(into: &Path) -> Result<Unpacked, String> {
-    let text = std::fs::read(into.join(MANIFEST)).map_err(|_| format!("it has no {MANIFEST}"))?;
+    // Before anything is opened: a pipe would be waited for, and a link leads elsewhere.
+    let (mut there, others) = carried::files_and_others(into).map_err(|error| chain(&error))?;
+    if let Some(name) = others.first() {
+        return Err(format!("{name} is no plain file"));
+    }
+    if !there.remove(MANIFEST) {
+        return Err(format!("it has no {MANIFEST}"));
+    }
+    let text = carried::read(&into.join(MANIFEST)).map_err(|error| chain(&error))?;
     let manifest: Manifest =
         serde_json::from_slice(&text).map_err(|error| format!("{MANIFEST}: {error}"))?;
     if manifest.format > FORMAT {
         return Err(format!("its format {} is newer than {FORMAT}", manifest.format));
     }
-    let mut there = carried::plain_files(into).map_err(|error| chain(&error))?;
-    there.remove(MANIFEST);
     let vouched: BTreeSet<String> = manifest.files.keys().cloned().collect();
     if let Some(name) = there.symmetric_difference(&vouched).next() {
         return Err(match there.contains(name) {

@@ -46,6 +46,10 @@ fn by_hand(dir: &Path, keys: &Keys, files: &[File<'_>]) -> PathBuf {
     for (name, content) in files {
         holdfast_durable::write(&inside.join(name), content, 0o600).unwrap();
     }
+    encrypt(dir, keys, &inside)
+}
+
+fn encrypt(dir: &Path, keys: &Keys, inside: &Path) -> PathBuf {
     let out = dir.join("by-hand.age");
     let script = format!(
         "tar czf - -C {} . | age -r {} -o {}",
@@ -168,5 +172,28 @@ async fn a_file_that_is_damaged_or_says_too_much_is_refused() {
     ];
     for (content, why) in cases {
         assert_eq!(refused(&by_hand(dir.path(), &keys, content)).await, why);
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_plain_file_is_not_even_opened() {
+    let Some(keys) = keys() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (inside, into) = (dir.path().join("inside"), dir.path().join("into"));
+    for (is_pipe, name) in
+        [(true, MANIFEST), (true, SNAPSHOT), (false, "server"), (false, MANIFEST)]
+    {
+        files::fresh_dir(&inside).unwrap();
+        let path = inside.join(name);
+        if is_pipe {
+            assert!(Blocking::new("mkfifo").arg(path).status().unwrap().success());
+        } else {
+            std::os::unix::fs::symlink("etcd.db", path).unwrap();
+        }
+        let file = encrypt(dir.path(), &keys, &inside);
+        let opened = unpack(&file, &keys.identity, &into);
+        let error = tokio::time::timeout(Duration::from_secs(60), opened).await.unwrap();
+        let SnapshotError::Bundle { why, .. } = error.unwrap_err() else { panic!("{name}") };
+        assert_eq!(why, format!("{name} is no plain file"));
     }
 }

@@ -49,6 +49,11 @@ fn apply(have: &mut Have, steps: &[Step], now: Timestamp) {
     }
 }
 
+fn newest_stamp(have: &Have) -> Option<Stamp> {
+    let remote = have.remote.iter().flatten().map(|one| one.stamp);
+    have.local.iter().map(|one| one.stamp).chain(remote).max()
+}
+
 fn takes(plan: &Plan) -> bool {
     plan.steps.iter().any(|step| matches!(step, Step::Take { .. }))
 }
@@ -103,7 +108,7 @@ proptest! {
     }
 
     /// Whatever there is and whatever the clock says: as many good ones as are to be kept stay,
-    /// the newest good one among them, here and there.
+    /// the newest good one among them, here and there. What cannot be ours is not touched.
     #[test]
     fn the_newest_good_ones_are_never_deleted(
         have in some_have(), keep in 1usize..8, second in 0i64..4_000_000_000,
@@ -125,9 +130,13 @@ proptest! {
         prop_assert_eq!(newest(&after), newest(&have));
         prop_assert_eq!(after.newest_good(), have.newest_good());
         if let (Some(before), Some(after)) = (&have.remote, &after.remote) {
-            prop_assert!(is_kept(after.len(), before.len(), keep));
-            let newest = |all: &[Remote]| all.iter().map(|one| one.stamp).max();
-            prop_assert_eq!(newest(after), newest(before));
+            let ours: Vec<&Remote> = have.believable(at(second)).collect();
+            let is_ours = |one: &&Remote| ours.contains(one);
+            prop_assert!(before.iter().all(|one| is_ours(&one) || after.contains(one)));
+            let after: Vec<&Remote> = after.iter().filter(is_ours).collect();
+            prop_assert!(is_kept(after.len(), ours.len(), keep));
+            let newest = |all: &[&Remote]| all.iter().map(|one| one.stamp).max();
+            prop_assert_eq!(newest(&after), newest(&ours));
         }
     }
 
@@ -152,8 +161,8 @@ proptest! {
             }
             let kept = good(&have).count();
             prop_assert!(is_kept(kept, taken, keep), "{kept} of {taken}");
-            prop_assert!(have.newest_stamp() >= newest, "stamps go forward");
-            newest = have.newest_stamp();
+            prop_assert!(newest_stamp(&have) >= newest, "stamps go forward");
+            newest = newest_stamp(&have);
             // Without a further jump the next one comes in time.
             let next = plan(&policy, &have, None, now).next_take;
             prop_assert!(takes(&plan(&policy, &have, None, next.max(now))));
@@ -253,7 +262,7 @@ fn a_drill_waits_for_the_snapshot_of_the_same_pass_and_a_skipped_one_comes_back_
     let both = plan(&policy(5), &have, None, due);
     assert!(takes(&both) && both.steps.len() == 1, "{both:?}");
     apply(&mut have, &both.steps, due);
-    let stamp = have.newest_stamp().unwrap();
+    let stamp = newest_stamp(&have).unwrap();
     let steps = plan(&policy(5), &have, None, due).steps;
     assert_eq!(steps, [Step::Drill(format!("{}-n-1", stamp.base_name()))]);
     have.drilled = Some(Drilled { at: due, stamp, skipped: true });
@@ -275,4 +284,16 @@ fn a_storage_that_failed_is_left_alone_for_a_while() {
     assert_eq!((waits.steps, waits.wake), (vec![], at(160)));
     let tries = plan(&policy(5), &have, None, at(160));
     assert!(matches!(tries.steps[..], [Step::Upload(_)]), "{tries:?}");
+}
+
+#[test]
+fn objects_of_somebody_else_crowd_out_nothing() {
+    let day = 86400;
+    let now = 1_800_000_000;
+    let mut have = Have { local: vec![local(now, 0, true)], ..Have::default() };
+    have.remote = Some((0..20).map(|nth| remote(9_999_999_000 + nth)).collect());
+    have.remote.as_mut().unwrap().extend([now, now - day, now - 2 * day].map(remote));
+    let now = at(i64::try_from(now).unwrap());
+    let steps = plan(&policy(3), &have, None, now).steps;
+    assert!(!steps.iter().any(|step| matches!(step, Step::DeleteRemote(_))), "{steps:?}");
 }

@@ -430,7 +430,7 @@ impl Worker {
                     remote: self.remote.clone(),
                     ..Have::default()
                 };
-                let stamp = Stamp::next(have.newest_stamp(), Timestamp::now());
+                let stamp = have.next_stamp(Timestamp::now());
                 let _gone = answer.send(self.take(&settings, stamp, &why).await);
             }
             Request::Restore(source, others, answer) => {

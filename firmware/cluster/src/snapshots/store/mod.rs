@@ -134,7 +134,8 @@ impl Store {
     /// [`SnapshotError::Storage`].
     pub async fn list(&self) -> Result<Vec<Remote>, SnapshotError> {
         let objects = self.objects(&self.node).await?;
-        Ok(objects.iter().filter_map(remote).collect())
+        let ours = objects.iter().filter_map(|object| remote(&self.node, 1, object));
+        Ok(ours.map(|(_, one)| one).collect())
     }
 
     /// The site's snapshots of all nodes, as `<node>/<name>` with what is known of each, newest
@@ -144,14 +145,8 @@ impl Store {
     /// [`SnapshotError::Storage`].
     pub async fn list_site(&self) -> Result<Vec<(String, Remote)>, SnapshotError> {
         let objects = self.objects(&self.site).await?;
-        let mut found: Vec<_> = objects
-            .iter()
-            .filter_map(|object| {
-                let below = object.location.prefix_match(&self.site)?;
-                let name: Vec<String> = below.map(|part| part.as_ref().to_owned()).collect();
-                Some((name.join("/"), remote(object)?))
-            })
-            .collect();
+        let mut found: Vec<_> =
+            objects.iter().filter_map(|object| remote(&self.site, 2, object)).collect();
         found.sort_by_key(|(_, one)| std::cmp::Reverse((one.stored, one.stamp)));
         Ok(found)
     }
@@ -273,14 +268,14 @@ fn refused(attempt: &'static str, key: &Key, source: Error) -> SnapshotError {
     SnapshotError::Storage { attempt, object: key.to_string(), source: Box::new(source) }
 }
 
-/// One of ours; none for anything else that lies in the folder.
-fn remote(object: &ObjectMeta) -> Option<Remote> {
-    let name = object.location.filename().filter(|name| name.ends_with(ENDING))?;
-    let seconds = object.last_modified.timestamp();
-    Some(Remote {
-        name: name.into(),
-        stamp: Stamp::of_name(name)?,
-        stored: Timestamp::from_second(seconds).unwrap_or_default(),
-        bytes: object.size,
-    })
+/// One of ours, and its name below `folder`, so many folders deep; none for anything else that lies
+/// there.
+fn remote(folder: &Key, depth: usize, object: &ObjectMeta) -> Option<(String, Remote)> {
+    let below: Vec<_> = object.location.prefix_match(folder)?.collect();
+    let name = below.last()?.as_ref().to_owned();
+    let is_ours = below.len() == depth && name.ends_with(ENDING);
+    let stamp = Stamp::of_name(&name).filter(|_| is_ours)?;
+    let path: Vec<&str> = below.iter().map(AsRef::as_ref).collect();
+    let stored = Timestamp::from_second(object.last_modified.timestamp()).unwrap_or_default();
+    Some((path.join("/"), Remote { stamp, stored, bytes: object.size, name }))
 }

@@ -5,6 +5,7 @@
 //! that was sent off (probe, download, drain), the machine's clock, and the paces below. After
 //! each, the upgrade is looked at and the state is told.
 
+mod point;
 mod reconcile;
 mod report;
 mod restart;
@@ -22,6 +23,7 @@ use super::upgrade::{self, Versions};
 use super::want::Wanted;
 use holdfast_api::Reason;
 use jiff::Timestamp;
+use point::Points;
 use restart::Renewal;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -105,6 +107,7 @@ pub(super) struct Task {
     retry_at: Option<Instant>,
     next_upgrade: Instant,
     upgrade_failures: u32,
+    points: Points,
 }
 
 impl Task {
@@ -161,10 +164,12 @@ impl Task {
             retry_at: None,
             next_upgrade: now,
             upgrade_failures: 0,
+            points: Points::default(),
         }
     }
 
     pub(super) async fn run(mut self) {
+        self.point_link();
         self.take_wish().await;
         loop {
             self.upgrade().await;

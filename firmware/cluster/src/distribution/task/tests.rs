@@ -25,6 +25,7 @@ echo VERSION $$ > ROOT/running
 exec sleep 1000
 "#;
 
+pub(super) mod killed;
 mod restarts;
 mod versions;
 

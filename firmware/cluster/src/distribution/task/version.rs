@@ -1,12 +1,15 @@
 //! Versions of the program: the part of the task that carries `upgrade` out.
 
+use super::point::Edge;
 use super::{News, Task, told};
 use crate::distribution::binary::Store;
 use crate::distribution::diagnose::Diagnosis;
 use crate::distribution::machine::State;
 use crate::distribution::plan::Aspect;
 use crate::distribution::service::Wish;
-use crate::distribution::upgrade::{Service, Situation, Step, Version, Versions, plan, skips};
+use crate::distribution::upgrade::{
+    Service, Situation, Step, StepKind, Version, Versions, plan, skips,
+};
 use crate::paths::ClusterPaths;
 use holdfast_api::Reason;
 use std::path::PathBuf;
@@ -83,7 +86,7 @@ impl Task {
             && self.versions.forgive(artifact)
         {
             info!(version = artifact.version, "a version of Kubernetes that failed is tried again");
-            self.keep();
+            self.keep_if_possible();
         }
     }
 
@@ -165,56 +168,40 @@ impl Task {
             return;
         }
         info!(step = %step, "Kubernetes");
+        let kind = step.kind();
+        self.points.pass(kind, Edge::Begins).await;
         match step {
             Step::Fetch(_) => self.send_fetch(),
-            Step::Drain(_) | Step::StepAside => {
-                self.upgrading = true;
-                self.versions.service = Service::Leaving;
-                self.versions.for_restart = step == Step::StepAside;
-                self.keep();
-                let (workloads, why) = (self.helpers.workloads.clone(), step.clone());
-                let failed = self.versions.failed.clone();
-                let task = self.sent.spawn(async move {
-                    let result = match &why {
-                        Step::Drain(to) => match workloads.note(&failed).await {
-                            Ok(()) => workloads.drain(to).await,
-                            Err(problem) => Err(problem),
-                        },
-                        _ => workloads.step_aside().await,
-                    };
-                    News::Drained(why, result)
-                });
-                self.draining = Some((step, task));
+            Step::Drain(_) | Step::StepAside => self.send_drain(step).await,
+            Step::Restart => {
+                self.restart().await;
+                self.points.pass(kind, Edge::Over).await;
             }
-            Step::Restart => self.restart().await,
-            Step::Uncordon => {
-                let workloads = self.helpers.workloads.clone();
-                let failed = self.versions.failed.clone();
-                self.upgrading = true;
-                self.sent.spawn(async move {
-                    // First, for the next node begins as soon as it has the lock.
-                    News::Uncordoned(match workloads.note(&failed).await {
-                        Ok(()) => workloads.uncordon().await,
-                        Err(problem) => Err(problem),
-                    })
-                });
-            }
+            Step::Uncordon => self.send_uncordon(),
             Step::Switch(version) => {
                 let fallback = self.has_fallback();
                 let url = match &self.wish {
                     Wish::Run(wants) => wants.artifact.as_ref().map(|it| it.url.clone()),
                     Wish::Unknown | Wish::Off => None,
                 };
+                let before = self.versions.clone();
                 self.versions.switched(version, url.unwrap_or_default(), fallback);
+                // What is not written down is not switched back by the next manager.
+                if !self.succeeded(self.keep()) {
+                    self.versions = before;
+                    return;
+                }
                 self.trial_since = fallback.then(Instant::now);
                 self.trial_ends = 0;
-                self.follow().await;
+                self.follow(kind).await;
             }
             Step::Commit => {
+                // Before that is written down, for nobody looks for what it left behind.
+                self.store.prune(self.versions.kept());
+                self.points.pass(kind, Edge::Over).await;
                 self.versions.committed();
                 self.trial_since = None;
-                self.keep();
-                self.store.prune(self.versions.kept());
+                self.keep_if_possible();
             }
             Step::SwitchBack => {
                 let problem = self.problem.take();
@@ -222,9 +209,55 @@ impl Task {
                 warn!(message, "the new version of Kubernetes failed");
                 self.versions.switched_back(message);
                 self.trial_since = None;
-                self.follow().await;
+                // A full disk may be what the new version died of.
+                self.keep_if_possible();
+                self.follow(kind).await;
             }
         }
+    }
+
+    /// Takes the node out of service, for another version or for a restart.
+    async fn send_drain(&mut self, step: Step) {
+        let before = self.versions.clone();
+        self.versions.service = Service::Leaving;
+        self.versions.for_restart = step == Step::StepAside;
+        // What is not written down is not given back by the next manager.
+        if let Err(problem) = self.keep() {
+            self.versions = before;
+            self.succeeded(Err(problem));
+            return;
+        }
+        self.points.pass(step.kind(), Edge::Noted).await;
+        self.upgrading = true;
+        let (workloads, why) = (self.helpers.workloads.clone(), step.clone());
+        let (failed, points) = (self.versions.failed.clone(), self.points.clone());
+        let task = self.sent.spawn(async move {
+            let result = match &why {
+                Step::Drain(to) => match workloads.note(&failed).await {
+                    Ok(()) => workloads.drain(to).await,
+                    Err(problem) => Err(problem),
+                },
+                _ => workloads.step_aside().await,
+            };
+            points.pass(why.kind(), Edge::Over).await;
+            News::Drained(why, result)
+        });
+        self.draining = Some((step, task));
+    }
+
+    fn send_uncordon(&mut self) {
+        let workloads = self.helpers.workloads.clone();
+        let (failed, points) = (self.versions.failed.clone(), self.points.clone());
+        self.upgrading = true;
+        self.sent.spawn(async move {
+            // First, for the next node begins as soon as it has the lock.
+            let result = match workloads.note(&failed).await {
+                Ok(()) => workloads.uncordon().await,
+                Err(problem) => Err(problem),
+            };
+            points.pass(StepKind::Uncordon, Edge::Over).await;
+            News::Uncordoned(result)
+        });
     }
 
     /// That for which the node is taken out of service is not the next step any more, or
@@ -241,27 +274,43 @@ impl Task {
         let Wish::Run(wants) = &self.wish else { return };
         let Some(artifact) = wants.artifact.clone() else { return };
         let (store, client) = (self.store.clone(), self.helpers.fetch.clone());
+        let points = self.points.clone();
         self.fetching = true;
         self.sent.spawn(async move {
             let fetched = store.fetch(&artifact, client.as_ref()).await;
+            points.pass(StepKind::Fetch, Edge::Over).await;
             News::Fetched(fetched.map_err(|error| told(&error, error.reason())))
         });
     }
 
-    /// Writes down which version counts, lets the link lead there, and restarts.
-    async fn follow(&mut self) {
-        self.keep();
+    /// Lets the link lead to the version that counts, which is written down, and restarts.
+    async fn follow(&mut self, kind: StepKind) {
+        self.points.pass(kind, Edge::Noted).await;
+        self.point_link();
+        self.reconcile().await;
+        self.points.pass(kind, Edge::Over).await;
+    }
+
+    /// Also at the start, for an earlier manager may have died before.
+    pub(super) fn point_link(&self) {
         if let Err(error) = self.store.point_at(self.versions.current.as_ref()) {
             // The link is for people and programs beside us; we go by what is written down.
             warn!(error = %error, "the link to Kubernetes' program is not changed");
         }
-        self.reconcile().await;
     }
 
-    fn keep(&mut self) {
+    fn keep(&self) -> Result<(), Diagnosis> {
         let text = serde_json::to_vec_pretty(&self.versions).unwrap_or_default();
-        if let Err(error) = holdfast_durable::write(&path(&self.settings.paths), &text, 0o600) {
-            warn!(error = %error, "what is known of Kubernetes' versions is not kept");
+        holdfast_durable::write(&path(&self.settings.paths), &text, 0o600).map_err(|error| {
+            let full = error.disk_full();
+            told(&error, if full { Reason::StateDiskFull } else { Reason::StateUnwritable })
+        })
+    }
+
+    /// For what does no harm when the next manager does it again.
+    fn keep_if_possible(&self) {
+        if let Err(problem) = self.keep() {
+            warn!(reason = %problem.reason, message = %problem.message, "what is known of Kubernetes' versions is not kept");
         }
     }
 
@@ -280,7 +329,7 @@ impl Task {
         }
         if self.tried(result) {
             self.versions.service = Service::Out;
-            self.keep();
+            self.keep_if_possible();
         } else if self.is_locked() {
             // The lock may be ours in a moment, and others wait for it then.
             self.upgrade_failures = 0;
@@ -296,7 +345,7 @@ impl Task {
     pub(super) fn uncordoned(&mut self, result: Result<(), Diagnosis>) {
         if self.tried(result) {
             (self.versions.service, self.versions.for_restart) = (Service::In, false);
-            self.keep();
+            self.keep_if_possible();
         }
     }
 

@@ -5,8 +5,8 @@ fn version(name: &str) -> Version {
     Version { version: name.into(), sha256: "a".repeat(64) }
 }
 
-/// Carries steps out on a node on which `good` versions become ready and others never do;
-/// the manager dies wherever `die` says, before or after the step that it wrote down.
+/// Carries steps out on a node on which the version becomes ready, or never does. Where the manager
+/// dies in between is tried on the task itself (`task/tests/killed.rs`).
 fn run(want: &Version, have: &mut Versions, is_good: bool) -> Vec<Step> {
     let (mut fetched, mut done, mut patience) = (false, Vec::new(), Duration::ZERO);
     for _ in 0..20 {

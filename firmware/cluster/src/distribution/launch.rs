@@ -188,6 +188,11 @@ impl Places {
         &self.folder
     }
 
+    /// Where it keeps its data.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// What it writes.
     pub fn log(&self) -> PathBuf {
         self.folder.join("k3s.log")

@@ -3,8 +3,8 @@
 
 use super::diagnose::{Facts, Listener, Program, Validity};
 use super::launch::{Places, Record};
-use super::plan::FileState;
-use super::render::{HEADER, Rendered};
+use super::plan::{Elsewhere, FileState};
+use super::render::{self, HEADER, Rendered};
 use crate::paths::ClusterPaths;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -25,6 +25,27 @@ pub fn file(path: &Path) -> FileState {
         // What cannot be read is not known to be ours.
         Ok(_) | Err(_) => FileState::Foreign,
     }
+}
+
+/// The first of the administrator's files that puts the data elsewhere, by its long or short name
+/// (docs.k3s.io, "Configuration File"). What is no YAML k3s refuses by itself.
+pub fn elsewhere(paths: &ClusterPaths) -> Option<Elsewhere> {
+    let ours = render::config_path(paths);
+    let fragments = std::fs::read_dir(ours.parent()?).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = fragments.map(|entry| entry.path()).collect();
+    files.retain(|path| {
+        *path != ours && path.extension().is_some_and(|end| end == "yaml" || end == "yml")
+    });
+    files.push(paths.config_dir().join("config.yaml"));
+    files.sort();
+    files.into_iter().find_map(|file| {
+        let text = std::fs::read_to_string(&file).ok()?;
+        let options: BTreeMap<String, serde_yaml_ng::Value> =
+            serde_yaml_ng::from_str(&text).ok()?;
+        let mut named = ["data-dir", "d"].iter().filter_map(|name| options.get(*name)?.as_str());
+        let other = named.find(|named| Path::new(named) != paths.data_dir())?;
+        Some(Elsewhere { data_dir: other.to_owned(), file })
+    })
 }
 
 /// What it and its parts logged since the start in `record`; its own log last.
@@ -161,6 +182,25 @@ mod tests {
         assert_eq!(file(&path), FileState::Foreign);
         put(&path, b"\xff");
         assert_eq!(file(&path), FileState::Foreign);
+    }
+
+    #[test]
+    fn whoever_puts_the_data_elsewhere_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ClusterPaths::new(&Root::new(folder.path()));
+        let etc = paths.config_dir();
+        put(&render::config_path(&paths), b"data-dir: /ours\n");
+        let here = format!("data-dir: {}/\n", paths.data_dir().display());
+        put(&etc.join("config.yaml.d/90-here.yaml"), here.as_bytes());
+        put(&etc.join("config.yaml.d/torn.yaml"), b"\"");
+        assert_eq!(elsewhere(&paths), None);
+        for (name, text) in
+            [("config.yaml.d/90-a.yml", "d: /srv"), ("config.yaml", "data-dir: /srv")]
+        {
+            put(&etc.join(name), text.as_bytes());
+            let want = Elsewhere { file: etc.join(name), data_dir: "/srv".into() };
+            assert_eq!(elsewhere(&paths), Some(want));
+        }
     }
 
     #[test]

@@ -96,6 +96,17 @@ pub struct Have {
     pub running: Running,
     /// The datastore here has become a member.
     pub is_member: bool,
+    /// A file of somebody else that puts the data elsewhere.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// A file that names another data directory than ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// The file.
+    pub file: PathBuf,
+    /// What it names.
+    pub data_dir: String,
 }
 
 /// One step. `Display` is the line of a dry run and of the log.
@@ -143,6 +154,13 @@ pub enum PlanError {
         .0.display()
     )]
     Foreign(PathBuf),
+    /// k3s would find no datastore where it is, and begin another one.
+    #[error(
+        "{} puts the data of Kubernetes into {}; it is below /var/lib/rancher/k3s: remove the line, \
+         and mount another disk there",
+        .0.file.display(), .0.data_dir
+    )]
+    DataElsewhere(Elsewhere),
 }
 
 impl PlanError {
@@ -155,7 +173,7 @@ impl PlanError {
 /// The steps from `have` to `want`.
 ///
 /// # Errors
-/// A file of somebody else is in the way; nothing is to be done then.
+/// A file of somebody else is in the way, or moves the data; nothing is to be done then.
 pub fn plan(want: Option<&Wanted>, have: &Have) -> Result<Vec<Step>, PlanError> {
     let mut steps = Vec::new();
     let Some(want) = want else {
@@ -172,6 +190,9 @@ pub fn plan(want: Option<&Wanted>, have: &Have) -> Result<Vec<Step>, PlanError> 
         }
         return Ok(steps);
     };
+    if let Some(elsewhere) = &have.elsewhere {
+        return Err(PlanError::DataElsewhere(elsewhere.clone()));
+    }
     steps.extend(file(Some(&want.config), &have.config)?);
     steps.extend(file(want.registries.as_ref(), &have.registries)?);
     match &have.running {
@@ -302,6 +323,7 @@ mod tests {
                 registries: ("/r".into(), registries),
                 running,
                 is_member,
+                elsewhere: None,
             };
             let Ok(steps) = plan(want.as_ref(), &have) else {
                 let foreign = have.config.1 == FileState::Foreign || have.registries.1 == FileState::Foreign;
@@ -339,6 +361,7 @@ mod tests {
             registries: ("/r".into(), FileState::Ours(rendered("/r", "x"))),
             running: Running::Found { pid: 7, aspects: aspects("b", "") },
             is_member: true,
+            elsewhere: None,
         };
         let steps: Vec<String> =
             plan(Some(&want), &have).unwrap().iter().map(ToString::to_string).collect();
@@ -372,12 +395,30 @@ mod tests {
             registries: ("/r".into(), FileState::Absent),
             running: Running::Supervised { pid: 7, aspects: joins("first") },
             is_member: false,
+            elsewhere: None,
         };
         let write = Step::Write(want.config.clone());
         let restart = Step::Restart([Aspect::Join].into());
         assert_eq!(plan(Some(&want), &have).unwrap(), [write.clone(), restart]);
         have.is_member = true;
         assert_eq!(plan(Some(&want), &have).unwrap(), [write], "read at its next start");
+    }
+
+    #[test]
+    fn nothing_is_started_on_data_that_is_elsewhere() {
+        let elsewhere = Elsewhere { file: "/f".into(), data_dir: "/srv".into() };
+        let mut have = Have {
+            config: ("/c".into(), FileState::Absent),
+            registries: ("/r".into(), FileState::Absent),
+            running: Running::None,
+            is_member: false,
+            elsewhere: Some(elsewhere.clone()),
+        };
+        let want =
+            Wanted { config: rendered("/c", "a"), registries: None, aspects: aspects("a", "") };
+        assert_eq!(plan(Some(&want), &have), Err(PlanError::DataElsewhere(elsewhere)));
+        have.running = Running::Supervised { pid: 7, aspects: aspects("a", "") };
+        assert_eq!(plan(None, &have).unwrap(), [Step::Stop], "it can always be ended");
     }
 
     #[test]
@@ -389,6 +430,7 @@ mod tests {
             registries: ("/r".into(), FileState::Foreign),
             running: Running::None,
             is_member: false,
+            elsewhere: None,
         };
         assert_eq!(plan(Some(&want), &have).unwrap().len(), 2);
         want.registries = Some(rendered("/r", "a"));

@@ -56,6 +56,7 @@ pub fn registries_path(paths: &ClusterPaths) -> PathBuf {
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Config<'a> {
+    data_dir: String,
     #[serde(skip_serializing_if = "is_false")]
     cluster_init: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,6 +96,8 @@ fn is_false(flag: &bool) -> bool {
 pub fn config(wants: &NodeWants, paths: &ClusterPaths) -> Rendered {
     let address = wants.node_ip.map(|address| address.to_string());
     let config = Config {
+        // Explicit, for k3s also listens to K3S_DATA_DIR.
+        data_dir: paths.data_dir().display().to_string(),
         cluster_init: wants.role == KubernetesRole::ClusterInit,
         server: wants.server.as_deref(),
         token: &wants.token.0,
@@ -122,7 +125,7 @@ pub(super) fn is_about_joining(line: &str) -> bool {
 
 /// Our fragment as far as a restart makes a difference. Labels and taints are none of it: k3s sets
 /// labels when it starts and taints when the node joins, and [`crate::nodes::labels`] keeps both on
-/// the Node meanwhile.
+/// the Node meanwhile. Nor is the data directory, which was the same before it was written down.
 pub(super) fn read_at_start(content: &str) -> String {
     let mut is_mark = false;
     let lines = content.lines().filter(|line| {
@@ -130,7 +133,7 @@ pub(super) fn read_at_start(content: &str) -> String {
         if !line.starts_with(['-', ' ']) {
             is_mark = line.starts_with("node-label+:") || line.starts_with("node-taint+:");
         }
-        !is_mark && !is_about_joining(line)
+        !is_mark && !is_about_joining(line) && !line.starts_with("data-dir:")
     });
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -192,6 +195,7 @@ mod tests {
         assert_eq!(
             rendered.content,
             "# Written by holdfastd, which replaces changes.\n\
+             data-dir: /var/lib/rancher/k3s\n\
              cluster-init: true\n\
              token: a-secret\n\
              node-name: node-1\n\
@@ -218,6 +222,7 @@ mod tests {
         assert_eq!(
             config(&wants, &paths()).content,
             "# Written by holdfastd, which replaces changes.\n\
+             data-dir: /var/lib/rancher/k3s\n\
              server: https://10.0.0.1:6443\n\
              token: K10ab::server:cd\n\
              node-name: node-2\n\

@@ -48,7 +48,7 @@ impl UnitLauncher {
         }
         drop(self.places.fresh_log()?);
         let log = self.places.log().display().to_string();
-        let text = unit(launch, &log);
+        let text = unit(launch, &log, &self.places.data().display().to_string());
         holdfast_durable::write_if_changed(&self.folder.join(UNIT), text.as_bytes(), 0o644)?;
         let logs = self.places.log_lengths();
         let mut record = Record { aspects: launch.aspects.clone(), process: None, logs };
@@ -95,7 +95,7 @@ impl UnitLauncher {
 }
 
 /// The file (systemd.service(5), systemd.exec(5), systemd.kill(5)); limits as in k3s' own unit.
-fn unit(launch: &Launch, log: &str) -> String {
+fn unit(launch: &Launch, log: &str, data: &str) -> String {
     let mut start = quoted(&launch.program.display().to_string(), true);
     for argument in &launch.arguments {
         start.push(' ');
@@ -106,10 +106,11 @@ fn unit(launch: &Launch, log: &str) -> String {
         let pair = quoted(&format!("{name}={value}"), false);
         let _infallible = writeln!(environment, "Environment={pair}");
     }
-    let log = log.replace('%', "%%");
+    let (log, data) = (log.replace('%', "%%"), data.replace('%', "%%"));
     format!(
         "# Written by holdfastd, which replaces changes.\n\
-         [Unit]\nDescription=Kubernetes (k3s), watched by holdfastd\nAfter=network-online.target\n\n\
+         [Unit]\nDescription=Kubernetes (k3s), watched by holdfastd\nAfter=network-online.target\n\
+         RequiresMountsFor={data}\n\n\
          [Service]\nType=exec\nExecStart={start}\n{environment}Restart=no\nKillMode=process\n\
          Delegate=yes\nTimeoutStartSec=infinity\nLimitNOFILE=1048576\nLimitNPROC=infinity\n\
          LimitCORE=infinity\nTasksMax=infinity\nStandardOutput=append:{log}\n\
@@ -151,11 +152,13 @@ mod tests {
             environment: vec![("A".into(), "b c$".into())],
             aspects: Default::default(),
         };
-        let text = unit(&launch, "/var/log/100%");
+        let text = unit(&launch, "/var/log/100%", "/var/lib/rancher/k3s");
         let has = |line: &str| assert!(text.lines().any(|have| have == line), "{line}\n{text}");
         has(r#"ExecStart="/var/lib/k 3s" "server" "--x=$$HOME%%h\"\\""#);
         has(r#"Environment="A=b c$""#);
         has("StandardOutput=append:/var/log/100%%");
+        // On its own disk it would begin an empty datastore while that disk is away.
+        has("RequiresMountsFor=/var/lib/rancher/k3s");
         has("Restart=no");
         has("KillMode=process");
     }

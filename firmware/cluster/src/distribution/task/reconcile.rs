@@ -52,6 +52,7 @@ impl Task {
             registries: observed(render::registries_path(&self.settings.paths)),
             running: self.running(found.as_ref()),
             is_member: self.settings.paths.datastore_member().exists(),
+            elsewhere: observe::elsewhere(&self.settings.paths),
         };
         let steps = match plan(want.as_ref(), &have) {
             Ok(steps) => steps,

@@ -1,5 +1,6 @@
-//! The distribution with a real Kubernetes: taken port, readiness, the death of the manager, the
-//! death of k3s, a change, the end. One story on one node.
+//! The distribution with a real Kubernetes: readiness, the death of the manager, the death of k3s, a
+//! change, a taken port, a full disk, an expired certificate, a torn database of containerd, the end.
+//! One story on one node.
 //!
 //! The test runs itself again inside of `lab-k3s isolate`, where `/etc`, `/var`, the processes and
 //! the network are its own, and a third time as the manager that is killed.
@@ -191,6 +192,61 @@ fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
 }
 
+/// A line of a shell that works.
+fn run(line: &str) {
+    assert!(Command::new("sh").args(["-ec", line]).status().unwrap().success(), "{line}");
+}
+
+const DATA: &str = "/var/lib/rancher/k3s";
+
+/// An authority that ended yesterday, with the key of the one that is there.
+fn expired(folder: &str) -> String {
+    let key = std::fs::read_to_string(format!("{folder}/server-ca.key")).unwrap();
+    let key = rcgen::KeyPair::from_pem(&key).unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "k3s-server-ca");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let now = jiff::Timestamp::now().as_second().unsigned_abs();
+    let at = |seconds: u64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
+    (params.not_before, params.not_after) = (at(now - 172_800), at(now - 86_400));
+    params.self_signed(&key).unwrap().pem()
+}
+
+/// What else keeps it from coming up, each told by its reason; in the end it is Ready.
+async fn does_not_come_up(manager: &Handle, passed: impl Fn(&str)) {
+    let told = async |reason: Reason| {
+        let state =
+            until(manager, reason.code(), |state| state.reason == Some(reason) && state.starts > 0);
+        let state = state.await;
+        passed(&format!("{reason}: {}", state.message));
+        state
+    };
+    let pause = manager.pause().await.unwrap();
+    run(&format!("mount -t tmpfs -o size=8m none {DATA}/server/db"));
+    drop(pause);
+    told(Reason::KubernetesDiskFull).await;
+
+    let pause = manager.pause().await.unwrap();
+    run(&format!("umount {DATA}/server/db"));
+    let tls = format!("{DATA}/server/tls");
+    let authority = PathBuf::from(format!("{tls}/server-ca.crt"));
+    let valid = std::fs::read(&authority).unwrap();
+    holdfast_durable::write(&authority, expired(&tls).as_bytes(), 0o644).unwrap();
+    drop(pause);
+    let state = told(Reason::KubernetesCertificateExpired).await;
+    assert!(state.message.contains("server-ca.crt expired at "), "{}", state.message);
+
+    let pause = manager.pause().await.unwrap();
+    holdfast_durable::write(&authority, &valid, 0o644).unwrap();
+    let database = format!("{DATA}/agent/containerd/io.containerd.metadata.v1.bolt/meta.db");
+    holdfast_durable::write(Path::new(&database), &[7; 40_000], 0o644).unwrap();
+    drop(pause);
+    told(Reason::KubernetesContainerdDamaged).await;
+    let state = ready(manager).await;
+    assert_eq!(state.reason, None, "{}", state.message);
+    passed("containerd began anew and the node is Ready");
+}
+
 fn runs(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z ")
@@ -249,8 +305,10 @@ async fn story() {
     );
     passed(&state.message);
     drop(listener);
-    let pid = ready(&manager).await.pid.unwrap();
+    ready(&manager).await;
     passed("the port is free and the node is Ready");
+    does_not_come_up(&manager, passed).await;
+    let pid = ready(&manager).await.pid.unwrap();
 
     wishes.send_replace(Wish::Off);
     until(&manager, "off", |state| state.phase == KubernetesPhase::Off && state.pid.is_none())

@@ -5,7 +5,8 @@
 //! [`Reason::KubernetesExited`] with its last lines, which is true, if less helpful.
 //!
 //! k3s logs in the words of all its parts, and of what its parts were given: a text about a
-//! configuration counts only where a part ends with it, or names our files.
+//! configuration counts only where a part ends with it, or names our files. containerd and etcd keep
+//! the same kind of file, and say the same of one that is damaged: what each says counts for its own.
 
 use super::process::Ending;
 use holdfast_api::Reason;
@@ -52,13 +53,34 @@ pub struct Facts {
     pub certificates: Vec<Validity>,
 }
 
+/// What was logged since the start, newest last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Log {
+    /// By k3s and its parts, but not containerd; its own log last.
+    pub kubernetes: Vec<String>,
+    /// By containerd.
+    pub containerd: Vec<String>,
+}
+
+impl Log {
+    fn lines(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.containerd.iter().chain(&self.kubernetes).map(String::as_str)
+    }
+
+    /// Of etcd or k3s itself, which also tell what containerd told them.
+    fn of_datastore(&self) -> impl DoubleEndedIterator<Item = &str> {
+        let lines = self.kubernetes.iter().map(String::as_str);
+        lines.filter(|line| !line.contains("containerd") && !line.contains("rpc error"))
+    }
+}
+
 /// Everything to judge by.
 #[derive(Debug, Clone)]
 pub struct Evidence<'a> {
     /// How it ended; none while it runs.
     pub ending: Option<Ending>,
-    /// What it and its parts logged since the start, newest last.
-    pub log: &'a [String],
+    /// What was logged.
+    pub log: &'a Log,
     /// What the machine says.
     pub facts: &'a Facts,
     /// Now.
@@ -97,6 +119,14 @@ const DATASTORE: Texts = &[
     &["file checksum does not match"],
     &["\"discovery failed\"", "proto: "],
     &["\"discovery failed\"", "unexpected EOF"],
+];
+
+/// containerd, with the words of bbolt, in its own log: it runs on without what Kubernetes needs.
+const CONTAINERD: Texts = &[
+    &["failed to load plugin", "invalid database"],
+    &["failed to load plugin", "file size too small"],
+    &["failed to load plugin", "checksum error"],
+    &["failed to load plugin", "version mismatch"],
 ];
 
 /// etcd of a version that went back (docs.k3s.io, "Rolling Back K3s": only with a snapshot of the
@@ -162,17 +192,18 @@ const SERVER: Texts = &[
 /// The finding. None for a process that runs and whose log says nothing known.
 pub fn diagnose(evidence: &Evidence<'_>) -> Option<Diagnosis> {
     let found = |reason, message: String| Some(Diagnosis { reason, message });
-    if let Some((port, line)) = taken_port(evidence.log) {
+    let log = || evidence.log.lines();
+    if let Some((port, line)) = taken_port(log()) {
         return found(Reason::KubernetesPortTaken, port_message(port, evidence.facts, line));
     }
     let full = evidence.facts.free_bytes.is_some_and(|free| free == 0);
-    if let Some(line) = last(evidence.log, DISK) {
+    if let Some(line) = last(log(), DISK) {
         return found(Reason::KubernetesDiskFull, with_room(line, evidence.facts));
     }
     if full {
         return found(Reason::KubernetesDiskFull, "nothing is free on the disk".into());
     }
-    if let Some(line) = last(evidence.log, NEWER_DATASTORE) {
+    if let Some(line) = last(evidence.log.of_datastore(), NEWER_DATASTORE) {
         let message = format!(
             "a newer Kubernetes wrote the datastore, and this one cannot go on with it; a snapshot \
              from before can be put back: {}",
@@ -180,19 +211,22 @@ pub fn diagnose(evidence: &Evidence<'_>) -> Option<Diagnosis> {
         );
         return found(Reason::KubernetesDatastoreDamaged, message);
     }
-    if let Some(line) = last(evidence.log, DATASTORE) {
+    if let Some(line) = last(evidence.log.of_datastore(), DATASTORE) {
         return found(Reason::KubernetesDatastoreDamaged, shortened(line));
     }
-    if let Some(line) = refusal(evidence.log) {
+    if let Some(line) = containerd_damage(evidence.log) {
+        return found(Reason::KubernetesContainerdDamaged, shortened(line));
+    }
+    if let Some(line) = refusal(log()) {
         return found(Reason::KubernetesConfigRefused, shortened(line));
     }
-    if let Some(line) = last(evidence.log, JOIN) {
+    if let Some(line) = last(log(), JOIN) {
         return found(Reason::KubernetesJoinRefused, shortened(line));
     }
-    if let Some(line) = last(evidence.log, CERTIFICATE) {
+    if let Some(line) = last(log(), CERTIFICATE) {
         return found(Reason::KubernetesCertificateExpired, certificate_message(line, evidence));
     }
-    if let Some(line) = last(evidence.log, SERVER) {
+    if let Some(line) = last(log(), SERVER) {
         return found(Reason::KubernetesServerUnreachable, shortened(line));
     }
     let ending = evidence.ending?;
@@ -200,28 +234,48 @@ pub fn diagnose(evidence: &Evidence<'_>) -> Option<Diagnosis> {
         let message = with_room(&ending.to_string(), evidence.facts);
         return found(Reason::KubernetesDiskFull, message);
     }
-    found(Reason::KubernetesExited, last_words(ending, evidence.log))
+    found(Reason::KubernetesExited, last_words(ending, log()))
 }
 
 /// Whether a process with this log will never be ready, though it still runs.
-pub fn is_doomed(log: &[String]) -> bool {
-    taken_port(log).is_some()
-        || refusal(log).is_some()
-        || log.iter().any(|line| is_fatal(line) && says(line, DATASTORE))
+pub fn is_doomed(log: &Log) -> bool {
+    taken_port(log.lines()).is_some()
+        || refusal(log.lines()).is_some()
+        || log.of_datastore().any(|line| is_fatal(line) && says(line, DATASTORE))
+        || containerd_damage(log).is_some()
+}
+
+fn containerd_damage(log: &Log) -> Option<&str> {
+    let mut lines = log.containerd.iter().map(String::as_str);
+    lines.find(|line| says(line, CONTAINERD)).or_else(|| crash_of_bbolt(&log.containerd))
+}
+
+/// What a Go program crashed of, when bbolt's own function did: the first one of the stack that is
+/// not the runtime's. Whatever runs in a transaction has bbolt below itself.
+fn crash_of_bbolt(log: &[String]) -> Option<&str> {
+    let begins = |line: &&String| {
+        line.starts_with("panic: ") || line.starts_with("unexpected fault address ")
+    };
+    let at = log.iter().position(|line| begins(&line))?;
+    let stack = log[at..].iter().skip_while(|line| !line.starts_with("goroutine ")).skip(1);
+    let of_runtime = ["\t", "panic(", "runtime."];
+    let mut functions =
+        stack.filter(|line| !of_runtime.iter().any(|start| line.starts_with(start)));
+    functions.next()?.starts_with("go.etcd.io/bbolt.").then_some(log[at].as_str())
 }
 
 fn says(line: &str, texts: Texts) -> bool {
     texts.iter().any(|row| row.iter().all(|text| line.contains(text)))
 }
 
-fn last(log: &[String], texts: Texts) -> Option<&str> {
-    log.iter().rev().find(|line| says(line, texts)).map(String::as_str)
+fn last<'a>(log: impl DoubleEndedIterator<Item = &'a str>, texts: Texts) -> Option<&'a str> {
+    log.rev().find(|line| says(line, texts))
 }
 
-fn refusal(log: &[String]) -> Option<&str> {
+fn refusal<'a>(log: impl DoubleEndedIterator<Item = &'a str>) -> Option<&'a str> {
     let is_one =
-        |line: &&String| says(line, CONFIGURATION) && (is_fatal(line) || says(line, OUR_FILES));
-    log.iter().rev().find(is_one).map(String::as_str)
+        |line: &&str| says(line, CONFIGURATION) && (is_fatal(line) || says(line, OUR_FILES));
+    log.rev().find(is_one)
 }
 
 /// Whether a part ends with this line.
@@ -237,12 +291,12 @@ fn is_fatal(line: &str) -> bool {
 
 /// `listen tcp 0.0.0.0:6443: bind: address already in use`, as Go's net package prints it. Other
 /// ports are those of workloads, without which Kubernetes does.
-fn taken_port(log: &[String]) -> Option<(u16, &str)> {
-    log.iter().rev().find_map(|line| {
+fn taken_port<'a>(log: impl DoubleEndedIterator<Item = &'a str>) -> Option<(u16, &'a str)> {
+    log.rev().find_map(|line| {
         let (before, _) = line.split_once(": bind: address already in use")?;
         let (_, port) = before.rsplit_once(':')?;
         let port = port.parse().ok()?;
-        (PORTS.contains(&port) || is_fatal(line)).then_some((port, line.as_str()))
+        (PORTS.contains(&port) || is_fatal(line)).then_some((port, line))
     })
 }
 
@@ -276,9 +330,9 @@ fn certificate_message(line: &str, evidence: &Evidence<'_>) -> String {
 }
 
 /// How it ended, and its last lines that are not the rest of a stack trace.
-fn last_words(ending: Ending, log: &[String]) -> String {
-    let said = log.iter().rev().filter(|line| !line.trim().is_empty() && !line.starts_with('\t'));
-    let mut lines: Vec<String> = said.take(3).map(|line| shortened(line)).collect();
+fn last_words<'a>(ending: Ending, log: impl DoubleEndedIterator<Item = &'a str>) -> String {
+    let said = log.rev().filter(|line| !line.trim().is_empty() && !line.starts_with('\t'));
+    let mut lines: Vec<String> = said.take(3).map(shortened).collect();
     lines.reverse();
     match lines.is_empty() {
         true => format!("{ending} and logged nothing"),

@@ -253,13 +253,18 @@ impl Places {
         })
     }
 
+    /// What containerd writes, also below k3s.
+    pub fn containerd_log(&self) -> PathBuf {
+        self.data.join("agent/containerd/containerd.log")
+    }
+
     /// Every log that can tell why it does not come up: its own, and those of its parts.
     pub fn logs(&self) -> Vec<PathBuf> {
         let mut parts: Vec<PathBuf> = std::fs::read_dir(self.data.join("log"))
             .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
             .unwrap_or_default();
         parts.retain(|path| path.extension().is_some_and(|ending| ending == "log"));
-        parts.push(self.data.join("agent/containerd/containerd.log"));
+        parts.push(self.containerd_log());
         parts.sort();
         parts.push(self.log());
         parts

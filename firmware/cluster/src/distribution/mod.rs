@@ -10,12 +10,13 @@
 //! | [`diagnose`] | why it does not come up (pure) |
 //! | [`launch`], `child`, `unit`, [`process`] | a process that outlives us and is found again |
 //! | [`upgrade`], [`binary`] | from one version of the program to another, and back |
+//! | `containerd` | its folder, when its database is damaged |
 //! | [`renew`] | when it is restarted for its certificates (pure) |
 //! | [`probe`] | whether the node is ready |
 //! | [`service`], `task` | the handle, and the task that carries all of it out |
 //!
 //! It owns two files, `config.yaml.d/60-holdfast.yaml` and `registries.yaml`, one process, and
-//! `STATE/cluster/distribution`. Whatever else stands in the distribution's folders is the
+//! `STATE/cluster/distribution`; of containerd's folder only what is damaged. Whatever else stands in the distribution's folders is the
 //! administrator's and stays. The death of the manager, of any kind, leaves the process running.
 //!
 //! Left out: k3s' containers, which outlive a stop of k3s by its own design; a second k3s that
@@ -24,6 +25,7 @@
 
 pub mod binary;
 mod child;
+mod containerd;
 pub mod diagnose;
 mod last_good;
 pub mod launch;

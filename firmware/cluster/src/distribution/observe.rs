@@ -1,7 +1,7 @@
 //! Reads the machine: our files, the logs since the start, and the facts for a diagnosis.
 //! Nothing here fails as a whole; what cannot be read is missing.
 
-use super::diagnose::{Facts, Listener, Program, Validity};
+use super::diagnose::{Facts, Listener, Log, Program, Validity};
 use super::launch::{Places, Record};
 use super::plan::{Elsewhere, FileState};
 use super::render::{self, HEADER, Rendered};
@@ -48,14 +48,18 @@ pub fn elsewhere(paths: &ClusterPaths) -> Option<Elsewhere> {
     })
 }
 
-/// What it and its parts logged since the start in `record`; its own log last.
-pub fn log(places: &Places, record: &Record) -> Vec<String> {
-    let mut lines = Vec::new();
+/// What it and its parts logged since the start in `record`.
+pub fn log(places: &Places, record: &Record) -> Log {
+    let mut log = Log::default();
     for path in places.logs() {
         let text = since(&path, record.logs.get(&path).copied().unwrap_or(0)).unwrap_or_default();
-        lines.extend(String::from_utf8_lossy(&text).lines().map(str::to_owned));
+        let by = match path == places.containerd_log() {
+            true => &mut log.containerd,
+            false => &mut log.kubernetes,
+        };
+        by.extend(String::from_utf8_lossy(&text).lines().map(str::to_owned));
     }
-    lines
+    log
 }
 
 fn since(path: &Path, start: u64) -> std::io::Result<Vec<u8>> {
@@ -211,18 +215,21 @@ mod tests {
         let part = paths.data_dir().join("log/kubernetes.log");
         put(&part, b"old\nnew\n");
         put(&places.log(), b"own\n");
+        put(&places.containerd_log(), b"its\n");
         let record = |start| Record {
             aspects: Aspects::new(),
             process: None,
             logs: [(part.clone(), start)].into(),
         };
-        assert_eq!(log(&places, &record(4)), ["new", "own"]);
-        assert_eq!(log(&places, &record(0)), ["old", "new", "own"]);
-        assert_eq!(log(&places, &record(900)), ["old", "new", "own"]);
+        assert_eq!(log(&places, &record(4)).kubernetes, ["new", "own"]);
+        assert_eq!(log(&places, &record(0)).kubernetes, ["old", "new", "own"]);
+        assert_eq!(log(&places, &record(900)).kubernetes, ["old", "new", "own"]);
+        assert_eq!(log(&places, &record(0)).containerd, ["its"]);
         let long = vec![b'\n'; 1 << 20];
         put(&part, &[&long, b"end".as_slice()].concat());
-        assert_eq!(log(&places, &record(0)).last().unwrap(), "own");
-        assert!(log(&places, &record(0)).contains(&"end".to_owned()));
+        let found = log(&places, &record(0)).kubernetes;
+        assert_eq!(found.last().unwrap(), "own");
+        assert!(found.contains(&"end".to_owned()));
     }
 
     #[test]

@@ -84,6 +84,8 @@ pub(super) struct Task {
     /// What runs was started with something else in these, and waits for its restart.
     changed: Option<BTreeSet<Aspect>>,
     renewal: Renewal,
+    /// When containerd's folder was emptied last.
+    mended: Option<Instant>,
     pauses: usize,
     waiting_for_end: Vec<oneshot::Sender<()>>,
 
@@ -148,6 +150,7 @@ impl Task {
             draining: None,
             changed: None,
             renewal,
+            mended: None,
             pauses: 0,
             waiting_for_end: Vec::new(),
             problem: None,
@@ -170,6 +173,7 @@ impl Task {
 
     pub(super) async fn run(mut self) {
         self.point_link();
+        self.send_clean();
         self.take_wish().await;
         loop {
             self.upgrade().await;
@@ -285,6 +289,7 @@ impl Task {
             environment: self.settings.environment.clone(),
             aspects: wanted.aspects.clone(),
         };
+        self.mend().await;
         // Also when that fails: systemd may have begun.
         self.is_absent = false;
         let process = match self.launcher.start(&launch).await {

@@ -2,10 +2,15 @@ use super::*;
 use proptest::prelude::*;
 
 fn judge(log: &[&str], facts: &Facts) -> Diagnosis {
-    let log: Vec<String> = log.iter().map(|line| (*line).to_owned()).collect();
+    let log = said(log);
     let now = "2026-01-01T00:00:00Z".parse().unwrap();
     let ending = Some(Ending::Status(1));
     diagnose(&Evidence { ending, log: &log, facts, now }).unwrap()
+}
+
+fn said(lines: &[&str]) -> Log {
+    let kubernetes = lines.iter().map(|line| (*line).to_owned()).collect();
+    Log { kubernetes, ..Log::default() }
 }
 
 fn reason(line: &str) -> Reason {
@@ -126,7 +131,7 @@ fn what_a_healthy_k3s_says_of_others_dooms_nobody() {
         "F is the first letter of this line: unknown flag: --x",
         "F1234",
     ] {
-        let log = [line.to_owned()];
+        let log = said(&[line]);
         assert!(!is_doomed(&log), "{line}");
         let (facts, now) = (Facts::default(), Timestamp::UNIX_EPOCH);
         let running = Evidence { ending: None, log: &log, facts: &facts, now };
@@ -146,10 +151,75 @@ fn what_nothing_comes_back_from_dooms() {
         r#"{"level":"panic","msg":"failed to open database","error":"invalid database"}"#,
         "F1016 03:31:28.074425    3792 server.go:185] unknown 'kubernetes.io' or 'k8s.io' labels specified with --node-labels: [kubernetes.io/role]",
     ] {
-        assert!(is_doomed(&[line.to_owned()]), "{line}");
+        assert!(is_doomed(&said(&[line])), "{line}");
     }
     let passes = "{\"level\":\"warn\",\"msg\":\"peer sent a snapshot with a crc mismatch\"}";
-    assert!(!is_doomed(&[passes.to_owned()]));
+    assert!(!is_doomed(&said(&[passes])));
+}
+
+/// Each as containerd 1.6 and etcd 3.4 say it of a file of theirs whose first pages, or whose other
+/// pages, were overwritten, or that was cut. Only etcd's is restored from a snapshot.
+#[test]
+fn each_database_is_damaged_for_itself() {
+    let facts = Facts::default();
+    let judge = |log: &Log| {
+        let evidence = Evidence { ending: None, log, facts: &facts, now: Timestamp::UNIX_EPOCH };
+        diagnose(&evidence).map(|found| (found.reason, found.message))
+    };
+    let panic = [
+        "panic: invalid page type: 0: 4",
+        "",
+        "goroutine 23 [running]:",
+        "panic({0x1e5c0a0, 0xc000114a90})",
+        "\t/usr/lib/go/src/runtime/panic.go:884 +0x212",
+        "go.etcd.io/bbolt.(*Cursor).search(0xc0006c08a0, {0xc0006c0968, 0x2, 0x20}, 0x0?)",
+        "\tgo.etcd.io/bbolt/cursor.go:250 +0x299",
+    ];
+    for (lines, message) in [
+        (
+            &[
+                r#"time="2026-01-01T00:00:00Z" level=warning msg="failed to load plugin io.containerd.grpc.v1.cri" error="failed to get services: failed to get instance of service \"images-service\": invalid database""#,
+            ][..],
+            "invalid database",
+        ),
+        (
+            &[
+                r#"time="2026-01-01T00:00:00Z" level=warning msg="failed to load plugin io.containerd.grpc.v1.content" error="file size too small""#,
+            ],
+            "file size too small",
+        ),
+        (&panic, "panic: invalid page type"),
+    ] {
+        let containerd: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        // k3s and the kubelet tell what containerd tells them.
+        let kubernetes = vec![
+            r#"E0101 remote_runtime.go:86] "Version from runtime service failed" err="rpc error: code = Unknown desc = invalid database""#.into(),
+            format!("containerd ended (exit status: 2): {}", lines[0]),
+        ];
+        let log = Log { kubernetes, containerd };
+        let (reason, text) = judge(&log).unwrap();
+        assert_eq!(reason, Reason::KubernetesContainerdDamaged, "{lines:?}");
+        assert!(text.contains(message), "{text}");
+        assert!(is_doomed(&log), "it waits for containerd without end");
+    }
+    let etcd = r#"{"level":"panic","msg":"failed to open database","path":"/var/lib/rancher/k3s/server/db/etcd/member/snap/db","error":"invalid database"}"#;
+    let (reason, _) = judge(&said(&[etcd])).unwrap();
+    assert_eq!(reason, Reason::KubernetesDatastoreDamaged);
+    // Of a layer, and of containerd's own doing inside of a transaction.
+    let layer = [
+        r#"time="2026-01-01T00:00:00Z" level=error msg="PullImage \"registry.example/app:1\" failed" error="failed to extract layer: crc mismatch""#,
+    ];
+    let own = [
+        "panic: assignment to entry in nil map",
+        "goroutine 23 [running]:",
+        "github.com/containerd/containerd/metadata.(*DB).Init.func1(0xc00040a0e0)",
+        "go.etcd.io/bbolt.(*DB).Update(0x0?, 0xc0006c0c20)",
+    ];
+    for lines in [&layer[..], &own] {
+        let containerd = lines.iter().map(|line| (*line).to_owned()).collect();
+        let log = Log { containerd, ..Log::default() };
+        assert_eq!((judge(&log), is_doomed(&log)), (None, false), "{lines:?}");
+    }
 }
 
 /// A version that failed may have raised the datastore's: on a site with one server the snapshot
@@ -224,7 +294,8 @@ proptest! {
     /// Any bytes that a program logs, split anywhere, are judged without a panic; and a process
     /// that runs is only called failed for something its log says.
     #[test]
-    fn any_log_is_judged(log in proptest::collection::vec("[a-z:…\t ]{0,20}(: bind: address already in use|:6443|…)?\\PC{0,9}", 0..6)) {
+    fn any_log_is_judged(lines in proptest::collection::vec("[a-z:…\t ]{0,20}(: bind: address already in use|:6443|…)?\\PC{0,9}", 0..6)) {
+        let log = Log { kubernetes: lines.clone(), containerd: lines };
         let now = Timestamp::UNIX_EPOCH;
         let facts = Facts::default();
         let running = Evidence { ending: None, log: &log, facts: &facts, now };

@@ -1,18 +1,19 @@
-//! Restarts of what runs: for another configuration, and for certificates that end soon.
+//! Restarts of what runs, for another configuration and for certificates that end soon; and what
+//! has to be mended before a start.
 
 use super::{News, Task};
 use crate::distribution::diagnose::{Diagnosis, Validity};
 use crate::distribution::machine::{Event, State};
-use crate::distribution::observe;
 use crate::distribution::plan::Aspect;
 use crate::distribution::renew::{self, Tried, Verdict};
 use crate::distribution::service::Wish;
+use crate::distribution::{containerd, observe};
 use crate::paths::ClusterPaths;
 use holdfast_api::Reason;
 use jiff::Timestamp;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 /// One that was only just found has this long to say that it is ready: one that serves waits for
@@ -20,6 +21,8 @@ use tracing::{info, warn};
 const JUST_FOUND: Duration = Duration::from_secs(30);
 /// One that is not ready for longer than a start takes may suffer from its certificates.
 const DOWN: Duration = Duration::from_secs(120);
+/// A disk that damages it again and again is not to pull all images without end.
+const MEND_AGAIN: Duration = Duration::from_secs(3600);
 
 /// What is known of certificates.
 pub(super) struct Renewal {
@@ -124,6 +127,43 @@ impl Task {
             self.renew(&one);
             self.event(Event::Restart).await;
         }
+    }
+
+    /// What stands in the way of the next start and comes again by itself.
+    pub(super) async fn mend(&mut self) {
+        let problem = self.problem.as_ref();
+        if problem.is_none_or(|it| it.reason != Reason::KubernetesContainerdDamaged)
+            || self.mended.is_some_and(|at| at.elapsed() < MEND_AGAIN)
+        {
+            return;
+        }
+        let paths = self.settings.paths.clone();
+        let mended = tokio::task::spawn_blocking(move || {
+            if containerd::has_containers(Path::new("/proc"), &paths) {
+                return Ok(false);
+            }
+            containerd::set_aside(&paths).map(|()| true)
+        });
+        match mended.await {
+            Ok(Ok(true)) => {
+                warn!("the folder of containerd is emptied, and images are pulled again");
+                self.mended = Some(Instant::now());
+                self.send_clean();
+            }
+            Ok(Ok(false)) => warn!("the folder of containerd is in use by containers, and stays"),
+            Ok(Err(error)) => warn!(error = %error, "the folder of containerd cannot be emptied"),
+            Err(fault) => warn!(error = %fault, "the folder of containerd is not emptied"),
+        }
+    }
+
+    /// Removes what was moved aside, which takes its time.
+    pub(super) fn send_clean(&self) {
+        let paths = self.settings.paths.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = containerd::remove_aside(&paths) {
+                warn!(error = %error, "what containerd left behind takes room");
+            }
+        });
     }
 
     /// What a restart did not renew.

@@ -20,12 +20,17 @@ use tokio::sync::watch;
 const K3S: &str = r#"#!/bin/sh
 [ "$1" = --version ] && { echo "k3s version VERSION (abc)"; exit; }
 grep -q poison ROOT/etc/rancher/k3s/config.yaml.d/60-holdfast.yaml && { echo "Error: unknown flag: --poison"; exit 1; }
+mkdir -p ROOT/CONTAINERD && cd ROOT/CONTAINERD
+grep -qs torn io.containerd.metadata.v1.bolt/meta.db && { echo 'msg="failed to load plugin io.containerd.grpc.v1.cri" error="invalid database"' >> containerd.log; exit 1; }
 [ -e ROOT/taken ] && { echo "listen tcp 0.0.0.0:10259: bind: address already in use"; exit 1; }
 echo VERSION $$ > ROOT/running
 exec sleep 1000
 "#;
 
+mod containerd;
 pub(super) mod killed;
+const CONTAINERD: &str = "var/lib/rancher/k3s/agent/containerd";
+
 mod restarts;
 mod versions;
 
@@ -117,7 +122,8 @@ impl Bed {
 
     fn program(&self, name: &str, version: &str) -> String {
         let root = self.folder.path().display().to_string();
-        let text = K3S.replace("ROOT", &root).replace("VERSION", version);
+        let text = K3S.replace("ROOT", &root).replace("CONTAINERD", CONTAINERD);
+        let text = text.replace("VERSION", version);
         holdfast_durable::write(&self.path(name), text.as_bytes(), 0o755).unwrap();
         let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
         holdfast_api::hex(digest.as_ref())

@@ -36,7 +36,8 @@ pub struct Kubernetes {
 
 impl Kubernetes {
     /// A real k3s (`HOLDFAST_K3S`, then `PATH`) or the laboratory's, which is built when it is not
-    /// there; that takes minutes. The build is needed in any case, for registry and images.
+    /// there; that takes minutes. The build is needed beside a real k3s too: the tests' registry is
+    /// Debian's, and their images are made of its busybox and of the web server that is compiled with it.
     ///
     /// # Errors
     /// [`FindError`] with the next step.

@@ -3,7 +3,8 @@
 //! Nothing is started here but the registries of images, one behind each edge, so that images come
 //! through the tunnels. The controller is told of a release and a site that runs it; everything
 //! else is the nodes' managers', as on real boxes: who is a server, who joins whom, who applies the
-//! release. k3s is `lab-k3s` with the node's root as its own; its control group bears the host's name, so that it is found when the world goes.
+//! release. k3s is `lab-k3s` with the node's root as its own, also where there is a real k3s: the nodes share the machine's files, and
+//! that one knows no other root. Its control group bears the host's name, so that it is found when the world goes.
 //! A world without edges has none, for there would be no way to the images.
 
 use super::{FleetError, Stages, ask, at, manager_socket, node_services};

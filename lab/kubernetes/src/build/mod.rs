@@ -31,7 +31,8 @@ const DISK_MIB: u64 = 3800;
 pub enum BuildError {
     /// Not a Debian.
     #[error(
-        "there is no apt-get here: Kubernetes is built from Debian's packages; name a real k3s with HOLDFAST_K3S instead"
+        "there is no apt-get here: Kubernetes, and the registry and the images of the tests, are made from Debian's packages; make them on a Debian machine, copy the folder and name it with {}",
+        crate::cache::BUILD_VARIABLE
     )]
     NoApt,
     /// apt knows other releases only.

@@ -345,7 +345,11 @@ const NODE_STATUS_STATUS: Schema = Object(&[
     field("message", &Text, "For people."),
     field("items", &List(&Any), "Per domain."),
     field("tunnels", &Any, "Tunnels."),
-    field("kubernetes", &Any, "Kubernetes."),
+    field(
+        "kubernetes",
+        &Any,
+        "Kubernetes: see [what a node says of it](#what-a-node-says-of-kubernetes).",
+    ),
     field("reportedAt", &TIME, "The node's clock when it wrote this."),
 ]);
 

@@ -82,7 +82,68 @@ fn form(schema: &Schema) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
     use std::io::Write;
+
+    /// Names of all fields, at any depth; those of maps stand for all keys.
+    fn names(value: &serde_json::Value, found: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                found.extend(fields.keys().cloned());
+                fields.values().for_each(|inner| names(inner, found));
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|item| names(item, found)),
+            serde_json::Value::Null
+            | serde_json::Value::Bool(_)
+            | serde_json::Value::Number(_)
+            | serde_json::Value::String(_) => {}
+        }
+    }
+
+    /// The schema lets it through as it comes, so that the page is written by hand.
+    #[test]
+    fn what_a_node_says_of_kubernetes_is_on_the_page() {
+        use holdfast_api::kubernetes as k;
+        let at = jiff::Timestamp::UNIX_EPOCH;
+        let text = String::new;
+        let reference = k::ReleaseRef::default();
+        let reason = holdfast_api::Reason::PodCrashing;
+        let part = k::ComponentState { name: text(), ok: true, message: text() };
+        let pod = k::PodProblem { pod: text(), reason: text(), code: reason, message: text() };
+        let failed = k::FailedRelease { release: reference.clone(), reason, message: text(), at };
+        let snapshot =
+            k::SnapshotInfo { name: text(), taken: at, bytes: 0, place: text(), portable: true };
+        let drill = k::DrillResult { snapshot: text(), at, took_ms: 0, ok: true, message: text() };
+        let state = k::KubernetesState {
+            components: vec![part.clone()],
+            conditions: vec![part],
+            pods: k::PodCounts { problems: vec![pod], ..Default::default() },
+            release: k::ReleaseState {
+                good: Some(reference),
+                failed: vec![failed],
+                ..Default::default()
+            },
+            snapshots: k::SnapshotsState {
+                snapshots: vec![snapshot],
+                drill: Some(drill),
+                problem: Some(holdfast_api::local::Problem::new(reason, "")),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let mut fields = Vec::new();
+        names(&serde_json::to_value(&state).unwrap(), &mut fields);
+        assert!(fields.len() > 40, "{fields:?}");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/api.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let (_, section) = page.split_once("## What a node says of Kubernetes\n").unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let code = section.split('`').skip(1).step_by(2);
+        let said: BTreeSet<&str> =
+            code.flat_map(|code| code.split(|c: char| !c.is_ascii_alphanumeric())).collect();
+        fields.retain(|field| !said.contains(field.as_str()));
+        assert_eq!(fields, [""; 0], "docs/reference/api.md does not say what these are");
+    }
 
     #[test]
     fn the_reference_page_is_current() {

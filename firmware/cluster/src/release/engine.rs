@@ -22,11 +22,11 @@ use super::machine::{Machine, Wanted};
 use super::model::{Inventory, Release};
 use super::parse::{ParseError, parse};
 use super::plan::Step;
-use super::target::{Failure, Observed, Target};
+use super::target::{Failure, MESSAGE_BYTES, Observed, Target};
 use crate::paths::ClusterPaths;
 use clock::Clock;
 use holdfast_api::kubernetes::{ReleasePhase, ReleaseRef, release_digest};
-use holdfast_api::{Reason, chain};
+use holdfast_api::{Reason, brief, chain};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stored::Stored;
@@ -202,6 +202,7 @@ impl<T: Target> ReleaseEngine<T> {
         }
         let report = Arc::clone(&self.report);
         let say = move |words: String| {
+            let words = brief(&words, MESSAGE_BYTES);
             report.send_if_modified(|report| {
                 let is_new = report.state.message != words;
                 report.state.message = words;
@@ -314,10 +315,11 @@ impl<T: Target> ReleaseEngine<T> {
     /// # Errors
     /// The text cannot be kept now, which says nothing of the release.
     fn accept(&self, kept: &Kept) -> Result<Wanted, JournalError> {
-        let unusable =
-            |reason, message| Wanted::Unusable(kept.release.clone(), Cause { reason, message });
+        let unusable = |reason, message: &str| {
+            Wanted::Unusable(kept.release.clone(), Cause::new(reason, message))
+        };
         if release_digest(&kept.manifests) != kept.release.digest {
-            let message = "the manifests are not those that the digest stands for".into();
+            let message = "the manifests are not those that the digest stands for";
             return Ok(unusable(Reason::ReleaseInvalid, message));
         }
         match read(kept) {
@@ -325,7 +327,7 @@ impl<T: Target> ReleaseEngine<T> {
                 self.journal.keep(kept)?;
                 Ok(Wanted::Release(Arc::new(release)))
             }
-            Err(error) => Ok(unusable(error.reason(), chain(&error))),
+            Err(error) => Ok(unusable(error.reason(), &chain(&error))),
         }
     }
 
@@ -490,7 +492,9 @@ impl<T: Target> ReleaseEngine<T> {
 
     async fn execute_pull(&self, release: &Release) -> Result<(), Failure> {
         let report = Arc::clone(&self.report);
-        let say = move |words: String| report.send_modify(|report| report.state.message = words);
+        let say = move |words: String| {
+            report.send_modify(|report| report.state.message = brief(&words, MESSAGE_BYTES));
+        };
         self.target.pull_here(release, &say).await
     }
 

@@ -7,9 +7,10 @@
 //! there.
 
 use super::model::{Good, Inventory, Strayed};
+use super::target::MESSAGE_BYTES;
 use crate::paths::ClusterPaths;
-use holdfast_api::Reason;
 use holdfast_api::kubernetes::{FailedRelease, ReleaseRef, release_digest};
+use holdfast_api::{Reason, brief};
 use holdfast_durable::{Loaded, SlotError, Slots, WriteError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -77,8 +78,15 @@ pub enum Direction {
 pub struct Cause {
     /// One word for it.
     pub reason: Reason,
-    /// In detail.
+    /// In detail; at most [`MESSAGE_BYTES`].
     pub message: String,
+}
+
+impl Cause {
+    /// A cause, in whoever's words, cut where they are long.
+    pub fn new(reason: Reason, message: impl AsRef<str>) -> Self {
+        Cause { reason, message: brief(message.as_ref(), MESSAGE_BYTES) }
+    }
 }
 
 /// An attempt that is under way.

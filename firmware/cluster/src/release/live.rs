@@ -278,7 +278,7 @@ impl<M: Manager> Target for Live<M> {
                 // What was applied a moment ago has not reached those who look it up.
                 retry = Retry::Soon;
             }
-            Failure { reason, message: format!("{}: {message}", item.object.origin), retry }
+            Failure::new(reason, format!("{}: {message}", item.object.origin), retry)
         })
     }
 

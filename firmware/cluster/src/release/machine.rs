@@ -94,6 +94,7 @@ impl Machine {
         attempted: Option<Arc<Release>>,
     ) -> Self {
         let mut machine = Machine { record, good, wanted: None, run: None, ended: None };
+        machine.be_brief();
         machine.resume(attempted);
         machine
     }
@@ -464,7 +465,7 @@ impl Machine {
                 self.note_done();
             }
             (Direction::Forward, _) => {
-                let cause = Cause { reason: failure.reason, message: failure.message };
+                let cause = Cause::new(failure.reason, failure.message);
                 self.remember(&cause, moment);
                 if self.record.touched {
                     self.go_back(Some(cause));

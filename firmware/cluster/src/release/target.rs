@@ -6,7 +6,7 @@
 use super::journal::Kept;
 use super::model::{Item, Release, SiteRecord};
 use crate::object::ObjectId;
-use holdfast_api::Reason;
+use holdfast_api::{Reason, brief};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::future::Future;
@@ -65,32 +65,40 @@ pub enum Retry {
     Always,
 }
 
+/// Bytes of a message that is kept, told to the controller and written to the site's record.
+pub const MESSAGE_BYTES: usize = 1024;
+
 /// Why something of the target failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
     /// One word for it.
     pub reason: Reason,
-    /// In detail, with the object, node or image.
+    /// In detail, with the object, node or image; at most [`MESSAGE_BYTES`].
     pub message: String,
     /// Whether trying again can help.
     pub retry: Retry,
 }
 
 impl Failure {
+    /// A failure, in whoever's words, cut where they are long.
+    pub fn new(reason: Reason, message: impl AsRef<str>, retry: Retry) -> Self {
+        Failure { reason, message: brief(message.as_ref(), MESSAGE_BYTES), retry }
+    }
+
     /// A failure that stays.
-    pub fn never(reason: Reason, message: impl Into<String>) -> Self {
-        Failure { reason, message: message.into(), retry: Retry::Never }
+    pub fn never(reason: Reason, message: impl AsRef<str>) -> Self {
+        Failure::new(reason, message, Retry::Never)
     }
 
     /// A failure that may pass while the object is being waited for.
-    pub fn soon(reason: Reason, message: impl Into<String>) -> Self {
-        Failure { reason, message: message.into(), retry: Retry::Soon }
+    pub fn soon(reason: Reason, message: impl AsRef<str>) -> Self {
+        Failure::new(reason, message, Retry::Soon)
     }
 
     /// A failure that passes when what is away comes back.
-    pub fn always(reason: Reason, message: impl Into<String>) -> Self {
-        Failure { reason, message: message.into(), retry: Retry::Always }
+    pub fn always(reason: Reason, message: impl AsRef<str>) -> Self {
+        Failure::new(reason, message, Retry::Always)
     }
 }
 

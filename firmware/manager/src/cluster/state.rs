@@ -5,9 +5,10 @@ use holdfast_api::kubernetes::{
     KubernetesPhase, KubernetesState, ReleasePhase, ReleaseState, SnapshotsState,
 };
 use holdfast_api::local::{ItemReport, ItemState};
-use holdfast_api::{Reason, Severity};
+use holdfast_api::{Reason, Severity, brief};
 use holdfast_cluster::distribution::DistributionState;
 use holdfast_cluster::release::engine::Report;
+use holdfast_cluster::release::target::MESSAGE_BYTES;
 use holdfast_cluster::status::Seen;
 
 /// What there is to say.
@@ -35,7 +36,7 @@ pub(super) fn state(parts: &Parts<'_>) -> KubernetesState {
     // While a snapshot is put back the disk is not what any wish goes by.
     let wanted = parts.wanted.problem.as_ref();
     let wanted = wanted.filter(|_| reason.is_none() && !parts.restoring);
-    KubernetesState {
+    briefly(KubernetesState {
         phase: if parts.restoring { KubernetesPhase::Restoring } else { phase },
         version,
         role,
@@ -49,7 +50,32 @@ pub(super) fn state(parts: &Parts<'_>) -> KubernetesState {
         ready_after_ms: ready_after.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
         release_ms: parts.release.map(|report| report.took_ms.clone()).unwrap_or_default(),
         starts,
+    })
+}
+
+/// Images, probes, plug-ins of nodes and webhooks say what they like, at any length; the controller
+/// takes a status of 2 MiB, and who is refused seems to be offline.
+fn briefly(mut state: KubernetesState) -> KubernetesState {
+    let cut = |text: &mut String| *text = brief(text, MESSAGE_BYTES);
+    cut(&mut state.message);
+    for part in state.components.iter_mut().chain(&mut state.conditions) {
+        cut(&mut part.message);
     }
+    for problem in &mut state.pods.problems {
+        cut(&mut problem.reason);
+        cut(&mut problem.message);
+    }
+    cut(&mut state.release.message);
+    for failed in &mut state.release.failed {
+        cut(&mut failed.message);
+    }
+    if let Some(drill) = &mut state.snapshots.drill {
+        cut(&mut drill.message);
+    }
+    if let Some(problem) = &mut state.snapshots.problem {
+        cut(&mut problem.message);
+    }
+    state
 }
 
 /// Its process runs, so that what was seen of it holds: most of all when it is not ready.
@@ -120,8 +146,11 @@ pub(crate) fn item(state: &KubernetesState) -> ItemReport {
 mod tests {
     use super::*;
     use crate::cluster::WantedRelease;
-    use holdfast_api::kubernetes::{ComponentState, PodCounts, PodProblem, ReleaseRef};
+    use holdfast_api::kubernetes::{
+        ComponentState, FailedRelease, PodCounts, PodProblem, ReleaseRef,
+    };
     use holdfast_api::local::Problem;
+    use jiff::Timestamp;
 
     fn parts<'a>(wanted: &'a Wanted, distribution: &'a DistributionState) -> Parts<'a> {
         Parts {
@@ -193,6 +222,44 @@ mod tests {
         ] {
             assert_eq!(told(phase, &seen, restoring).components, [], "nothing runs");
         }
+    }
+
+    #[test]
+    fn words_of_others_have_a_bound() {
+        let long = || "\"\u{80}".repeat(100_000);
+        let part = ComponentState { name: "Ready".into(), ok: false, message: long() };
+        let problem = PodProblem {
+            pod: "default/web".into(),
+            reason: long(),
+            code: Reason::PodImagePull,
+            message: long(),
+        };
+        let pods = PodCounts { problems: vec![problem], ..PodCounts::default() };
+        let seen = Seen { components: vec![part.clone()], conditions: vec![part], pods };
+        let failed = FailedRelease {
+            release: ReleaseRef::default(),
+            reason: Reason::ReleaseInvalid,
+            message: long(),
+            at: Timestamp::UNIX_EPOCH,
+        };
+        let told = ReleaseState { message: long(), failed: vec![failed], ..Default::default() };
+        let engine = Report { state: told, ..Report::default() };
+        let problem = Some(Problem::new(Reason::SnapshotFailed, long()));
+        let snapshots = SnapshotsState { problem, ..Default::default() };
+        let distribution = DistributionState {
+            phase: KubernetesPhase::Ready,
+            message: long(),
+            ..Default::default()
+        };
+        let wanted = Wanted::default();
+        let told = state(&Parts {
+            seen: Some(&seen),
+            release: Some(&engine),
+            snapshots: Some(&snapshots),
+            ..parts(&wanted, &distribution)
+        });
+        let status = serde_json::to_string(&told).unwrap();
+        assert!(status.len() < 64 << 10, "{} bytes", status.len());
     }
 
     #[test]

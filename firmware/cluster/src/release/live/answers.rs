@@ -27,7 +27,7 @@ pub(super) fn in_default(object: &Object) -> Object {
     let suffix = format!("-{}", holdfast_api::hex(&sum.as_ref()[..4]));
     // A name that is too long stays so, and is refused.
     if name.len() <= label && name.len() + suffix.len() > label {
-        name.truncate(label - suffix.len());
+        name.truncate(name.floor_char_boundary(label - suffix.len()));
     }
     *name = format!("{}{suffix}", name.trim_end_matches(['-', '.']));
     object.value["metadata"]["name"] = name.as_str().into();
@@ -63,7 +63,7 @@ pub(super) fn refused(object: &Object, tried: &str, error: &ApiError) -> Result<
         retry = Retry::Soon;
     }
     let said = told.message.replace(tried, &id.name);
-    Err(Failure { reason, message: format!("{origin}: {field}{said} ({id})"), retry })
+    Err(Failure::new(reason, format!("{origin}: {field}{said} ({id})"), retry))
 }
 
 /// An answer of the API server as the machine sees it.
@@ -119,5 +119,7 @@ mod tests {
         assert_eq!(tried(&"a".repeat(63)).len(), 63, "what fits goes on fitting");
         assert_eq!(tried(&"a".repeat(64)).len(), 73, "what does not is refused");
         assert!(!tried(&format!("{}-bbbbbbbb", "a".repeat(53))).contains("--"));
+        // RBAC's names may have any characters; one of two bytes lies where this one is cut.
+        assert!(tried(&format!("a{}", "é".repeat(30))).len() <= 63);
     }
 }

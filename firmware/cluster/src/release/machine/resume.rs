@@ -6,7 +6,8 @@ use crate::release::journal::MAX_FAILED;
 use crate::release::journal::{Cause, Direction};
 use crate::release::model::{Good, Inventory, Release, SiteRecord, Strayed};
 use crate::release::plan;
-use holdfast_api::Reason;
+use crate::release::target::MESSAGE_BYTES;
+use holdfast_api::{Reason, brief};
 use std::sync::Arc;
 
 impl Machine {
@@ -82,8 +83,16 @@ impl Machine {
             }
         }
         self.record.failed.retain(|failed| Some(failed.release.digest.as_str()) != good);
+        self.be_brief();
         let surplus = self.record.failed.len().saturating_sub(MAX_FAILED);
         self.record.failed.drain(..surplus);
+    }
+
+    /// What was written down by an older manager has no bound.
+    pub(super) fn be_brief(&mut self) {
+        for failed in &mut self.record.failed {
+            failed.message = brief(&failed.message, MESSAGE_BYTES);
+        }
     }
 
     /// Takes up the journal's attempt.
@@ -96,7 +105,7 @@ impl Machine {
             }
             (Direction::Forward, None) if self.record.touched => {
                 let message = format!("the text of {} is lost", attempt.release.name);
-                return self.go_back(Some(Cause { reason: Reason::ReleaseUnavailable, message }));
+                return self.go_back(Some(Cause::new(Reason::ReleaseUnavailable, message)));
             }
             (Direction::Forward, None) => return self.drop_attempt(),
         };

@@ -2,8 +2,9 @@
 
 use super::{Machine, Wanted};
 use crate::release::journal::Direction;
-use holdfast_api::Reason;
+use crate::release::target::MESSAGE_BYTES;
 use holdfast_api::kubernetes::{ReleasePhase, ReleaseState};
+use holdfast_api::{Reason, brief};
 
 impl Machine {
     /// Where it is, for people; without `since`, which is the driver's.
@@ -20,7 +21,7 @@ impl Machine {
             phase,
             done: count(done),
             steps: count(steps),
-            message,
+            message: brief(&message, MESSAGE_BYTES),
             reason,
             failed: self.record.failed.clone(),
             since: None,

@@ -123,6 +123,29 @@ fn only_the_last_failures_are_remembered() {
     assert_eq!(failed.last().unwrap().release.name, format!("r{}", MAX_FAILED + 2));
 }
 
+/// Whatever images, webhooks and names say, the site's record stays one that a ConfigMap takes.
+#[test]
+fn what_is_remembered_has_a_bound_whatever_the_words() {
+    for words in ["\"", "\u{80}", "\\", "\n", "é", "a "] {
+        let mut bench = Bench::new(&release("r0"));
+        for n in 0..MAX_FAILED {
+            bench.machine.want(Some(Wanted::Release(release(&format!("r{n}")))));
+            bench.up_to(StepKind::Apply);
+            let said = format!("a.yaml: {}: why", words.repeat(300_000));
+            bench.on(Err(Failure::never(Reason::ReleaseApplyRefused, said)));
+            let told = serde_json::to_string(&bench.machine.state()).unwrap();
+            assert!(told.len() < 64 << 10, "{words:?}: {} bytes are told", told.len());
+            bench.finish();
+        }
+        let record = serde_json::to_string(&bench.machine.site_record(&Step::Record)).unwrap();
+        assert!(record.len() < 64 << 10, "{words:?}: {} bytes", record.len());
+        let failed = &bench.machine.record().failed;
+        assert_eq!(failed.len(), MAX_FAILED);
+        assert!(failed.iter().all(|one| one.message.starts_with("a.yaml: ")), "{failed:?}");
+        assert!(failed.iter().all(|one| one.message.ends_with(": why")), "{failed:?}");
+    }
+}
+
 #[test]
 fn a_rollback_that_fails_is_made_again_and_lets_a_newer_release_pass() {
     let mut bench = Bench::new(&release("a"));

@@ -328,7 +328,7 @@ pub(super) async fn content_size(
     }
 }
 
-/// A piece of content; the caller knows that it is small.
+/// A piece of content; the caller knows that it is small, and when it has waited long enough.
 pub(super) async fn read_content(connection: &Connection, digest: &str) -> Result<Vec<u8>, Status> {
     let question = ReadContentRequest { digest: digest.into() };
     let mut stream: tonic::Streaming<ReadContentResponse> =

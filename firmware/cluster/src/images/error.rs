@@ -4,16 +4,19 @@
 //! gRPC code only where there is one. The words are those of containerd `remotes/docker/*.go`
 //! (resolver, fetcher, authorizer), 1.6 to 2.x, and of the kernel (errno).
 
-use holdfast_api::Reason;
+use holdfast_api::{Reason, brief};
 use std::path::PathBuf;
 use std::time::Duration;
 use tonic::{Code, Status};
+
+/// Bytes that are shown of what is no name; there is no end to what people paste.
+const NAME_SHOWN: usize = 100;
 
 /// Why something could not be done with an image.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The name is none.
-    #[error("{image:?} is not the name of an image: {why}")]
+    #[error("{:?} is not the name of an image: {why}", brief(image, NAME_SHOWN))]
     Name {
         /// As written.
         image: String,

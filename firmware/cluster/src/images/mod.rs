@@ -32,6 +32,7 @@ mod reference;
 mod runtime;
 mod service;
 mod site;
+mod stall;
 mod store;
 
 pub use cri::Credentials;

@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 /// uplink of a site among more half-done images.
 pub const PULLS_AT_ONCE: usize = 2;
 
+/// Looks at once; the runtime has other callers.
+pub const LOOKS_AT_ONCE: usize = 8;
+
 /// How long is waited for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
@@ -191,8 +194,9 @@ impl PrePull {
         let mut totals = Totals { images: self.images.len(), ..Totals::default() };
         for image in self.images.values() {
             totals.images_done += usize::from(matches!(image.state, State::Here(_)));
-            totals.done_bytes += image.progress.done_bytes;
-            totals.total_bytes += image.progress.total_bytes;
+            let Progress { done_bytes, total_bytes, .. } = image.progress;
+            totals.done_bytes = totals.done_bytes.saturating_add(done_bytes);
+            totals.total_bytes = totals.total_bytes.saturating_add(total_bytes);
         }
         totals
     }
@@ -226,15 +230,19 @@ impl PrePull {
     /// What is to be done now; each is told once.
     pub fn next(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
-        let mut pulls = self.images.values().filter(|image| image.state == State::Pulling).count();
+        let under_way =
+            |state: &State| self.images.values().filter(|image| image.state == *state).count();
+        let (mut pulls, mut looks) = (under_way(&State::Pulling), under_way(&State::Looking));
         for (name, image) in &mut self.images {
             match &image.state {
-                State::Unknown => {
+                State::Unknown if looks < LOOKS_AT_ONCE => {
+                    looks += 1;
                     image.state = State::Looking;
                     actions.push(Action::Look(name.clone()));
                 }
                 State::Waiting { until, .. } if *until <= now => image.state = State::Absent,
-                State::Waiting { .. }
+                State::Unknown
+                | State::Waiting { .. }
                 | State::Looking
                 | State::Absent
                 | State::Pulling

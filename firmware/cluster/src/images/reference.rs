@@ -9,6 +9,8 @@ use std::fmt;
 
 const DEFAULT_REGISTRY: &str = "docker.io";
 const DEFAULT_TAG: &str = "latest";
+/// Of registry and path (Distribution's `reference`, `NameTotalLengthMax`).
+const MAX_NAME_BYTES: usize = 255;
 
 /// The name of an image, whole.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,6 +52,9 @@ impl Reference {
             }
             _ => (DEFAULT_REGISTRY, rest),
         };
+        if rest.len() > MAX_NAME_BYTES {
+            return Err(wrong("a name has at most 255 bytes"));
+        }
         let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
         let path = if registry == DEFAULT_REGISTRY && !path.contains('/') {
             format!("library/{path}")
@@ -164,9 +169,13 @@ mod tests {
             "r.lab/a@sha256:12",
             "a b",
             "r.lab/a//b",
+            &"a/".repeat(150_000),
+            &format!("r.lab/{}", "a".repeat(300_000)),
+            &"\"".repeat(300_000),
         ] {
             let error = Reference::parse(image).unwrap_err();
             assert!(matches!(&error, ImageError::Name { image: told, .. } if told == image));
+            assert!(error.to_string().len() < 400, "{error}");
             assert_eq!((error.reason(), error.retryable()), (Reason::ReleaseInvalid, false));
         }
     }

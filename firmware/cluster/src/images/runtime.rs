@@ -8,7 +8,8 @@
 //! only under one that outlives a failed pull does the next attempt carry on in the middle.
 //!
 //! It fails by [`ImageError`]. A pull that stands still is ended: a registry that was cut off says
-//! nothing, and containerd before 1.7 waits for it for as long as the kernel does.
+//! nothing, and containerd before 1.7 waits for it for as long as the kernel does. A layer that is
+//! being unpacked stands still as well, and begins anew when the pull is ended: patience grows (`stall`).
 
 use super::channel::Connection;
 use super::containerd::{self, Resource, bytes};
@@ -18,37 +19,41 @@ use super::manifest::{MANIFEST_MAX_BYTES, Parts, digest_of_ingest};
 use super::model::{Descriptor, Progress};
 use super::pin;
 use super::reference::Reference;
+use super::stall::Stalls;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tonic::Status;
 use tonic::metadata::MetadataValue;
 
 /// How often a pull tells how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// How long a pull may stand still. Unpacking a large layer on a slow disk shows no bytes either.
+/// How long a pull may stand still while bytes are missing.
 const STALL_AFTER: Duration = Duration::from_secs(300);
+
+/// How long one look may take. Meanwhile nobody hears that the pull has ended.
+const LOOK_WITHIN: Duration = Duration::from_secs(20);
 
 /// A node's container runtime; clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Runtime {
     pub(super) connection: Connection,
-    stall_after: Duration,
+    stalls: Stalls,
 }
 
 impl Runtime {
     /// The runtime that listens at `socket`. Whether it does shows with the first question.
     /// To be called inside of a tokio runtime.
     pub fn connect(socket: &Path) -> Self {
-        Self { connection: Connection::lazy(socket), stall_after: STALL_AFTER }
+        Self { connection: Connection::lazy(socket), stalls: Stalls::new(STALL_AFTER) }
     }
 
     /// With another patience for pulls that stand still.
     #[must_use]
     pub fn stall_after(mut self, patience: Duration) -> Self {
-        self.stall_after = patience;
+        self.stalls = Stalls::new(patience);
         self
     }
 
@@ -112,13 +117,15 @@ impl Runtime {
                 // Cancelled between two looks only; a look that is cut off changes nothing.
                 _ = looks.tick() => {
                     // What cannot be seen does not stop the pull.
-                    if let Ok(true) = watch.look(&self.connection, &lease).await {
+                    let look = watch.look(&self.connection, &lease);
+                    if let Ok(Ok(true)) = timeout(LOOK_WITHIN, look).await {
                         moved = Instant::now();
                         let (done_bytes, total_bytes) = watch.bytes();
                         tell(Progress { image: image.into(), done_bytes, total_bytes });
                     }
-                    if moved.elapsed() >= self.stall_after {
-                        let patience = self.stall_after;
+                    let patience = self.stalls.patience(&name, watch.bytes());
+                    if moved.elapsed() >= patience {
+                        self.stalls.note(&name, watch.bytes());
                         return Err(ImageError::Stalled { image: image.into(), patience });
                     }
                 }
@@ -132,7 +139,7 @@ impl Runtime {
             }
             return Err(error);
         }
-        let _last = watch.look(&self.connection, &lease).await;
+        let _last = timeout(LOOK_WITHIN, watch.look(&self.connection, &lease)).await;
         let (_, total_bytes) = watch.bytes();
         tell(Progress { image: image.into(), done_bytes: total_bytes, total_bytes });
         self.present(image).await?.ok_or_else(|| ImageError::Registry {
@@ -144,6 +151,7 @@ impl Runtime {
     /// Ends the lease of a pull, and with it what was fetched and nothing else refers to.
     pub(super) async fn end_pull(&self, name: &str) -> Result<(), ImageError> {
         let lease = pin::pull_lease(name);
+        self.stalls.forget(name);
         containerd::delete_lease(&self.connection, &lease, false)
             .await
             .map_err(self.failed(&format!("end the lease {lease}")))
@@ -162,6 +170,8 @@ struct Watch {
     parts: Parts,
     examined: BTreeSet<String>,
     held: Vec<Resource>,
+    /// Content that is here whole.
+    whole: BTreeSet<String>,
     begun: BTreeMap<String, u64>,
 }
 
@@ -189,15 +199,14 @@ impl Watch {
             })
             .collect();
         let moved = (&held, &begun) != (&self.held, &self.begun);
+        let content = held.iter().filter(|resource| resource.kind == "content");
+        self.whole = content.map(|resource| resource.id.clone()).collect();
         (self.held, self.begun) = (held, begun);
         Ok(moved)
     }
 
     fn bytes(&self) -> (u64, u64) {
-        self.parts.bytes(
-            |digest| self.held.iter().any(|held| held.kind == "content" && held.id == digest),
-            &self.begun,
-        )
+        self.parts.bytes(|digest| self.whole.contains(digest), &self.begun)
     }
 }
 

@@ -3,9 +3,8 @@
 use super::error::ImageError;
 use super::model::{Descriptor, Progress};
 use super::runtime::Runtime;
-use crate::kubernetes::Api;
+use crate::kubernetes::{Api, ApiError};
 use crate::object::ObjectId;
-use holdfast_api::chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::PathBuf;
@@ -107,11 +106,11 @@ pub trait NodeNotes: Clone + Send + Sync + 'static {
     /// Sets annotations of the own Node; none removes one.
     ///
     /// # Errors
-    /// In words, with whom was asked; it is tried again.
+    /// Who refuses, or is away; it is tried again.
     fn annotate(
         &self,
         annotations: &BTreeMap<String, Option<String>>,
-    ) -> impl Future<Output = Result<(), String>> + Send;
+    ) -> impl Future<Output = Result<(), ApiError>> + Send;
 }
 
 /// The own Node, by the kubelet's rights: it may change itself and no other
@@ -135,12 +134,12 @@ impl OwnNode {
         Self { kubeconfig, id, connected: Arc::default() }
     }
 
-    async fn api(&self) -> Result<Api, String> {
+    async fn api(&self) -> Result<Api, ApiError> {
         let mut connected = self.connected.lock().await;
         match &*connected {
             Some(api) => Ok(api.clone()),
             None => {
-                let api = Api::connect(&self.kubeconfig).map_err(|error| chain(&error))?;
+                let api = Api::connect(&self.kubeconfig)?;
                 *connected = Some(api.clone());
                 Ok(api)
             }
@@ -149,12 +148,15 @@ impl OwnNode {
 }
 
 impl NodeNotes for OwnNode {
-    async fn annotate(&self, annotations: &BTreeMap<String, Option<String>>) -> Result<(), String> {
+    async fn annotate(
+        &self,
+        annotations: &BTreeMap<String, Option<String>>,
+    ) -> Result<(), ApiError> {
         let outcome = self.api().await?.annotate(&self.id, annotations).await;
         if outcome.is_err() {
             // The distribution may have written other certificates.
             *self.connected.lock().await = None;
         }
-        outcome.map_err(|error| chain(&error))
+        outcome
     }
 }

@@ -29,6 +29,7 @@ struct World {
     leased: BTreeSet<String>,
     under_way: Vec<Action>,
     pulls_most: usize,
+    looks_most: usize,
 }
 
 impl World {
@@ -72,16 +73,18 @@ impl World {
     fn take(&mut self, actions: Vec<Action>) {
         self.under_way.extend(actions);
         let pulls = self.under_way.iter().filter(|one| matches!(one, Action::Pull(_))).count();
+        let looks = self.under_way.iter().filter(|one| matches!(one, Action::Look(_))).count();
         self.pulls_most = self.pulls_most.max(pulls);
+        self.looks_most = self.looks_most.max(looks);
     }
 }
 
 proptest! {
-    /// Whatever fails, in whatever order: never more pulls at once than allowed, never said to be
+    /// Whatever fails, in whatever order: never more looks and pulls at once than allowed, never said to be
     /// held what is not leased; and once nothing fails any more, everything is held.
     #[test]
     fn it_comes_to_hold_everything(
-        count in 0usize..6,
+        count in 0usize..20,
         faults in proptest::collection::vec((any::<usize>(), proptest::option::weighted(0.4, Just(true)), proptest::bool::weighted(0.2), 0u64..90, 0.0..1.0f64), 0..80),
     ) {
         let mut now = Instant::now();
@@ -110,6 +113,7 @@ proptest! {
         prop_assert!(machine.is_held());
         prop_assert_eq!(world.leased, wanted);
         prop_assert!(world.pulls_most <= PULLS_AT_ONCE);
+        prop_assert!(world.looks_most <= LOOKS_AT_ONCE);
         prop_assert_eq!(machine.problem(), None);
         prop_assert_eq!(machine.totals().images_done, count);
     }
@@ -135,6 +139,21 @@ fn what_cannot_be_had_rests_until_it_is_asked_for_again() {
     assert_eq!((machine.next(now + PACE.pause_most), machine.wake_at()), (Vec::new(), None));
     machine.ask_again();
     assert_eq!(machine.next(now), [Action::Look(name)]);
+}
+
+#[test]
+fn sizes_of_several_images_that_no_disk_has_are_no_harm() {
+    let now = Instant::now();
+    let mut machine = PrePull::new("0f", &images(2), PACE);
+    machine.next(now);
+    for image in images(2) {
+        machine.on(Event::Found { image: image.clone(), target: None }, now, 0.0);
+        machine.next(now);
+        let far = Progress { image, done_bytes: u64::MAX, total_bytes: u64::MAX };
+        machine.on(Event::Moved(far), now, 0.0);
+    }
+    assert_eq!(machine.totals().total_bytes, u64::MAX);
+    assert!(machine.totals().to_string().starts_with("0/2 images, "));
 }
 
 #[test]

@@ -7,7 +7,8 @@ use crate::images::model::{Descriptor, Progress};
 use crate::images::prepull::{Action, Event, Pace, PrePull, Problem};
 use crate::images::site;
 use crate::images::store::{ImageStore, NodeNotes};
-use holdfast_api::chain;
+use crate::kubernetes::ApiError;
+use holdfast_api::{brief, chain};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 use tokio::sync::{mpsc, watch};
@@ -16,11 +17,14 @@ use tokio::task::JoinSet;
 /// Progress that waits to be looked at; more is dropped, for the next one says it too.
 const PROGRESS_QUEUE: usize = 64;
 
+/// Bytes of a problem's words: they go onto the Node object, whose annotations have 256 KiB in all.
+const MESSAGE_BYTES: usize = 1024;
+
 /// What came of a job. The number tells which machine it was for: a job that ended just as it was
 /// aborted still answers.
 enum Done {
     Event(u64, Event),
-    Noted(u64, Result<(), String>),
+    Noted(u64, Result<(), Problem>),
     LetGo(u64, Result<Vec<String>, ImageError>),
 }
 
@@ -36,6 +40,8 @@ pub(super) struct Driver<S, N> {
     asked: u64,
     jobs: JoinSet<Done>,
     note: Note,
+    /// Why the last note could not be written.
+    unsaid: Option<Problem>,
     pace: Pace,
     /// What was kept when others were let go last.
     kept: Option<BTreeSet<String>>,
@@ -62,6 +68,7 @@ impl<S: ImageStore, N: NodeNotes> Driver<S, N> {
             asked: 0,
             jobs: JoinSet::new(),
             note: Note::new(pace),
+            unsaid: None,
             pace,
             kept: None,
         }
@@ -131,6 +138,7 @@ impl<S: ImageStore, N: NodeNotes> Driver<S, N> {
         self.jobs.abort_all();
         self.number += 1;
         self.note.forget();
+        self.unsaid = None;
         self.kept = None;
     }
 
@@ -159,10 +167,14 @@ impl<S: ImageStore, N: NodeNotes> Driver<S, N> {
         match done {
             Done::Event(number, event) if number == self.number => self.feed(event),
             Done::Noted(number, outcome) if number == self.number => {
-                if let Err(error) = &outcome {
-                    tracing::debug!(error, "the Node object cannot be annotated");
-                }
                 self.note.end(outcome.is_ok(), Instant::now());
+                let problem = outcome.err();
+                if let Some(Problem { reason, message, .. }) = &problem
+                    && self.unsaid != problem
+                {
+                    tracing::warn!(%reason, message, "the Node object cannot be annotated");
+                }
+                self.unsaid = problem;
             }
             Done::LetGo(number, Err(error)) if number == self.number => {
                 tracing::warn!(error = chain(&error), "images cannot be let go");
@@ -220,21 +232,29 @@ impl<S: ImageStore, N: NodeNotes> Driver<S, N> {
         }
         self.note.begin(text.clone());
         let (number, notes) = (self.number, self.notes.clone());
-        self.jobs.spawn(async move { Done::Noted(number, notes.annotate(&text).await) });
+        self.jobs.spawn(async move {
+            Done::Noted(number, notes.annotate(&text).await.map_err(|error| unsaid(&error)))
+        });
         None
     }
 
     fn publish(&self) {
         let state = match &self.machine {
             None => PullState { asked: self.asked, ..PullState::default() },
-            Some(machine) => PullState {
-                release: machine.release().to_owned(),
-                asked: self.asked,
-                held: machine.is_held(),
-                announced: self.text().is_some_and(|text| self.note.is_said(&text)),
-                totals: machine.totals(),
-                problem: machine.problem().cloned(),
-            },
+            Some(machine) => {
+                let (held, problem) = (machine.is_held(), machine.problem());
+                let announced = self.text().is_some_and(|text| self.note.is_said(&text));
+                // Until everything is here nobody waits for the note.
+                let unsaid = self.unsaid.as_ref().filter(|_| held && !announced);
+                PullState {
+                    release: machine.release().to_owned(),
+                    asked: self.asked,
+                    held,
+                    announced,
+                    totals: machine.totals(),
+                    problem: problem.or(unsaid).cloned(),
+                }
+            }
         };
         self.says.send_if_modified(|said| {
             let is_new = *said != state;
@@ -291,7 +311,15 @@ async fn check(
 }
 
 fn problem(error: &ImageError) -> Problem {
-    Problem { reason: error.reason(), message: chain(error), retryable: error.retryable() }
+    let message = brief(&chain(error), MESSAGE_BYTES);
+    Problem { reason: error.reason(), message, retryable: error.retryable() }
+}
+
+/// Whoever refuses it now, a webhook or a rule of the cluster, may be taken away.
+fn unsaid(error: &ApiError) -> Problem {
+    let message = format!("the Node cannot say what it holds: {}", chain(error));
+    let message = brief(&message, MESSAGE_BYTES);
+    Problem { reason: error.reason(), message, retryable: true }
 }
 
 /// From 0 to 1. Without random numbers all nodes try at the same time, which is only unkind.

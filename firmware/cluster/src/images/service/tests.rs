@@ -1,6 +1,7 @@
 use super::*;
 use crate::images::error::ImageError;
 use crate::images::model::{Descriptor, Progress};
+use crate::kubernetes::ApiError;
 use holdfast_api::Reason;
 use holdfast_api::marks::{PRE_PULL_PROGRESS_ANNOTATION, PRE_PULLED_ANNOTATION};
 use std::collections::BTreeMap;
@@ -23,6 +24,8 @@ struct World {
     annotations: BTreeMap<String, String>,
     failures: u32,
     put_back: u32,
+    /// A webhook refuses changes of Nodes.
+    is_refused: bool,
 }
 
 impl Fake {
@@ -104,16 +107,23 @@ impl ImageStore for Fake {
 }
 
 impl NodeNotes for Fake {
-    async fn annotate(&self, annotations: &BTreeMap<String, Option<String>>) -> Result<(), String> {
+    async fn annotate(
+        &self,
+        annotations: &BTreeMap<String, Option<String>>,
+    ) -> Result<(), ApiError> {
         self.with(|world| {
+            if world.is_refused {
+                let (attempt, webhook) = ("change Node a".to_owned(), "no.example".to_owned());
+                return Err(ApiError::Webhook { attempt, webhook, message: "no".repeat(99_999) });
+            }
             for (name, value) in annotations {
                 match value {
                     Some(value) => world.annotations.insert(name.clone(), value.clone()),
                     None => world.annotations.remove(name),
                 };
             }
-        });
-        Ok(())
+            Ok(())
+        })
     }
 }
 
@@ -211,4 +221,25 @@ async fn who_is_asked_for_nothing_says_nothing() {
     fake.until("the Node says nothing", |world| world.annotations.is_empty()).await;
     assert!(!service.watch().borrow().held);
     assert_eq!(fake.with(|world| world.leases.len()), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_say_what_it_holds_tells_why() {
+    let fake = Fake::default();
+    fake.with(|world| {
+        world.registry.insert("a".into());
+        world.is_refused = true;
+    });
+    let service = start(fake.clone(), fake.clone());
+    service.want(want("one", &["a"], None));
+    let problem = tokio::time::timeout(PATIENCE, service.held("one", |_| ())).await;
+    let problem = problem.expect("it is told, and not waited for without end").unwrap_err();
+    assert_eq!((problem.reason, problem.retryable), (Reason::ReleaseWebhookRefused, true));
+    assert!(problem.message.contains("no.example") && problem.message.len() <= 1024);
+    assert!(service.watch().borrow().held, "the images are kept meanwhile");
+    fake.with(|world| world.is_refused = false);
+    fake.until("the Node says it", |world| !world.annotations.is_empty()).await;
+    let mut state = service.watch();
+    let is_over = |state: &PullState| state.announced && state.problem.is_none();
+    tokio::time::timeout(PATIENCE, state.wait_for(is_over)).await.unwrap().unwrap();
 }

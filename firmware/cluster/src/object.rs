@@ -1,6 +1,7 @@
 //! A Kubernetes object as a release carries it: JSON, with what is needed to find it again and to
 //! say where it was written.
 
+use holdfast_api::brief;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
@@ -30,6 +31,9 @@ impl fmt::Display for ObjectId {
     }
 }
 
+/// Bytes of a file's name that messages show.
+const FILE_SHOWN: usize = 100;
+
 /// Where an object was written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
@@ -41,7 +45,7 @@ pub struct Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, document {}", self.file, self.document)
+        write!(f, "{}, document {}", brief(&self.file, FILE_SHOWN), self.document)
     }
 }
 

@@ -5,19 +5,20 @@
 //! Whether Kubernetes knows a field is asked of its API server in a dry run. Foreign labels and
 //! annotations stay as written; one label is added, [`MANAGED_BY_LABEL`].
 
+mod scan;
 mod yaml;
 
 use super::images::images;
 use super::model::{DEFAULT_TIMEOUT, Item, Key, Release, Strategy, group};
 use super::order::{class, is_built_in, is_cluster_wide};
 use crate::object::{Object, ObjectId, Origin};
-use holdfast_api::Reason;
 use holdfast_api::kubernetes::ReleaseRef;
 use holdfast_api::marks::{
     DATA_PLANE_ANNOTATION, DEPLOYMENT_ANNOTATION, MANAGED_BY_LABEL, SYSTEM_NAMESPACE,
     TIMEOUT_ANNOTATION,
 };
 use holdfast_api::meta::{is_dns_label, is_dns_subdomain};
+use holdfast_api::{Reason, brief};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,10 +29,21 @@ pub const MAX_BYTES: usize = 1 << 20;
 pub const MAX_OBJECTS: usize = 2000;
 /// Levels of mappings and lists in one document.
 pub const MAX_DEPTH: usize = 64;
-/// Values of one document, those that its aliases repeat counted each time.
-pub const MAX_VALUES: usize = 200_000;
+/// Bytes of a release in memory, what its aliases repeat counted each time.
+pub const MAX_CONTENT_BYTES: usize = 16 << 20;
+/// Images of one release; every node holds all of them.
+pub const MAX_IMAGES: usize = 500;
+/// Bytes of a name of an object; RBAC alone would take longer ones.
+const MAX_NAME: usize = 253;
+/// Bytes of an `apiVersion`: a group (RFC 1123, subdomain) and a version (label).
+const MAX_API_VERSION: usize = 253 + 1 + 63;
+/// Bytes of a kind (CustomResourceDefinition v1, `spec.names.kind`).
+const MAX_KIND: usize = 63;
 /// The longest time that an object may be given, in seconds.
 pub const MAX_TIMEOUT_SECS: u64 = 24 * 3600;
+
+/// Bytes that messages show of a name that is none.
+const NAME_SHOWN: usize = 100;
 
 /// Namespaces that Kubernetes or the manager makes; a release may use them (but for the
 /// manager's) and may not bring them.
@@ -45,7 +57,8 @@ const SERVER_FIELDS: [&str; 4] = ["uid", "resourceVersion", "managedFields", "de
 pub enum ParseError {
     /// The release's name does not do as the value of a label.
     #[error(
-        "the name {name:?} cannot be the value of a label: at most 63 letters, digits, '-', '_' and '.'"
+        "the name {:?} cannot be the value of a label: at most 63 letters, digits, '-', '_' and '.'",
+        brief(name, NAME_SHOWN)
     )]
     Name {
         /// The name.
@@ -62,6 +75,22 @@ pub enum ParseError {
     TooMany {
         /// The first one too many.
         origin: Origin,
+    },
+    /// Too many images.
+    #[error("the release has {images} images, {MAX_IMAGES} are allowed")]
+    TooManyImages {
+        /// How many.
+        images: usize,
+    },
+    /// A file would take too long to read.
+    #[error("{}, line {line}: {problem}", brief(file, NAME_SHOWN))]
+    Costly {
+        /// The file.
+        file: String,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
     },
     /// A document is not YAML that can become JSON.
     #[error("{origin}: this is not usable YAML")]
@@ -120,8 +149,14 @@ pub fn parse(
         return Err(ParseError::TooBig { bytes });
     }
     let mut raw = Vec::new();
+    let budget = yaml::Budget::new();
     for (file, text) in manifests {
-        for (at, document) in yaml::documents(text).enumerate() {
+        scan::check(text).map_err(|scan::Costly { line, problem }| ParseError::Costly {
+            file: file.clone(),
+            line,
+            problem,
+        })?;
+        for (at, document) in yaml::documents(text, &budget).enumerate() {
             let origin = Origin { file: file.clone(), document: at + 1 };
             let value =
                 document.map_err(|source| ParseError::Yaml { origin: origin.clone(), source })?;
@@ -146,6 +181,9 @@ pub fn parse(
     }
     items.sort_by_key(|item| class(&item.object.id));
     let images = images(items.iter().map(|item| &item.object));
+    if images.len() > MAX_IMAGES {
+        return Err(ParseError::TooManyImages { images: images.len() });
+    }
     Ok(Release { reference: reference.clone(), items, images })
 }
 
@@ -168,6 +206,13 @@ impl Raw {
             Some(Value::String(text)) if !text.is_empty() => Ok(text),
             None | Some(Value::Null) => Err(self.wrong(field, "is missing")),
             Some(_) => Err(self.wrong(field, "must be a text that is not empty")),
+        }
+    }
+
+    fn short_text(&self, field: &str, most: usize) -> Result<String, ParseError> {
+        match self.text(field)? {
+            text if text.len() <= most => Ok(text.to_owned()),
+            _ => Err(self.wrong(field, format!("has more than {most} bytes"))),
         }
     }
 }
@@ -227,8 +272,8 @@ fn item(
     timeout: Duration,
     scopes: &BTreeMap<(String, String), bool>,
 ) -> Result<Item, ParseError> {
-    let api_version = raw.text("apiVersion")?.to_owned();
-    let kind = raw.text("kind")?.to_owned();
+    let api_version = raw.short_text("apiVersion", MAX_API_VERSION)?;
+    let kind = raw.short_text("kind", MAX_KIND)?;
     let mut metadata = match raw.fields.remove("metadata") {
         Some(Value::Object(metadata)) => metadata,
         None | Some(Value::Null) => return Err(raw.wrong("metadata", "is missing")),
@@ -290,8 +335,10 @@ fn check_name(raw: &Raw, id: &ObjectId) -> Result<(), ParseError> {
     let ObjectId { kind, name, .. } = id;
     let (good, rule) = match group(&id.api_version) {
         "rbac.authorization.k8s.io" => (
-            !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '%']),
-            "must not be empty and has neither '/' nor '%'",
+            !matches!(name.as_str(), "" | "." | "..")
+                && name.len() <= MAX_NAME
+                && !name.contains(['/', '%']),
+            "must not be empty, has at most 253 bytes and neither '/' nor '%'",
         ),
         "" if matches!(kind.as_str(), "Namespace" | "Service") => (
             is_dns_label(name),
@@ -303,6 +350,7 @@ fn check_name(raw: &Raw, id: &ObjectId) -> Result<(), ParseError> {
         ),
     };
     if !good {
+        let name = brief(name, NAME_SHOWN);
         return Err(raw.wrong("metadata.name", format!("{name:?} {rule}")));
     }
     match (group(&id.api_version), kind.as_str()) {
@@ -353,7 +401,8 @@ fn check_texts(raw: &Raw, metadata: &Map<String, Value>, field: &str) -> Result<
         None | Some(Value::Null) => Ok(()),
         Some(Value::Object(texts)) => match texts.iter().find(|(_, text)| !text.is_string()) {
             Some((name, _)) => {
-                Err(raw.wrong(&format!("{path}.{name}"), "must be a text; put it in quotes"))
+                let field = format!("{path}.{}", brief(name, NAME_SHOWN));
+                Err(raw.wrong(&field, "must be a text; put it in quotes"))
             }
             None => Ok(()),
         },

@@ -165,13 +165,91 @@ fn bounds_hold() {
         other => panic!("{other:?}"),
     }
     let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
+    let told = complaint(&format!("# one\n{deep}"));
+    assert_eq!(told, "a.yaml, line 2: more than 64 levels of brackets");
+    let deep = "- ".repeat(100);
     assert!(matches!(try_files(&[("a", &deep)]), Err(ParseError::Yaml { .. })));
-    // A list of a thousand, a thousand times: a million values in few bytes.
-    let row = |word: &str| vec![word; 1000].join(",");
-    let bomb = format!("a: &a [{}]\nb: [{}]\n", row("1"), row("*a"));
-    let error = try_files(&[("a", &bomb)]).unwrap_err();
-    let source = std::error::Error::source(&error).unwrap().to_string();
-    assert!(source.contains("values in one document"), "{source}");
+    let names: Vec<String> = (0..=MAX_IMAGES).map(|n| format!("a:{n}")).collect();
+    let pulls = |count: usize| {
+        let names = names[..count].join(" ");
+        GOOD.replace(
+            "{name: a}",
+            &format!("{{name: a, annotations: {{holdfast.dev/pre-pull: '{names}'}}}}"),
+        )
+    };
+    assert_eq!(try_files(&[("a", &pulls(MAX_IMAGES))]).unwrap().images.len(), MAX_IMAGES);
+    assert_eq!(complaint(&pulls(MAX_IMAGES + 1)), "the release has 501 images, 500 are allowed");
+}
+
+/// Each of these is less than 1 MiB of text, and GiB when it is written out.
+#[test]
+fn what_aliases_repeat_is_paid_by_the_byte_and_for_the_whole_release() {
+    let row = |word: &str, times| vec![word; times].join(",");
+    let long = "x".repeat(200_000);
+    let some = format!("{GOOD}data: &a [{}]\nmore: [{}]\n", row("1", 100), row("*a", 100));
+    let too_much = [
+        // A list of a thousand, a thousand times.
+        format!("a: &a [{}]\nb: [{}]\n", row("1", 1000), row("*a", 1000)),
+        // A long text, and as a name.
+        format!("x: &a \"{long}\"\ny: [{}]\n", row("*a", 180_000)),
+        format!("x: &a \"{long}\"\ny: [{}]\n", row("{*a : 1}", 60_000)),
+        // Little in each document.
+        (0..100)
+            .map(|n| format!("---\n{}", some.replace("name: a", &format!("name: a{n}"))))
+            .collect(),
+    ];
+    for text in &too_much {
+        let error = try_files(&[("a", text)]).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("more than 16 MiB when aliases are written out"), "{source}");
+    }
+    assert!(try_files(&[("a", &some)]).is_ok());
+}
+
+/// As much as is allowed, the way people and programs write it.
+#[test]
+fn a_large_release_without_aliases_is_taken() {
+    let block = |n| {
+        format!(
+            "---\n{}data:\n{}",
+            GOOD.replace("name: a", &format!("name: a{n}")),
+            "  k: 'value'\n"
+        )
+    };
+    let many: String = (0..MAX_OBJECTS).map(block).collect();
+    assert_eq!(try_files(&[("a", &many)]).unwrap().items.len(), MAX_OBJECTS);
+    let fields: Vec<String> = (0..60_000).map(|n| format!("\"k{n}\":\"v\"")).collect();
+    let json = format!("{GOOD}data: {{{}}}\n", fields.join(","));
+    assert!(json.len() > MAX_BYTES * 2 / 3, "{}", json.len());
+    try_files(&[("a", &json)]).unwrap();
+    let text = "    if [[ $x =~ ^\\[ ]]; then echo -e '\\e[0m{'; fi\n".repeat(20_000);
+    try_files(&[("a", &format!("{GOOD}data:\n  script: |\n{text}"))]).unwrap();
+}
+
+#[test]
+fn complaints_are_short_whatever_they_complain_of() {
+    for c in ["x", "\"", "\u{80}", "\u{e9}"] {
+        let long = c.repeat(50_000);
+        let quoted = Value::from(long.clone()).to_string();
+        let meta = "apiVersion: v1\nkind: ConfigMap\nmetadata:";
+        for text in [
+            format!("{meta} {{name: {quoted}}}"),
+            format!("{meta} {{name: a, labels: {{{quoted}: 1}}}}"),
+            format!("{quoted}: 1\n{quoted}: 2\n"),
+            format!("apiVersion: v1\nkind: {quoted}\nmetadata: {{name: a}}"),
+            format!("apiVersion: {quoted}\nkind: a\nmetadata: {{name: a}}"),
+            format!(
+                "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: {quoted}}}"
+            ),
+        ] {
+            let error = try_files(&[(&long, &text)]).unwrap_err();
+            let told = error.to_string();
+            assert!(told.len() < 2000, "{} bytes: {}", told.len(), &told[..99]);
+        }
+        let reference = ReleaseRef { name: long.clone(), ..ReleaseRef::default() };
+        let error = parse(&reference, &BTreeMap::new(), Duration::ZERO).unwrap_err();
+        assert!(error.to_string().len() < 2000);
+    }
 }
 
 #[test]

@@ -134,3 +134,64 @@ async fn a_program_with_another_checksum_is_never_run() {
     let folder = Path::new("var/lib/holdfast/cluster/distribution/v1-000000000000/k3s");
     assert!(!bed.folder.path().join(folder).exists());
 }
+
+/// In its way when the node was drained.
+struct Blocks {
+    notes: PathBuf,
+    answers: Arc<dyn Workloads>,
+}
+
+fn block(notes: &Path) {
+    let _none_yet = std::fs::remove_file(notes);
+    std::fs::create_dir_all(notes.join("in the way")).unwrap();
+}
+
+impl Workloads for Blocks {
+    fn drain(&self, to: &Version) -> Later<'_, Result<(), Diagnosis>> {
+        block(&self.notes);
+        self.answers.drain(to)
+    }
+
+    fn note<'a>(&'a self, failed: &'a [Failed]) -> Later<'a, Result<(), Diagnosis>> {
+        self.answers.note(failed)
+    }
+
+    fn step_aside(&self) -> Later<'_, Result<(), Diagnosis>> {
+        self.answers.step_aside()
+    }
+
+    fn uncordon(&self) -> Later<'_, Result<(), Diagnosis>> {
+        self.answers.uncordon()
+    }
+}
+
+/// The next manager would know of no drain that it has to end, and of no version on trial.
+#[tokio::test]
+async fn nothing_is_begun_that_cannot_be_written_down() {
+    for (service, moved) in [(Service::In, &[][..]), (Service::Out, &["drained"])] {
+        let bed = Bed::new();
+        bed.want(|_| {});
+        let notes = bed.path("var/lib/holdfast/cluster/distribution/versions.json");
+        let mut helpers = bed.helpers();
+        if service == Service::Out {
+            let answers = helpers.workloads;
+            helpers.workloads = Arc::new(Blocks { notes: notes.clone(), answers });
+        } else {
+            block(&notes);
+        }
+        let manager = bed.manager_with(helpers);
+        let pid = ready(&manager).await.pid;
+        let two = bed.artifact("v2");
+        bed.want(|wants| wants.artifact = Some(two.clone()));
+        let told = until(&manager, "told", |state| state.reason == Some(Reason::StateUnwritable));
+        let state = told.await;
+        assert_eq!((state.pid, state.service, state.starts), (pid, service, 1));
+        assert_eq!(*bed.moved.lock().unwrap(), moved);
+        std::fs::remove_dir_all(&notes).unwrap();
+        bed.want(|wants| {
+            wants.artifact = Some(two.clone());
+            wants.labels.insert("more".into(), "yes".into());
+        });
+        until(&manager, "v2", |state| state.version == "v2" && state.reason.is_none()).await;
+    }
+}

@@ -258,6 +258,25 @@ pub enum ReleasePhase {
     Refused,
 }
 
+impl ReleasePhase {
+    /// Whether something is done in it, as opposed to waited for or over.
+    pub fn is_work(self) -> bool {
+        match self {
+            ReleasePhase::None
+            | ReleasePhase::Waiting
+            | ReleasePhase::Committed
+            | ReleasePhase::RolledBack
+            | ReleasePhase::Refused => false,
+            ReleasePhase::Preflight
+            | ReleasePhase::PrePull
+            | ReleasePhase::Applying
+            | ReleasePhase::Verifying
+            | ReleasePhase::Pruning
+            | ReleasePhase::RollingBack => true,
+        }
+    }
+}
+
 /// A release and its progress.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -5,6 +5,7 @@
 //! what it says is dropped. What is wrong is one item of the report until it is not wrong any more.
 
 use crate::ledger::{Accepted, Ledger, LedgerError};
+use holdfast_api::kubernetes::ReleaseRef;
 use holdfast_api::local::{ItemReport, ItemState, Problem};
 use holdfast_api::paths::Root;
 use holdfast_api::resources::NodeConfigSpec;
@@ -76,6 +77,14 @@ impl Desired {
         self.problem.as_ref()
     }
 
+    /// A release that is asked for by an offer that could not be stored, and why not.
+    pub fn unkept_release(&self) -> Option<(ReleaseRef, Problem)> {
+        let of = |spec: &NodeConfigSpec| spec.kubernetes.as_ref()?.release.clone();
+        let offered = of(self.waiting.as_ref()?)?;
+        let is_new = self.current().and_then(of).as_ref() != Some(&offered);
+        self.problem.clone().filter(|_| is_new).map(|problem| (offered, problem))
+    }
+
     /// What is wrong, as an item of the report.
     pub fn item(&self) -> Option<ItemReport> {
         self.problem.as_ref().map(|problem| item("ledger", problem))
@@ -99,6 +108,7 @@ pub(crate) fn item(domain: &str, problem: &Problem) -> ItemReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use holdfast_api::kubernetes::KubernetesIntent;
 
     fn spec(generation: u64, site: &str) -> NodeConfigSpec {
         NodeConfigSpec { generation, site: site.into(), ..NodeConfigSpec::default() }
@@ -125,6 +135,31 @@ mod tests {
         assert_eq!((desired.generation(), desired.item()), (2, None));
         assert!(!desired.try_again(), "once is enough");
         assert_eq!(Desired::open(&root).generation(), 2);
+    }
+
+    #[test]
+    fn a_release_that_found_no_room_is_known_to_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let mut desired = Desired::open(&root);
+        let asks = |generation, name: &str| {
+            let release = Some(ReleaseRef { name: name.into(), ..ReleaseRef::default() });
+            let kubernetes = Some(KubernetesIntent { release, ..KubernetesIntent::default() });
+            NodeConfigSpec { kubernetes, ..spec(generation, "a") }
+        };
+        assert!(desired.offer(asks(1, "one")));
+        let (state, aside) = (root.state_dir(), dir.path().join("aside"));
+        std::fs::rename(&state, &aside).unwrap();
+        holdfast_durable::write(&state, b"", 0o600).unwrap();
+        assert!(!desired.offer(asks(2, "one")));
+        assert_eq!(desired.unkept_release(), None, "that one is in force");
+        assert!(!desired.offer(asks(3, "two")));
+        let (release, problem) = desired.unkept_release().unwrap();
+        assert_eq!((release.name.as_str(), problem.reason), ("two", Reason::StateUnwritable));
+        std::fs::remove_file(&state).unwrap();
+        std::fs::rename(&aside, &state).unwrap();
+        assert!(desired.try_again());
+        assert_eq!(desired.unkept_release(), None);
     }
 
     #[test]

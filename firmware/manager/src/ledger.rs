@@ -60,12 +60,7 @@ impl LedgerError {
         match self {
             LedgerError::Older { .. } => Reason::LedgerOlder,
             LedgerError::Conflict { .. } => Reason::LedgerConflict,
-            LedgerError::Store { source: SlotError::Write { source, .. }, .. }
-                if source.disk_full() =>
-            {
-                Reason::StateDiskFull
-            }
-            LedgerError::Store { .. } => Reason::StateUnwritable,
+            LedgerError::Store { source, .. } => crate::releases::reason(source),
         }
     }
 }

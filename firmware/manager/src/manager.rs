@@ -204,6 +204,8 @@ impl Manager {
             UplinkEvent::Config(offered) => {
                 if self.desired.offer(*offered) {
                     self.run_pass().await;
+                } else {
+                    self.want_kubernetes();
                 }
             }
         }
@@ -369,7 +371,12 @@ impl Manager {
                 self.lifecycle.reason(),
                 Some(Reason::RegistrationRetired | Reason::RegistrationRejected)
             );
-        self.cluster.want(|before| Wanted { is_retired, ..Wanted::of(&inputs, problem, before) });
+        let unkept = self.desired.unkept_release();
+        self.cluster.want(|before| Wanted {
+            is_retired,
+            unkept,
+            ..Wanted::of(&inputs, problem, before)
+        });
     }
 
     fn look_at_health(&mut self) {

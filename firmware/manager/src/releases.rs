@@ -5,8 +5,10 @@
 //! read back is believed only when its digest is the one that is asked for.
 
 use holdfast_api::kubernetes::release_digest;
+use holdfast_api::local::Problem;
 use holdfast_api::paths::Root;
 use holdfast_api::resources::ReleaseSpec;
+use holdfast_api::{Reason, chain};
 use holdfast_durable::{Loaded, SlotError, Slots};
 use tracing::warn;
 
@@ -28,7 +30,7 @@ impl ReleaseStore {
             Ok(Loaded::Newest(kept) | Loaded::LastGood(kept, _)) => kept,
             Ok(Loaded::Empty) => return None,
             Err(error) => {
-                warn!(error = holdfast_api::chain(&error), "the release is fetched again");
+                warn!(error = chain(&error), "the release is fetched again");
                 return None;
             }
         };
@@ -39,14 +41,45 @@ impl ReleaseStore {
     ///
     /// # Errors
     /// The disk refuses; the one before is still kept then.
-    pub fn store(&self, release: &ReleaseSpec) -> Result<(), SlotError> {
-        self.slots.store(release)
+    pub fn store(&self, release: &ReleaseSpec) -> Result<(), Problem> {
+        let problem = |error: SlotError| Problem::new(reason(&error), chain(&error));
+        self.slots.store(release).map_err(problem)
+    }
+}
+
+/// Why state is not kept: room is made by other people than those who mend a disk.
+pub(crate) fn reason(error: &SlotError) -> Reason {
+    match error {
+        SlotError::Write { source, .. } if source.disk_full() => Reason::StateDiskFull,
+        SlotError::Write { .. } | SlotError::Encode { .. } | SlotError::Damaged { .. } => {
+            Reason::StateUnwritable
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use holdfast_durable::WriteError;
+
+    #[test]
+    fn a_disk_that_is_full_is_not_one_that_is_broken() {
+        for (errno, want) in [
+            (nix::libc::ENOSPC, Reason::StateDiskFull),
+            (nix::libc::EDQUOT, Reason::StateDiskFull),
+            (nix::libc::EROFS, Reason::StateUnwritable),
+        ] {
+            let source = std::io::Error::from_raw_os_error(errno);
+            let source = WriteError { attempt: "write", path: "x".into(), source };
+            assert_eq!(reason(&SlotError::Write { path: "x".into(), source }), want);
+        }
+        // As the disk says it: no folder where a file is.
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        holdfast_durable::write(&root.state_dir(), b"", 0o600).unwrap();
+        let problem = ReleaseStore::new(&root).store(&ReleaseSpec::default()).unwrap_err();
+        assert_eq!(problem.reason, Reason::StateUnwritable);
+    }
 
     #[test]
     fn only_the_content_that_was_asked_for_is_given() {

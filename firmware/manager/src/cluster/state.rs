@@ -89,9 +89,23 @@ fn is_there(phase: KubernetesPhase) -> bool {
     }
 }
 
-/// Before the engine runs, or has the content, the wanted release waits.
+/// Before the engine runs, or has the content, the wanted release waits; so does one that cannot even
+/// be noted.
 fn release(parts: &Parts<'_>) -> ReleaseState {
     let told = parts.release.map(|report| report.state.clone()).unwrap_or_default();
+    if let Some((reference, problem)) = &parts.wanted.unkept
+        && !told.phase.is_work()
+    {
+        return ReleaseState {
+            wanted: reference.clone(),
+            phase: ReleasePhase::Waiting,
+            reason: Some(problem.reason),
+            message: problem.message.clone(),
+            done: 0,
+            steps: 0,
+            ..told
+        };
+    }
     let Some(wanted) = &parts.wanted.release else { return told };
     if told.wanted == wanted.reference {
         return told;
@@ -183,8 +197,21 @@ mod tests {
         assert_eq!((told.phase, told.reason), (ReleasePhase::Waiting, None));
         let state_of = ReleaseState { wanted: reference, phase: ReleasePhase::Applying, ..told };
         let engine = Report { state: state_of, ..Report::default() };
-        let parts = Parts { release: Some(&engine), ..parts(&wanted, &distribution) };
-        assert_eq!(state(&parts).release.phase, ReleasePhase::Applying);
+        let told = Parts { release: Some(&engine), ..parts(&wanted, &distribution) };
+        assert_eq!(state(&told).release.phase, ReleasePhase::Applying);
+
+        // The next one finds no room in the ledger: what is under way goes on.
+        let next = ReleaseRef { name: "next".into(), ..ReleaseRef::default() };
+        let full = Problem::new(Reason::StateDiskFull, "cannot keep generation 7");
+        let wanted = Wanted { unkept: Some((next.clone(), full)), ..wanted };
+        let told = Parts { release: Some(&engine), ..parts(&wanted, &distribution) };
+        assert_eq!(state(&told).release.phase, ReleasePhase::Applying);
+        let mut engine = engine;
+        engine.state.phase = ReleasePhase::Committed;
+        let told = Parts { release: Some(&engine), ..parts(&wanted, &distribution) };
+        let told = state(&told).release;
+        let waits = (ReleasePhase::Waiting, Some(Reason::StateDiskFull));
+        assert_eq!(((told.phase, told.reason), told.wanted), (waits, next));
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub struct Wanted {
     pub tunnels: Tunnels,
     /// What is asked for cannot be had; what runs goes on.
     pub problem: Option<Problem>,
+    /// A release that the controller asks for and that this node has no room to note, and why not.
+    pub unkept: Option<(ReleaseRef, Problem)>,
     /// The wish is what the controller asks for now.
     pub is_usable: bool,
     /// The controller does not count this node among the site's any more. What runs goes on until
@@ -104,7 +106,8 @@ impl Wanted {
 
     /// What these inputs say. Without a desired state everything stays as it was `before`; so does
     /// what runs when what is asked for cannot be had, also when this manager never knew it. The
-    /// tunnels' number is told apart ([`super::Cluster::tunnels`]).
+    /// tunnels' number is told apart ([`super::Cluster::tunnels`]), and what was not kept by the
+    /// ledger.
     pub fn new(
         inputs: &Inputs,
         look: &Look<'_>,
@@ -157,6 +160,7 @@ impl Wanted {
             node_name: desired.node.clone(),
             tunnels: Tunnels { want, ..before.tunnels },
             problem,
+            unkept: before.unkept.clone(),
             is_usable,
             is_retired: before.is_retired,
         }

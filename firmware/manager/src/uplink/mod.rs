@@ -117,7 +117,7 @@ impl UplinkError {
             UplinkError::Client(error) => error.reason(),
             UplinkError::Identity(error) => error.reason(),
             UplinkError::Refused(reason, _) | UplinkError::Settings(reason, _) => *reason,
-            UplinkError::Keep(_) => Reason::StateUnwritable,
+            UplinkError::Keep(error) => crate::releases::reason(error),
         }
     }
 

@@ -267,5 +267,5 @@ async fn fetch(
             wanted.name, wanted.digest
         )));
     }
-    store.store(&release.spec).map_err(|error| Problem::new(Reason::StateUnwritable, chain(&error)))
+    store.store(&release.spec)
 }

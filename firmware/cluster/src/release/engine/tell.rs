@@ -47,7 +47,7 @@ impl<T: Target> ReleaseEngine<T> {
         }
         self.report.send_if_modified(|report| {
             state.since = if is_new_phase { Some(Timestamp::now()) } else { report.state.since };
-            if is_new_phase && is_work(report.state.phase) {
+            if is_new_phase && report.state.phase.is_work() {
                 let phase = format!("{:?}", report.state.phase);
                 *report.took_ms.entry(phase).or_default() +=
                     u64::try_from(spent.as_millis()).unwrap_or(u64::MAX);
@@ -56,22 +56,5 @@ impl<T: Target> ReleaseEngine<T> {
             report.state = state;
             is_new
         });
-    }
-}
-
-/// Whether something is done in this phase, as opposed to waited for or over.
-fn is_work(phase: ReleasePhase) -> bool {
-    match phase {
-        ReleasePhase::None
-        | ReleasePhase::Waiting
-        | ReleasePhase::Committed
-        | ReleasePhase::RolledBack
-        | ReleasePhase::Refused => false,
-        ReleasePhase::Preflight
-        | ReleasePhase::PrePull
-        | ReleasePhase::Applying
-        | ReleasePhase::Verifying
-        | ReleasePhase::Pruning
-        | ReleasePhase::RollingBack => true,
     }
 }

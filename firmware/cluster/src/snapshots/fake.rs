@@ -95,7 +95,8 @@ impl Distribution for Fake {
                 data = data.display(),
                 db = self.database().display()
             ),
-            ["server", "--cluster-reset", path] => {
+            // As k3s: without the last word it would not, on a server that was told to join others.
+            ["server", "--cluster-reset", path, "--server="] => {
                 assert!(self.is_paused(), "the datastore is made while the distribution runs");
                 let from = path.split_once('=').unwrap().1;
                 let db = self.database();

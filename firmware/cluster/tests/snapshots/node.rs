@@ -54,6 +54,13 @@ impl Server {
         token(&self.paths, text);
     }
 
+    /// It is one of several servers, and to join this one.
+    pub(crate) fn joins(&self, server: &str) {
+        let path = self.paths.config_dir().join("config.yaml.d/70-site.yaml");
+        let text = format!("cluster-init: false\nserver: {server}\n");
+        holdfast_durable::write(&path, text.as_bytes(), 0o600).unwrap();
+    }
+
     pub(crate) fn start(&self) {
         let log = std::fs::File::options()
             .create(true)

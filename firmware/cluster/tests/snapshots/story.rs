@@ -211,6 +211,8 @@ async fn story(kubernetes: &Kubernetes) {
     let refused = other.snapshots.restore(source(&identity)).await.unwrap_err();
     assert_eq!(refused.reason(), Reason::SnapshotOtherToken, "{refused}");
     other.server.has_token("the-site's-token");
+    // The site had several servers; this one is to join one that is no more.
+    other.server.joins("https://10.201.0.2:6443");
     let restored = other.snapshots.restore(source(&identity)).await.unwrap();
     assert_eq!(restored.snapshot, first.name);
     assert_eq!(other.value().await.unwrap(), "first");

@@ -69,6 +69,11 @@ pub enum ConfigError {
     /// An option that another one needs, or that a joining node needs.
     #[error("option {0:?} is missing")]
     Missing(&'static str),
+    /// A reset makes a server alone, and this one is to join another (k3s' words).
+    #[error(
+        "cannot perform cluster-reset while server URL is set - remove server from configuration before resetting"
+    )]
+    ResetJoins,
 }
 
 /// Options by name, each with its values.

@@ -66,7 +66,8 @@ impl Settings {
             ),
             None => text("token"),
         };
-        let server = text("server");
+        // An empty one on the command line takes back what a file says.
+        let server = text("server").filter(|server| !server.is_empty());
         if !is_server && server.is_none() {
             return Err(ConfigError::Missing("server"));
         }
@@ -76,6 +77,9 @@ impl Settings {
         let restore = text("cluster-reset-restore-path").map(PathBuf::from);
         if restore.is_some() && !flag("cluster-reset") {
             return Err(ConfigError::Missing("cluster-reset"));
+        }
+        if flag("cluster-reset") && server.is_some() {
+            return Err(ConfigError::ResetJoins);
         }
         let data = text("data-dir").map_or_else(|| places.default_data(), PathBuf::from);
         let node_ip = match text("node-ip") {

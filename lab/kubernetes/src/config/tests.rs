@@ -63,6 +63,20 @@ fn agents_take_no_options_of_servers_and_need_a_server() {
 }
 
 #[test]
+fn a_reset_joins_nobody() {
+    let joins = [("config.yaml", "server: https://10.0.0.1:6443\ntoken: a\n")];
+    let settings = |typed: &[&str]| {
+        let options = server(&joins, typed).unwrap();
+        Settings::of(Role::Server, options, &Places::default(), "a")
+    };
+    assert!(settings(&[]).unwrap().has_etcd);
+    let refused = settings(&["--cluster-reset"]).unwrap_err();
+    assert!(matches!(refused, ConfigError::ResetJoins), "{refused}");
+    let alone = settings(&["--cluster-reset", "--server="]).unwrap();
+    assert_eq!((alone.server, alone.reset), (None, true));
+}
+
+#[test]
 fn the_table_is_sorted_and_names_are_unique() {
     assert!(KEYS.windows(2).all(|pair| pair[0].name < pair[1].name));
 }

@@ -18,6 +18,12 @@ pub const MAKE_PATIENCE: Duration = Duration::from_secs(300);
 /// How long the API server may take to become ready.
 pub const READY_PATIENCE: Duration = Duration::from_secs(300);
 
+/// k3s resets nothing while it is told to join (k3s-io/k3s#8488, `pkg/cli/server/server.go`), and
+/// a server of several is told so in its configuration; the command line replaces that
+/// (docs.k3s.io, "Configuration File"). At the next start the configuration does no harm: k3s
+/// joins nobody when it has a datastore (`pkg/cluster/bootstrap.go`, `shouldBootstrapLoad`).
+const JOINS_NOBODY: &str = "--server=";
+
 /// Attempts to take reboot locks and cordons of the past back, and the pause between them.
 /// After the restore's begin; later nobody can tell old reboot locks from new ones.
 const FORGET_WITHIN: SignedDuration = SignedDuration::from_hours(1);
@@ -224,7 +230,8 @@ impl<'a> Restore<'a> {
                 self.pause(paused).await?;
                 self.on_files(journal, clear_and_place).await?;
                 let path = format!("--cluster-reset-restore-path={}", journal.file.display());
-                let command = self.distribution.command(&["server", "--cluster-reset", &path]);
+                let words = ["server", "--cluster-reset", &path, JOINS_NOBODY];
+                let command = self.distribution.command(&words);
                 program::run(command, "restoring a snapshot", MAKE_PATIENCE).await?;
                 self.on_files(journal, made).await
             }

@@ -16,6 +16,7 @@
 //! | [`outside`] | the protocol on the site's network, by HTTPS |
 //! | [`client`] | the other side of it, for nodes without an administrator's rights |
 //! | [`refusal`] | why the lock refuses, one list for both sides |
+//! | [`restored`] | reboots that a restored datastore tells of, and nobody carries out any more |
 //! | [`leader`] | the lock of whoever applies releases |
 //!
 //! The state that nodes share is in Kubernetes alone: Leases in `holdfast-system` and one
@@ -39,5 +40,6 @@ pub mod reboot;
 pub mod refusal;
 pub mod removal;
 pub mod replace;
+pub mod restored;
 pub mod service;
 pub mod turn;

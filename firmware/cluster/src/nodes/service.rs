@@ -444,31 +444,10 @@ async fn look<K: Cluster>(cluster: &K, group: &Group, name: &str) -> Answer<Seen
     })
 }
 
-async fn release<K: Cluster>(cluster: &K, lease: &Lease) -> Answer<()> {
+/// Frees a lock, when it is as it was read.
+pub(super) async fn release<K: Cluster>(cluster: &K, lease: &Lease) -> Answer<()> {
     cluster.write_lease(&lease.name, &lease.record.released(), Some(lease)).await?;
     tracing::info!(node = lease.record.holder, lease = lease.name, "the reboot lock is free");
-    Ok(())
-}
-
-/// Takes every reboot lock from its holder and our cordon from every Node, as after a restore:
-/// what the datastore says of reboots is of another time.
-///
-/// # Errors
-/// The cluster does not answer.
-pub async fn forget_reboots<K: Cluster>(cluster: &K) -> Answer<()> {
-    for node in cluster.nodes().await?.iter().filter(|node| node.cordoned_by_us) {
-        cluster.cordon(&node.name, false).await?;
-        tracing::info!(node = node.name, "a node that was cordoned before the restore takes pods");
-    }
-    for lease in cluster.leases().await? {
-        if Group::of_lease(&lease.name).is_some() && !lease.record.holder.is_empty() {
-            match release(cluster, &lease).await {
-                // Somebody lives who changed it: it is of this time.
-                Ok(()) | Err(ClusterError::Conflict { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! What snapshots need of the distribution. The manager has it; tests have their own.
 
+use crate::nodes::restored::Reboots;
 use futures_util::future::BoxFuture;
 use std::any::Any;
 use std::error::Error;
@@ -28,8 +29,12 @@ pub trait Distribution: Send + Sync + 'static {
     /// become ready.
     fn wait_ready(&self, patience: Duration) -> BoxFuture<'_, Result<(), Refusal>>;
 
+    /// Reboots that the datastore tells of, by locks and by Nodes that we cordoned. The API server
+    /// is ready.
+    fn reboots(&self) -> BoxFuture<'_, Result<Reboots, Refusal>>;
+
     /// After a restore: a snapshot that was taken while a node was down says so still. Nobody
-    /// holds a reboot lock any more, and Nodes that we cordoned take pods. The API server is
-    /// ready.
-    fn forget_reboots(&self) -> BoxFuture<'_, Result<(), Refusal>>;
+    /// holds these reboot locks any more, and these Nodes take pods, unless somebody wrote a lock
+    /// since. The API server is ready.
+    fn forget_reboots<'a>(&'a self, of_before: &'a Reboots) -> BoxFuture<'a, Result<(), Refusal>>;
 }

@@ -4,6 +4,7 @@
 use super::distribution::{Distribution, Paused, Refusal};
 use super::etcd_file;
 use super::records::Records;
+use crate::nodes::restored::Reboots;
 use crate::paths::ClusterPaths;
 use futures_util::future::BoxFuture;
 use holdfast_api::paths::Root;
@@ -26,6 +27,8 @@ pub(super) struct Fake {
     /// How often reboots were forgotten after a restore; that fails for the first so many times.
     pub(super) forgot: AtomicU32,
     pub(super) cannot_forget: AtomicU32,
+    /// The version of the reboot lock, which a node holds.
+    pub(super) lock: AtomicU32,
     paused: Arc<AtomicU32>,
 }
 
@@ -46,6 +49,7 @@ impl Fake {
             drills_forever: AtomicBool::new(false),
             forgot: AtomicU32::default(),
             cannot_forget: AtomicU32::default(),
+            lock: AtomicU32::new(1),
             paused: Arc::default(),
         }
     }
@@ -139,11 +143,21 @@ impl Distribution for Fake {
         })
     }
 
-    fn forget_reboots(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+    fn reboots(&self) -> BoxFuture<'_, Result<Reboots, Refusal>> {
+        let version = self.lock.load(Ordering::SeqCst).to_string();
+        let leases = [("holdfast-reboot".to_owned(), version)].into();
+        let answers = self.holds().is_some_and(|_| !self.is_paused());
+        let found = Reboots { leases, ..Reboots::default() };
+        Box::pin(async move { if answers { Ok(found) } else { Err("it does not answer".into()) } })
+    }
+
+    fn forget_reboots<'a>(&'a self, of_before: &'a Reboots) -> BoxFuture<'a, Result<(), Refusal>> {
         let left = self.cannot_forget.load(Ordering::SeqCst);
         self.cannot_forget.store(left.saturating_sub(1), Ordering::SeqCst);
-        let forgets = left == 0 && self.holds().is_some_and(|_| !self.is_paused());
+        let answers = left == 0 && self.holds().is_some_and(|_| !self.is_paused());
+        let version = self.lock.load(Ordering::SeqCst).to_string();
+        let forgets = answers && of_before.leases["holdfast-reboot"] == version;
         self.forgot.fetch_add(u32::from(forgets), Ordering::SeqCst);
-        Box::pin(async move { if forgets { Ok(()) } else { Err("it does not answer".into()) } })
+        Box::pin(async move { if answers { Ok(()) } else { Err("it does not answer".into()) } })
     }
 }

@@ -4,7 +4,7 @@ use super::distribution::{Distribution, Paused, Refusal};
 use crate::distribution::service::{DistributionState, Gone, Handle, Settings};
 use crate::kubernetes::Api;
 use crate::nodes::kube::KubeCluster;
-use crate::nodes::service::forget_reboots;
+use crate::nodes::restored::{Reboots, forget_reboots, reboots};
 use crate::paths::ClusterPaths;
 use futures_util::future::BoxFuture;
 use holdfast_api::Reason;
@@ -74,10 +74,17 @@ impl Distribution for Supervised {
         })
     }
 
-    fn forget_reboots(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+    fn reboots(&self) -> BoxFuture<'_, Result<Reboots, Refusal>> {
         Box::pin(async move {
             let api = Api::connect(&self.paths.admin_kubeconfig())?;
-            Ok(forget_reboots(&KubeCluster::new(api)).await?)
+            Ok(reboots(&KubeCluster::new(api)).await?)
+        })
+    }
+
+    fn forget_reboots<'a>(&'a self, of_before: &'a Reboots) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(async move {
+            let api = Api::connect(&self.paths.admin_kubeconfig())?;
+            Ok(forget_reboots(&KubeCluster::new(api), of_before).await?)
         })
     }
 }

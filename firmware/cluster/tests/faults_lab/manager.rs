@@ -13,6 +13,7 @@ use holdfast_cluster::images::{OwnNode, PrePuller, Runtime};
 use holdfast_cluster::kubernetes::Api;
 use holdfast_cluster::nodes::kube::KubeCluster;
 use holdfast_cluster::nodes::leader::{LeaderLock, Leadership};
+use holdfast_cluster::nodes::restored::Reboots;
 use holdfast_cluster::paths::ClusterPaths;
 use holdfast_cluster::release::engine::ReleaseEngine;
 use holdfast_cluster::release::journal::Kept;
@@ -277,7 +278,11 @@ impl Distribution for Program {
         Box::pin(async { Ok(()) })
     }
 
-    fn forget_reboots(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+    fn reboots(&self) -> BoxFuture<'_, Result<Reboots, Refusal>> {
+        Box::pin(async { Ok(Reboots::default()) })
+    }
+
+    fn forget_reboots<'a>(&'a self, _: &'a Reboots) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(async { Ok(()) })
     }
 }

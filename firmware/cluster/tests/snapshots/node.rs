@@ -4,7 +4,7 @@ use futures_util::future::BoxFuture;
 use holdfast_api::paths::Root;
 use holdfast_cluster::kubernetes::Api;
 use holdfast_cluster::nodes::kube::KubeCluster;
-use holdfast_cluster::nodes::service::forget_reboots;
+use holdfast_cluster::nodes::restored::{Reboots, forget_reboots, reboots};
 use holdfast_cluster::paths::ClusterPaths;
 use holdfast_cluster::snapshots::distribution::Refusal;
 use holdfast_cluster::snapshots::{Distribution, Paused};
@@ -175,10 +175,17 @@ impl Distribution for Supervised {
         })
     }
 
-    fn forget_reboots(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+    fn reboots(&self) -> BoxFuture<'_, Result<Reboots, Refusal>> {
         Box::pin(async {
             let api = Api::connect(&self.0.paths.admin_kubeconfig())?;
-            Ok(forget_reboots(&KubeCluster::new(api)).await?)
+            Ok(reboots(&KubeCluster::new(api)).await?)
+        })
+    }
+
+    fn forget_reboots<'a>(&'a self, of_before: &'a Reboots) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(async {
+            let api = Api::connect(&self.0.paths.admin_kubeconfig())?;
+            Ok(forget_reboots(&KubeCluster::new(api), of_before).await?)
         })
     }
 }

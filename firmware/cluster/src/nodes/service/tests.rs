@@ -1,6 +1,7 @@
 use super::*;
 use crate::nodes::cluster::fake::Fake;
 use crate::nodes::model::{BudgetView, PodRef, PodView, Selector};
+use crate::nodes::restored::{forget_reboots, reboots};
 use holdfast_poll::until_async;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -295,16 +296,24 @@ async fn a_restored_lock_and_cordon_are_of_another_time() {
         (world.nodes[1].unschedulable, world.nodes[1].cordoned_by_us) = (true, true);
         world.nodes[2].unschedulable = true;
     }
-    fake.fail_after(2);
-    assert!(forget_reboots(&*fake).await.is_err());
+    let of_before = reboots(&*fake).await.unwrap();
+    fake.fail_after(3);
+    assert!(forget_reboots(&*fake, &of_before).await.is_err());
     fake.fail_next(0);
-    forget_reboots(&*fake).await.unwrap();
+    forget_reboots(&*fake, &of_before).await.unwrap();
     let holder = |lease: &str| fake.lease_record(lease).unwrap().holder;
     assert_eq!(holder(REBOOT_LEASE), "");
     assert_eq!(holder(&format!("{REBOOT_LEASE}-workers")), "");
     assert_eq!(holder("holdfast-release"), "n1", "that one expires by itself");
     assert!(!fake.node("n2").unschedulable);
     assert!(fake.node("n3").unschedulable, "an operator's cordon stays");
+
+    // The same nodes reboot again before a late manager forgets.
+    let lock = lock(&fake);
+    until_not(&lock, "n2", BUSY).await.unwrap();
+    forget_reboots(&*fake, &of_before).await.unwrap();
+    assert_eq!(holder(REBOOT_LEASE), "n2");
+    assert!(fake.node("n2").unschedulable);
 }
 
 #[tokio::test]

@@ -1,15 +1,19 @@
 //! The work of each phase. It makes no choices beyond [`Phase::after`].
 
 use super::super::bundle::{self, Carried};
-use super::super::distribution::{Distribution, Paused};
-use super::super::error::{SnapshotError, io_error};
+use super::super::distribution::{Distribution, Paused, Refusal};
+use super::super::error::SnapshotError;
 use super::super::files::{self, blocking};
 use super::super::records::{Record, Records};
 use super::super::{etcd_file, program, token};
+use super::places::{
+    clear_and_place, clear_aside, clear_leftovers, item, made, orphan, put_back, set_aside,
+};
 use super::{Item, Journal, Phase, Restored, Source, pending, slots};
 use crate::paths::ClusterPaths;
+use futures_util::future::BoxFuture;
 use holdfast_api::chain;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,8 +29,6 @@ pub const READY_PATIENCE: Duration = Duration::from_secs(300);
 const JOINS_NOBODY: &str = "--server=";
 
 /// Attempts to take reboot locks and cordons of the past back, and the pause between them.
-/// After the restore's begin; later nobody can tell old reboot locks from new ones.
-const FORGET_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 const FORGET_ATTEMPTS: u32 = 30;
 const FORGET_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 2000 });
 
@@ -140,6 +142,7 @@ impl<'a> Restore<'a> {
             file,
             items,
             began: self.now,
+            reboots: None,
         })
     }
 
@@ -168,7 +171,7 @@ impl<'a> Restore<'a> {
             self.write(&journal).await?;
             self.survives(journal.phase, false)?;
             tracing::info!(snapshot = journal.snapshot, phase = ?journal.phase, "restore");
-            let result = self.work(&journal, &mut paused).await;
+            let result = self.work(&mut journal, &mut paused).await;
             self.survives(journal.phase, true)?;
             let next = journal.phase.after(result.is_ok());
             match (journal.phase, result, next) {
@@ -214,7 +217,7 @@ impl<'a> Restore<'a> {
 
     async fn work(
         &self,
-        journal: &Journal,
+        journal: &mut Journal,
         paused: &mut Option<Paused>,
     ) -> Result<(), SnapshotError> {
         match journal.phase {
@@ -248,13 +251,18 @@ impl<'a> Restore<'a> {
             }
             Phase::Forgetting => {
                 *paused = None;
-                if self.now.duration_since(journal.began).abs() > FORGET_WITHIN {
-                    // By now they may be of reboots that are under way.
-                    tracing::warn!("reboot locks that came with the snapshot are left as they are");
-                    return Ok(());
-                }
                 self.ready().await?;
-                self.forget_reboots().await
+                let of_before = match &journal.reboots {
+                    Some(known) => known.clone(),
+                    None => {
+                        // What comes later is of this time, however late this is carried on.
+                        let found = answer(|| self.distribution.reboots()).await?;
+                        journal.reboots = Some(found.clone());
+                        self.write(journal).await?;
+                        found
+                    }
+                };
+                answer(|| self.distribution.forget_reboots(&of_before)).await
             }
             Phase::PuttingBack => {
                 self.pause(paused).await?;
@@ -280,24 +288,6 @@ impl<'a> Restore<'a> {
             .wait_ready(READY_PATIENCE)
             .await
             .map_err(|source| SnapshotError::Distribution { attempt: "started", source })
-    }
-
-    /// Asked again for a while: the API server has just begun.
-    async fn forget_reboots(&self) -> Result<(), SnapshotError> {
-        let mut left = FORGET_ATTEMPTS;
-        loop {
-            left -= 1;
-            match self.distribution.forget_reboots().await {
-                Err(error) if left > 0 => {
-                    tracing::debug!(%error, "reboot locks are looked at again");
-                    tokio::time::sleep(FORGET_PAUSE).await;
-                }
-                done => {
-                    let told = |source| SnapshotError::Distribution { attempt: "asked", source };
-                    return done.map_err(told);
-                }
-            }
-        }
     }
 
     /// The end of a restore that failed: the old datastore runs, or does not.
@@ -379,88 +369,28 @@ pub async fn recover(restore: &Restore<'_>) -> Result<Option<Restored>, Snapshot
     restore.carry_on(journal).await.map(Some)
 }
 
-/// An old datastore without a journal and without a new one is put back: the journal was lost.
-fn orphan(paths: &ClusterPaths) -> Result<(), SnapshotError> {
-    let item = item(paths.data_dir().join("server/db/etcd"), None);
-    if !item.had && files::is_there(&item.aside()) {
-        files::rename(&item.aside(), &item.place)?;
+/// Asks again for a while: the API server has just begun.
+async fn answer<'a, T>(
+    mut ask: impl FnMut() -> BoxFuture<'a, Result<T, Refusal>>,
+) -> Result<T, SnapshotError> {
+    let mut left = FORGET_ATTEMPTS;
+    loop {
+        left -= 1;
+        match ask().await {
+            Err(error) if left > 0 => {
+                tracing::debug!(%error, "reboot locks are looked at again");
+                tokio::time::sleep(FORGET_PAUSE).await;
+            }
+            done => {
+                let told = |source| SnapshotError::Distribution { attempt: "asked", source };
+                return done.map_err(told);
+            }
+        }
     }
-    Ok(())
 }
 
 fn interrupted() -> SnapshotError {
     SnapshotError::NoneUsable { why: "the restore was interrupted too often".into() }
-}
-
-fn item(place: PathBuf, staged: Option<PathBuf>) -> Item {
-    Item { had: files::is_there(&place), place, staged }
-}
-
-/// What an earlier restore could not clear away: what is in force is in place.
-fn clear_leftovers(_: &Path, journal: &Journal) -> Result<(), SnapshotError> {
-    journal.items.iter().filter(|item| item.had).try_for_each(|item| files::remove(&item.aside()))
-}
-
-fn set_aside(_: &Path, journal: &Journal) -> Result<(), SnapshotError> {
-    for item in journal.items.iter().filter(|item| item.had) {
-        // Once it is aside, whatever is in place was made since, by a distribution that something
-        // else started while the manager was away.
-        if !files::is_there(&item.aside()) {
-            files::rename(&item.place, &item.aside())?;
-        }
-    }
-    Ok(())
-}
-
-fn clear_and_place(data: &Path, journal: &Journal) -> Result<(), SnapshotError> {
-    for item in &journal.items {
-        if item.had && !files::is_there(&item.aside()) {
-            let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(io_error("find the old", &item.place)(gone));
-        }
-        files::remove(&item.place)?;
-        if let Some(staged) = &item.staged {
-            files::copy_tree(staged, &item.place)?;
-        }
-    }
-    // k3s refuses a second reset while this is there.
-    files::remove(&data.join("server/db/reset-flag"))
-}
-
-fn made(_: &Path, journal: &Journal) -> Result<(), SnapshotError> {
-    for item in &journal.items {
-        let made = match item.staged {
-            None => item.place.join("member"),
-            Some(_) => item.place.clone(),
-        };
-        if !files::is_there(&made) {
-            let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(io_error("find the new", &made)(gone));
-        }
-    }
-    // The distribution need not have synced what it made; the journal says next that it is there.
-    nix::unistd::sync();
-    Ok(())
-}
-
-fn clear_aside(_: &Path, journal: &Journal) -> Result<(), SnapshotError> {
-    journal.items.iter().try_for_each(|item| files::remove(&item.aside()))
-}
-
-fn put_back(data: &Path, journal: &Journal) -> Result<(), SnapshotError> {
-    for item in &journal.items {
-        let aside = item.aside();
-        match (item.had, files::is_there(&aside)) {
-            (true, true) => {
-                files::remove(&item.place)?;
-                files::rename(&aside, &item.place)?;
-            }
-            // It never left its place.
-            (true, false) => {}
-            (false, _) => files::remove(&item.place)?,
-        }
-    }
-    files::remove(&data.join("server/db/reset-flag"))
 }
 
 /// The one of this name, or the newest good one.

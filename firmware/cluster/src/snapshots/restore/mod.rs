@@ -11,15 +11,18 @@
 //! new one. The phase is on disk before its work begins ([`Journal`]), and the work of every phase
 //! can be done twice. [`apply::recover`] carries on at the next start; a restore that was begun is
 //! carried to its end, but not more often than [`ATTEMPTS`] times. What the snapshot says of reboots
-//! that were under way when it was taken is taken back at the end: their nodes know nothing of them
-//! any more, and would never give the reboot lock back.
+//! that were under way when it was taken is taken back at the end ([`crate::nodes::restored`]). It is
+//! written down when the new datastore first answers, so that reboots that began later are not taken
+//! for those, nor those for later ones.
 //!
 //! Left out: the other servers of a cluster, which have to be joined anew afterwards (k3s
 //! documentation, "etcd-snapshot", "Restoring snapshots").
 
 pub mod apply;
+mod places;
 
 use super::error::SnapshotError;
+use crate::nodes::restored::Reboots;
 use crate::paths::ClusterPaths;
 use holdfast_api::kubernetes::Secret;
 use holdfast_durable::{Loaded, Slots};
@@ -167,6 +170,9 @@ pub struct Journal {
     pub items: Vec<Item>,
     /// When it began.
     pub began: Timestamp,
+    /// What the datastore told of reboots when it first answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboots: Option<Reboots>,
 }
 
 /// The journal's place.

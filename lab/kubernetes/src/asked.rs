@@ -3,7 +3,7 @@
 
 use crate::find::Kubernetes;
 
-/// Whoever sets it has time for clusters, and lets these tests run one at a time.
+/// Whoever sets it has time and memory for clusters: tests that run side by side have one each.
 pub const ASKED: &str = "HOLDFAST_TEST_KUBERNETES";
 
 /// A Kubernetes, or nothing after a word on standard error why `test` is skipped.

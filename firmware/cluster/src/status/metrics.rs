@@ -176,7 +176,7 @@ fn of_snapshots(page: &mut Page, state: &KubernetesState, now: Timestamp) {
     page.metric(
         "holdfast_snapshot_problem",
         GAUGE,
-        "1 when the last attempt to take or store a snapshot failed.",
+        "1 when the last attempt to take, store or restore a snapshot failed, or the last drill.",
     );
     page.sample(&[], truth(snapshots.problem.is_some()));
     if let Some(drill) = &snapshots.drill {

@@ -1,5 +1,6 @@
 //! A site of three nodes from the controller's word on: roles, a release, reboots one at a time,
-//! another version of Kubernetes, and a node that breaks.
+//! another version of Kubernetes, the node that began the cluster breaks, and the datastore goes
+//! back on those that are left.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -88,6 +89,16 @@ impl Story {
         let output = exec::output(&self.world.netns(host), &mut command).unwrap();
         serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("{host}: {error}: {output:?}"))
+    }
+
+    /// What `holdfast` with these words says there, once it succeeds.
+    fn holdfast(&self, host: Host, words: &[&str]) -> String {
+        let mut command = Command::new(self.programs.path("holdfast"));
+        command.arg("--root").arg(self.world.home().root(host)).args(words);
+        let output = exec::output(&self.world.netns(host), &mut command).unwrap();
+        let log = || log(&self.world, host);
+        assert!(output.status.success(), "{host}: {words:?}: {output:?}\n{}", log());
+        String::from_utf8(output.stdout).unwrap()
     }
 
     fn report(&self, host: Host) -> NodeReport {
@@ -199,7 +210,8 @@ fn three_nodes_share_a_cluster_and_one_takes_the_place_of_another() {
     a_version_that_fails_on_one_is_not_tried_on_the_next(&story);
     another_configuration_goes_from_node_to_node(&story);
     another_version_goes_from_node_to_node(&story);
-    a_broken_node_is_replaced(&mut story);
+    the_one_that_began_breaks_and_is_replaced(&mut story);
+    the_datastore_goes_back_on_all_servers(&story);
 
     assert!(down(&story.place.home).unwrap().problems.is_empty());
     assert_eq!(Cgroup::with_prefix(&netns_prefix(story.place.home.world())), []);
@@ -288,9 +300,9 @@ fn versions_of_all(story: &Story) -> [serde_json::Value; 3] {
     now
 }
 
-fn all_take_pods(story: &Story) {
+fn all_take_pods(story: &Story, asked: Host) {
     let cordoned = ["kubectl", "get", "nodes", "-o", "jsonpath={.items[*].spec.unschedulable}"];
-    assert_eq!(story.k3s(NODES[0], &cordoned), "", "all take pods again");
+    assert_eq!(story.k3s(asked, &cordoned), "", "all take pods again");
 }
 
 fn a_version_that_fails_on_one_is_not_tried_on_the_next(story: &Story) {
@@ -305,7 +317,7 @@ fn a_version_that_fails_on_one_is_not_tried_on_the_next(story: &Story) {
         let spared = with(Reason::KubernetesFailedElsewhere);
         if (failed, spared) == (1, 2) { Ok(()) } else { Err((now, told)) }
     });
-    all_take_pods(story);
+    all_take_pods(story, NODES[0]);
     for host in NODES {
         assert!(answers_with(&story.place.home, host, "second"), "{host}");
     }
@@ -330,7 +342,7 @@ fn another_configuration_goes_from_node_to_node(story: &Story) {
             Err(states.map(|state| (state.phase, state.starts, state.message)))
         }
     });
-    all_take_pods(story);
+    all_take_pods(story, NODES[0]);
     story.passed("another configuration went from node to node");
 }
 
@@ -365,16 +377,20 @@ fn another_version_goes_from_node_to_node(story: &Story) {
         assert!(answers_with(&story.place.home, host, "second"), "{host}");
     }
     assert_eq!(turns(NODES[0]).unwrap() - before, 3, "each had the lock once");
-    all_take_pods(story);
+    all_take_pods(story, NODES[0]);
     story.passed("all three run another version");
 }
 
-fn a_broken_node_is_replaced(story: &mut Story) {
-    let (broken, new) = (Host::Node(2), Host::Node(4));
-    let others = [Host::Node(1), Host::Node(3)].map(|host| (host, story.state(host).starts));
+/// The servers that are left, and the new one. All three are told to join another.
+const LEFT: [Host; 3] = [Host::Node(2), Host::Node(3), Host::Node(4)];
+const LEFT_NAMES: [&str; 3] = ["site-1-2", "site-1-3", "site-1-4"];
+
+fn the_one_that_began_breaks_and_is_replaced(story: &mut Story) {
+    let (broken, new) = (Host::Node(1), Host::Node(4));
+    let others = [Host::Node(2), Host::Node(3)].map(|host| (host, story.state(host).starts));
     story.break_down(broken);
     // The one call. The rest is the new machine's token and power switch.
-    let token = story.operator.make_replacement(&settings::site(1), "site-1-2").unwrap();
+    let token = story.operator.make_replacement(&settings::site(1), "site-1").unwrap();
     let spec = WorldSpec { nodes: 4, site_nodes: 4, ..story.world.spec().clone() };
     let mode = EmulatorMode::Process(LAB.into());
     story.world.grow(&spec, &mode, &mut |_| {}).unwrap();
@@ -384,24 +400,65 @@ fn a_broken_node_is_replaced(story: &mut Story) {
     let site = story.site().spec.nodes;
     let members: Vec<(&str, NodeRole)> =
         site.iter().map(|node| (node.name.as_str(), node.role)).collect();
-    let of = |name| (name, NodeRole::ControlPlane);
-    assert_eq!(members, ["site-1", "site-1-3", "site-1-4"].map(of));
+    assert_eq!(members, LEFT_NAMES.map(|name| (name, NodeRole::ControlPlane)));
 
     if let Err(error) = kubernetes::wait_ready(&mut story.world, new) {
-        panic!("{}\n{}", holdfast_api::chain(&error), log(&story.world, Host::Node(1)));
+        panic!("{}\n{}", holdfast_api::chain(&error), log(&story.world, Host::Node(2)));
     }
-    assert_eq!(story.state(new).role, KubernetesRole::Server);
     story.passed("the new node is Ready");
-    let names = ["site-1", "site-1-3", "site-1-4"];
-    holds("the broken node is gone", || story.ready(new) == names);
+    holds("the broken node is gone", || story.ready(new) == LEFT_NAMES);
     holds("the new node knows the release", || {
         story.state(new).release.phase == ReleasePhase::Committed
     });
     for (host, starts) in others {
         assert_eq!(story.state(host).starts, starts, "{host} went on");
     }
-    // Two of three write, two of four would not: the dead member is gone, the new one counts.
-    story.break_down(Host::Node(3));
+    // Nobody is to begin a datastore any more, for each of two may have it.
+    holds("all of them are told to join", || {
+        LEFT.iter().all(|host| story.state(*host).role == KubernetesRole::Server)
+    });
+}
+
+fn the_datastore_goes_back_on_all_servers(story: &Story) {
+    let [first, second, new] = LEFT;
+    let make = |name| story.k3s(first, &["kubectl", "create", "configmap", name, "-o", "name"]);
+    assert_eq!(make("before").trim(), "configmap/before");
+    let taken = story.holdfast(first, &["kube", "snapshot", "--wait", "-o", "json"]);
+    let taken: serde_json::Value = serde_json::from_str(&taken).unwrap();
+    let name = taken["name"].as_str().unwrap();
+    assert_eq!(make("after").trim(), "configmap/after");
+
+    for other in [second, new] {
+        story.holdfast(other, &["kube", "stop"]);
+    }
+    story.passed("the others are stopped");
+    story.holdfast(first, &["kube", "restore", name, "--yes", "--wait"]);
+    story.passed("the datastore is put back on one");
+    for other in [second, new] {
+        story.holdfast(other, &["kube", "start", "--rejoin"]);
+        story.holdfast(other, &["kube", "status", "--wait"]);
+    }
+    story.passed("the others joined it");
+
+    for host in LEFT {
+        until(&format!("{host} is at rest"), || {
+            let state = story.state(host);
+            let is_well = state.phase == KubernetesPhase::Ready
+                && state.reason.is_none()
+                && state.snapshots.problem.is_none()
+                && state.release.phase == ReleasePhase::Committed;
+            if is_well { Ok(()) } else { Err(Box::new(state)) }
+        });
+        holds("all nodes are Ready", || story.ready(host) == LEFT_NAMES);
+        let maps = story.k3s(host, &["kubectl", "get", "configmaps", "-o", "name"]);
+        let has = |name: &str| maps.lines().any(|line| line == format!("configmap/{name}"));
+        assert!(has("before") && !has("after"), "{host}: {maps}");
+        assert!(answers_with(&story.place.home, host, "second"), "{host}");
+    }
+    all_take_pods(story, new);
+    // Two of three write, two of four would not, nor would one of two: all three have a vote, and
+    // no dead member is left.
+    story.break_down(first);
     holds("the datastore goes on", || {
         let words = ["kubectl", "--request-timeout=5s", "create", "configmap", "on", "-o", "name"];
         story.k3s(new, &words).contains("configmap/on")

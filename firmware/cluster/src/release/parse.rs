@@ -82,9 +82,9 @@ pub enum ParseError {
         /// How many.
         images: usize,
     },
-    /// A file would take too long to read.
+    /// A file would take too long to read, or be read as something else.
     #[error("{}, line {line}: {problem}", brief(file, NAME_SHOWN))]
-    Costly {
+    Unfit {
         /// The file.
         file: String,
         /// Line, from 1.
@@ -151,7 +151,7 @@ pub fn parse(
     let mut raw = Vec::new();
     let budget = yaml::Budget::new();
     for (file, text) in manifests {
-        scan::check(text).map_err(|scan::Costly { line, problem }| ParseError::Costly {
+        scan::check(text).map_err(|scan::Unfit { line, problem }| ParseError::Unfit {
             file: file.clone(),
             line,
             problem,

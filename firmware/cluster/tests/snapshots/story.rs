@@ -23,7 +23,9 @@ const READY: Duration = Duration::from_secs(120);
 fn kubernetes(test: &str) -> Option<Kubernetes> {
     let kubernetes = asked::kubernetes(test)?;
     if kubernetes.is_real() {
-        eprintln!("skipped: {test}: it runs two datastores on one machine, and a real k3s cannot be given a root of its own");
+        eprintln!(
+            "skipped: {test}: it runs two datastores on one machine, and a real k3s cannot be given a root of its own"
+        );
         return None;
     }
     if Command::new("age").arg("--version").output().is_err() {

@@ -1,15 +1,21 @@
-//! Whether a YAML text can be read in reasonable time, found out in one walk before it is read.
+//! Whether a YAML text can be read in reasonable time, and as it is meant, found out in one walk before
+//! it is read.
 //!
 //! libyaml looks at every open bracket for each token (scanner.c, `yaml_parser_fetch_more_tokens`),
 //! wipes its buffers for white space, as large as they have become, at every gap within a scalar
 //! (`CLEAR`), and compares every `%TAG` with all others. A text of 1 MiB can so take many minutes, on
 //! the only thread that this program has.
 //!
+//! serde_yaml_ng numbers anchors by how many names there are (loader.rs), so that after a name that is
+//! used again the next anchor gets the same number, and aliases of one mean the other.
+//!
 //! The walk goes from token to token as libyaml does (YAML 1.2.2, chapters 5 to 9), so that brackets
 //! in comments, quotes, plain and block scalars count for nothing. Where libyaml gives up it may
 //! go astray: such a text is refused in any case.
 
-use super::MAX_DEPTH;
+use super::{MAX_DEPTH, NAME_SHOWN};
+use holdfast_api::brief;
+use std::collections::BTreeMap;
 
 /// `%TAG` lines of one file. Manifests have none.
 const MAX_TAGS: usize = 64;
@@ -18,9 +24,9 @@ const MAX_WIPED: usize = 1 << 29;
 /// A key on one line is no longer than this (YAML 1.2.2, 7.4.2).
 const KEY_BYTES: usize = 1024;
 
-/// Where a text cannot be read in reasonable time, and why.
+/// Where a text cannot be read, and why.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Costly {
+pub(super) struct Unfit {
     /// Line, from 1.
     pub(super) line: usize,
     /// What is wrong.
@@ -30,8 +36,8 @@ pub(super) struct Costly {
 /// Walks through `text`.
 ///
 /// # Errors
-/// [`Costly`], at the first place.
-pub(super) fn check(text: &str) -> Result<(), Costly> {
+/// [`Unfit`], at the first place.
+pub(super) fn check(text: &str) -> Result<(), Unfit> {
     Walk::new(text).walk().map(drop)
 }
 
@@ -57,6 +63,11 @@ struct Walk<'a> {
     may_begin_key: bool,
     tags: usize,
     wiped: usize,
+    /// Numbers of the document's anchors by their names, and whose each number was last.
+    anchors: BTreeMap<&'a str, usize>,
+    named: BTreeMap<usize, &'a str>,
+    /// An anchor that would be taken for another one.
+    mixed_up: Option<&'a str>,
 }
 
 /// What libyaml cannot read either.
@@ -75,11 +86,14 @@ impl<'a> Walk<'a> {
             may_begin_key: true,
             tags: 0,
             wiped: 0,
+            anchors: BTreeMap::new(),
+            named: BTreeMap::new(),
+            mixed_up: None,
         }
     }
 
     /// How many brackets are open at the same time at most.
-    fn walk(mut self) -> Result<usize, Costly> {
+    fn walk(mut self) -> Result<usize, Unfit> {
         while let Ok(true) = self.token() {
             let problem = if self.open > MAX_DEPTH {
                 format!("more than {MAX_DEPTH} levels of brackets")
@@ -87,10 +101,15 @@ impl<'a> Walk<'a> {
                 format!("more than {MAX_TAGS} %TAG lines")
             } else if self.wiped > MAX_WIPED {
                 "long runs of white space in values of many words or lines".to_owned()
+            } else if let Some(name) = self.mixed_up {
+                let name = brief(name, NAME_SHOWN);
+                format!(
+                    "&{name} would be taken for another anchor; give each one of a document its own name"
+                )
             } else {
                 continue;
             };
-            return Err(Costly { line: self.mark.line, problem });
+            return Err(Unfit { line: self.mark.line, problem });
         }
         Ok(self.deepest)
     }
@@ -109,6 +128,8 @@ impl<'a> Walk<'a> {
             '-' | '.' if self.is_document_mark() => {
                 self.unroll(-1);
                 (self.key, self.may_begin_key) = (None, false);
+                self.anchors.clear();
+                self.named.clear();
                 self.skip(3);
             }
             '[' | '{' => {
@@ -152,10 +173,14 @@ impl<'a> Walk<'a> {
                 }
                 self.skip(1);
             }
-            '*' | '&' => {
+            mark @ ('*' | '&') => {
                 self.begin();
                 self.skip(1);
+                let from = self.rest();
                 self.skip_while(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+                if mark == '&' {
+                    self.anchor(&from[..from.len() - self.rest().len()]);
+                }
             }
             '!' => {
                 self.begin();
@@ -178,6 +203,15 @@ impl<'a> Walk<'a> {
             _ => self.plain()?,
         }
         Ok(true)
+    }
+
+    fn anchor(&mut self, name: &'a str) {
+        let number = self.anchors.len();
+        let other = self.named.insert(number, name);
+        if other.is_some_and(|other| self.anchors.get(other) == Some(&number)) {
+            self.mixed_up = Some(name);
+        }
+        self.anchors.insert(name, number);
     }
 
     /// To where the next token begins, past white space and comments.

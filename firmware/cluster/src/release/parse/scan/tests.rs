@@ -53,8 +53,51 @@ fn hostile_texts_are_refused() {
     ] {
         // A block scalar that begins too far to the left is none, nor is one within quotes.
         match Walk::new(&text).walk() {
-            Err(Costly { problem, .. }) => assert!(problem.contains(says), "{problem}"),
+            Err(Unfit { problem, .. }) => assert!(problem.contains(says), "{problem}"),
             Ok(depth) => panic!("{depth} levels: {:?}", &text[..40]),
+        }
+    }
+}
+
+/// Whatever anchors are called, a text that is taken says what YAML says of it.
+#[test]
+fn anchors_are_not_taken_for_each_other() {
+    let told = |text: &str| check(text).map_err(|unfit| (unfit.line, unfit.problem));
+    let twice = |line, name| {
+        Err((
+            line,
+            format!(
+                "&{name} would be taken for another anchor; give each one of a document its own name"
+            ),
+        ))
+    };
+    assert_eq!(told("- &a 1\n- &a 2\n- *a\n- &b 3\n- *a\n"), twice(4, "b"));
+    assert_eq!(told("- &a 1\n- &b 2\n- &a 3\n- &c 4\n- *a\n"), twice(4, "c"));
+    assert_eq!(told("- &a 1\n- &a 2\n- *a\n- &a 3\n"), twice(4, "a"));
+    assert_eq!(told("- &a 1\n- *a\n- &a 2\n- *a\n"), Ok(()));
+    assert_eq!(told("x: &a 1\ny: &b 2\n---\nx: &a 3\ny: &b 4\n---\nx: &c 5\n"), Ok(()));
+}
+
+proptest! {
+    #[test]
+    fn aliases_mean_what_was_named_last(words in proptest::collection::vec((0..3usize, any::<bool>()), 1..12)) {
+        let (mut text, mut means, mut named) = (String::new(), Vec::new(), [None; 3]);
+        for (number, (name, is_alias)) in words.into_iter().enumerate() {
+            match named[name].filter(|_| is_alias) {
+                Some(value) => {
+                    text += &format!("- *n{name}\n");
+                    means.push(value);
+                }
+                None => {
+                    text += &format!("- &n{name} {number}\n");
+                    named[name] = Some(number);
+                    means.push(number);
+                }
+            }
+        }
+        if check(&text).is_ok() {
+            let read: Vec<usize> = serde_yaml_ng::from_str(&text).unwrap();
+            prop_assert_eq!(read, means, "{}", text);
         }
     }
 }

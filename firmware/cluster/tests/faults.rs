@@ -44,15 +44,23 @@ fn daemon_set(text: &str) -> String {
     )
 }
 
-/// Nobody answers for it, and without an answer nothing is let through.
-fn dead_webhook() -> &'static str {
-    "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingWebhookConfiguration\n\
-     metadata: {name: dead}\nwebhooks:\n- name: dead.lab.example\n  failurePolicy: Fail\n  \
-     sideEffects: None\n  admissionReviewVersions: [v1]\n  \
-     clientConfig: {service: {namespace: shop, name: nobody}}\n  \
-     rules: [{apiGroups: ['', apps], apiVersions: [v1], resources: [configmaps, deployments], \
-     operations: [CREATE, UPDATE]}]\n"
+/// Nobody answers for it, and without an answer nothing of these is let through.
+fn dead_webhook(rule: &str) -> String {
+    format!(
+        "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingWebhookConfiguration\n\
+         metadata: {{name: dead, annotations: {{holdfast.dev/timeout: '4'}}}}\nwebhooks:\n\
+         - name: dead.lab.example\n  failurePolicy: Fail\n  \
+         sideEffects: None\n  admissionReviewVersions: [v1]\n  \
+         clientConfig: {{service: {{namespace: shop, name: nobody}}}}\n  rules: [{{{rule}}}]\n"
+    )
 }
+
+const MAPS_AND_DEPLOYMENTS: &str = "apiGroups: ['', apps], apiVersions: [v1], \
+    resources: [configmaps, deployments], operations: [CREATE, UPDATE]";
+const MAPS: &str =
+    "apiGroups: [''], apiVersions: [v1], resources: [configmaps], operations: [CREATE, UPDATE]";
+const EVERYTHING: &str = "apiGroups: ['*'], apiVersions: ['*'], resources: ['*'], \
+    operations: [CREATE, UPDATE, DELETE]";
 
 /// An aggregated API that is never available.
 fn dead_api() -> &'static str {
@@ -188,13 +196,25 @@ impl Story {
 
     /// What it brings refuses every change of ours, the site's record among them, until it is gone.
     fn gate(&mut self) {
-        let more = format!("{}---\n{}", dead_webhook(), dead_api());
+        let more = format!("{}---\n{}", dead_webhook(MAPS_AND_DEPLOYMENTS), dead_api());
         let shop =
             Shop { version: "gate", config: "never", timeout: 4, more: &more, ..Shop::default() };
         let words = ["v1.dead.lab.example", "nobody"];
         self.fails(&shop.release(), ReleasePhase::RolledBack, Reason::ReleaseTimeout, &words);
         self.lab.kubectl(&["get", "validatingwebhookconfiguration", "dead"]).unwrap_err();
         self.lab.kubectl(&["get", "apiservice", "v1.dead.lab.example"]).unwrap_err();
+    }
+
+    /// Everything is ready, and the site's record, or not even the lead, can be written.
+    fn shut(&mut self) {
+        for (version, rule) in [("maps", MAPS), ("everything", EVERYTHING)] {
+            let more = dead_webhook(rule);
+            let shop = Shop { version, config: "never", more: &more, ..Shop::default() };
+            let words = ["dead.lab.example", "holdfast-"];
+            let reason = Reason::KubernetesAdmissionRefused;
+            self.fails(&shop.release(), ReleasePhase::RolledBack, reason, &words);
+            self.lab.kubectl(&["get", "validatingwebhookconfiguration", "dead"]).unwrap_err();
+        }
     }
 
     /// Kubernetes does not replace its broken pod, whatever the template says by then.
@@ -247,6 +267,7 @@ fn what_a_cluster_refuses_is_taken_back() {
     story.names_are_taken();
     story.pods();
     story.gate();
+    story.shut();
     story.stateful_set();
     story.daemon_set_twice();
     story.manager.kill();

@@ -195,6 +195,25 @@ impl ApiError {
         }
     }
 
+    /// Whether admission let it not pass: a webhook or a rule of the cluster said no, or a webhook
+    /// that has to be asked failed. It is an answer, unlike silence.
+    pub fn is_admission(&self) -> bool {
+        match self {
+            ApiError::Webhook { .. } | ApiError::Refused { .. } => true,
+            ApiError::Busy { message, .. } => message.contains("webhook"),
+            ApiError::Kubeconfig { .. }
+            | ApiError::Unavailable { .. }
+            | ApiError::Forbidden { .. }
+            | ApiError::NotFound { .. }
+            | ApiError::Exists { .. }
+            | ApiError::Stale { .. }
+            | ApiError::Conflict { .. }
+            | ApiError::Budget { .. }
+            | ApiError::UnknownKind { .. }
+            | ApiError::Answer { .. } => false,
+        }
+    }
+
     /// How long the server wants to be left alone before it is asked again.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -43,6 +43,11 @@ impl ClusterError {
         }
     }
 
+    /// The cluster answered that nobody may write this, as opposed to not answering.
+    pub fn is_refused(&self) -> bool {
+        self.reason() == Reason::KubernetesAdmissionRefused
+    }
+
     /// Trying again can help.
     pub fn retryable(&self) -> bool {
         match self {

@@ -208,6 +208,7 @@ fn failed(
         attempt,
         object,
         reason: match error.reason() {
+            _ if error.is_admission() => Reason::KubernetesAdmissionRefused,
             // Its other words are about releases.
             reason @ (Reason::KubernetesApiUnavailable | Reason::KubernetesForbidden) => reason,
             _ => Reason::Internal,

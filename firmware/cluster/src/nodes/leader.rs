@@ -8,6 +8,7 @@
 
 use super::cluster::{Answer, Cluster, ClusterError};
 use super::lease::{Decision, Expiry, Record, Watcher};
+use holdfast_api::{Reason, chain};
 use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +27,16 @@ pub enum Leadership {
     Ours {
         /// On our clock; renew before.
         until: Instant,
+    },
+    /// The Lease says that we do, and our renewal did not get through. Another one may take it
+    /// over when it was silent for [`TTL`].
+    Unrenewed {
+        /// The cluster refused it, as opposed to not answering.
+        refused: bool,
+        /// The reason code.
+        reason: Reason,
+        /// In detail.
+        message: String,
     },
     /// Another does.
     Others {
@@ -67,14 +78,16 @@ impl<K: Cluster> LeaderLock<K> {
     /// Takes or renews it when that is allowed.
     ///
     /// # Errors
-    /// The cluster does not answer. What was ours stays ours until its time is over.
+    /// The cluster does not answer, or does not let us take it. What was ours stays ours until its time is over.
     pub async fn attempt(&mut self) -> Answer<Leadership> {
         let expiry = Expiry::After(self.ttl);
         loop {
             let sent = Instant::now();
             let lease = self.cluster.lease(&self.name).await?;
             let record = lease.as_ref().map(|lease| &lease.record);
-            match self.watcher.decide(record, &self.me, expiry, Instant::now()) {
+            let decision = self.watcher.decide(record, &self.me, expiry, Instant::now());
+            let renews = decision == Decision::Renew;
+            match decision {
                 Decision::Wait { holder, until } => {
                     if self.until.take().is_some() {
                         tracing::info!(lease = self.name, holder, "another node leads");
@@ -98,6 +111,17 @@ impl<K: Cluster> LeaderLock<K> {
                 }
                 // Somebody was faster; the next look shows who.
                 Err(ClusterError::Conflict { .. }) => {}
+                Err(error) if renews => {
+                    // An answer may have taken long.
+                    let lease = self.cluster.lease(&self.name).await?;
+                    if lease.is_some_and(|lease| lease.record.holder == self.me) {
+                        return Ok(Leadership::Unrenewed {
+                            refused: error.is_refused(),
+                            reason: error.reason(),
+                            message: chain(&error),
+                        });
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -154,5 +178,28 @@ mod tests {
         fake.fail_next(1);
         assert!(a.attempt().await.unwrap_err().retryable());
         assert!(!a.is_ours(Instant::now()));
+    }
+
+    /// A webhook of a release may refuse it; nobody else leads because of that.
+    #[tokio::test]
+    async fn who_cannot_renew_is_still_named_until_another_one_is() {
+        let fake = Arc::new(Fake::default());
+        let mut a = LeaderLock::of_releases(Arc::clone(&fake), "a");
+        fake.refuse_leases(true);
+        assert!(a.attempt().await.unwrap_err().is_refused(), "it is not ours yet");
+        fake.refuse_leases(false);
+        assert!(matches!(a.attempt().await.unwrap(), Leadership::Ours { .. }));
+        fake.refuse_leases(true);
+        let Leadership::Unrenewed { refused, reason, .. } = a.attempt().await.unwrap() else {
+            panic!()
+        };
+        assert_eq!((refused, reason), (true, Reason::KubernetesAdmissionRefused));
+        // Read, written in vain, read again.
+        fake.fail_after(1);
+        assert!(a.attempt().await.is_err(), "silence is no answer");
+        fake.fail_next(0);
+        let theirs = Record { holder: "b".into(), ..Record::default() };
+        fake.world().leases.insert(RELEASE_LEASE.into(), (9, theirs));
+        assert!(matches!(a.attempt().await.unwrap(), Leadership::Others { .. }));
     }
 }

@@ -22,7 +22,7 @@ use super::machine::{Machine, Wanted};
 use super::model::{Inventory, Release};
 use super::parse::{ParseError, parse};
 use super::plan::Step;
-use super::target::{Failure, MESSAGE_BYTES, Observed, Target};
+use super::target::{Failure, Lead, MESSAGE_BYTES, Observed, Retry, Target};
 use crate::paths::ClusterPaths;
 use clock::Clock;
 use holdfast_api::kubernetes::{ReleasePhase, ReleaseRef, release_digest};
@@ -137,9 +137,14 @@ impl<T: Target> ReleaseEngine<T> {
             let asked = Instant::now();
             self.led = None;
             match self.target.lead().await {
-                Ok(true) => (self.followed, self.led) = (None, Some(asked)),
-                Ok(false) => return Some(self.follow().await),
-                Err(failure) => {
+                Ok(Lead::Ours) => (self.followed, self.led) = (None, Some(asked)),
+                // What refuses it may be what the way back removes.
+                Ok(Lead::Unrenewed(failure)) if self.goes_on(&failure) => {
+                    tracing::warn!(reason = %failure.reason, message = failure.message, "goes on; the place is not renewed");
+                    (self.followed, self.led) = (None, Some(asked));
+                }
+                Ok(Lead::Others) => return Some(self.follow().await),
+                Ok(Lead::Unrenewed(failure)) | Err(failure) => {
                     self.tell(Some(&failure));
                     return Some(SOON);
                 }
@@ -176,6 +181,13 @@ impl<T: Target> ReleaseEngine<T> {
             self.conclude(&step, outcome);
         }
         None
+    }
+
+    /// Whether a node that is named as the leader, and cannot renew that for this reason, may go on.
+    /// Forwards it comes to a rehearsal that fails, if it is the release that refuses.
+    fn goes_on(&self, unrenewed: &Failure) -> bool {
+        let is_refused = unrenewed.retry != Retry::Always;
+        self.machine.is_going_back() || (self.machine.is_torn() && is_refused)
     }
 
     /// The next step, once the record is stored.
@@ -243,7 +255,7 @@ impl<T: Target> ReleaseEngine<T> {
                         return None;
                     }
                 }
-                () = until_lead(target.as_ref(), false) => {
+                () = until_lead(target.as_ref(), &Lead::Others) => {
                     self.led = None;
                     return None;
                 }
@@ -445,7 +457,7 @@ impl<T: Target> ReleaseEngine<T> {
                     pulled = self.execute_pull(&release) => pulled,
                     // A pull may take hours; the leader waits for this node with what is wanted now.
                     _ = wanted.changed() => return Duration::ZERO,
-                    () = until_lead(self.target.as_ref(), true) => return Duration::ZERO,
+                    () = until_lead(self.target.as_ref(), &Lead::Ours) => return Duration::ZERO,
                 };
                 if pulled.is_ok() {
                     self.followed = Some(digest);
@@ -515,13 +527,13 @@ impl<T: Target> ReleaseEngine<T> {
     }
 }
 
-/// Waits until this node leads, or does not any more. It holds the lead meanwhile: a step may take
-/// longer than a silent leader is awaited.
-async fn until_lead(target: &impl Target, leads: bool) {
+/// Waits until this one leads. A node holds its own lead meanwhile: a step may take longer than a
+/// silent leader is awaited.
+async fn until_lead(target: &impl Target, who: &Lead) {
     loop {
         tokio::time::sleep(SOON).await;
         // While nobody answers, nobody else is told that it leads either.
-        if target.lead().await.is_ok_and(|now| now == leads) {
+        if target.lead().await.is_ok_and(|now| now == *who) {
             return;
         }
     }

@@ -4,7 +4,7 @@
 use super::model::{Inventory, Item, Release, SiteRecord, Strategy};
 use super::order::has_readiness;
 use super::plan::Step;
-use super::target::{Explained, Failure, Observed, Progress, Target};
+use super::target::{Explained, Failure, Lead, Observed, Progress, Target};
 use crate::object::ObjectId;
 use holdfast_api::Reason;
 use std::time::{Duration, Instant};
@@ -86,13 +86,25 @@ impl Context<'_> {
             }
             Step::Wait(id, patience) => self.wait(target, id, *patience).await,
             Step::Verify => self.verify(target).await,
+            Step::Rehearse => {
+                target.record(&self.site).await?;
+                target.may_announce().await?;
+                match target.lead().await? {
+                    Lead::Ours | Lead::Others => Ok(()),
+                    Lead::Unrenewed(failure) => Err(failure),
+                }
+            }
             Step::Prune(id) => self.remove(target, id).await,
             Step::Commit => {
                 let release = self.release.ok_or_else(nothing_to_try)?;
-                target.announce(&release.reference.digest).await?;
-                target.keep_only(Some(release)).await?;
-                // Last: with it the site says that all of this is done.
-                target.record(&self.site).await
+                // With it the release is in force. Until then all is kept that going back needs;
+                // what is left undone after it is done while the engine rests.
+                target.record(&self.site).await?;
+                let announced = target.announce(&release.reference.digest).await;
+                if let Err(failure) = announced.and(target.keep_only(Some(release)).await) {
+                    tracing::info!(reason = %failure.reason, message = failure.message, "nodes are told later");
+                }
+                Ok(())
             }
             Step::Settle => {
                 // Images of a release whose text is not here cannot be named; all stay.

@@ -3,7 +3,7 @@
 
 use super::journal::Kept;
 use super::model::{Item, Key, Release, SiteRecord};
-use super::target::{Check, Explained, Failure, Observed, Progress, Target};
+use super::target::{Check, Explained, Failure, Lead, Observed, Progress, Retry, Target};
 use crate::object::ObjectId;
 use holdfast_api::Reason;
 use holdfast_api::kubernetes::{ReleaseRef, release_digest};
@@ -50,6 +50,9 @@ pub(super) struct Conduct {
     pub(super) endless: Option<String>,
     /// So many looks at an object of this name find it on its way out.
     pub(super) leaving: Option<(String, usize)>,
+    /// While an object of this name is there, a webhook refuses every write of ours but those of
+    /// objects of a release.
+    pub(super) guard: Option<String>,
 }
 
 /// The site.
@@ -106,6 +109,17 @@ impl Fake {
         conduct.away -= 1;
         Err(Failure::always(Reason::KubernetesApiUnavailable, "nobody answers"))
     }
+
+    /// Asks to write something that is no part of a release.
+    fn write(&self) -> Result<(), Failure> {
+        self.ask()?;
+        let Some(guard) = self.conduct().guard.clone() else { return Ok(()) };
+        if self.ours().contains_key(&guard) {
+            let message = format!("the webhook {guard} refuses");
+            return Err(Failure::soon(Reason::KubernetesAdmissionRefused, message));
+        }
+        Ok(())
+    }
 }
 
 fn is_ours(value: &Value) -> bool {
@@ -136,8 +150,15 @@ impl Target for Fake {
         Ok(self.world().text.clone().filter(|text| text.release.digest == digest))
     }
 
-    async fn lead(&self) -> Result<bool, Failure> {
-        Ok(!self.conduct().is_led_by_another)
+    async fn lead(&self) -> Result<Lead, Failure> {
+        if self.conduct().is_led_by_another {
+            return Ok(Lead::Others);
+        }
+        match self.write() {
+            Ok(()) => Ok(Lead::Ours),
+            Err(failure) if failure.retry == Retry::Always => Err(failure),
+            Err(failure) => Ok(Lead::Unrenewed(failure)),
+        }
     }
 
     async fn recall(&self) -> Result<Option<SiteRecord>, Failure> {
@@ -146,7 +167,7 @@ impl Target for Fake {
     }
 
     async fn record(&self, record: &SiteRecord) -> Result<(), Failure> {
-        self.ask()?;
+        self.write()?;
         self.world().record = Some(record.clone());
         Ok(())
     }
@@ -257,8 +278,13 @@ impl Target for Fake {
 
     async fn announce(&self, digest: &str) -> Result<(), Failure> {
         self.ask()?;
+        self.write()?;
         self.world().announced = Some(digest.to_owned());
         Ok(())
+    }
+
+    async fn may_announce(&self) -> Result<(), Failure> {
+        self.write()
     }
 
     async fn in_force(&self) -> Result<Option<String>, Failure> {

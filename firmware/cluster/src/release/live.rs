@@ -9,18 +9,21 @@
 //! definition ([`super::schema`]); pods are tried without what they name of it.
 
 mod answers;
+mod lead;
 mod missing;
+
+pub use lead::lead;
 
 use super::journal::Kept;
 use super::model::{Item, Release, SiteRecord};
 use super::schema;
 use super::stuck;
-use super::target::{Check, Explained, Failure, Observed, Progress, Retry, Target};
+use super::target::{Check, Explained, Failure, Lead, Observed, Progress, Retry, Target};
 use super::texts;
 use crate::images::{PrePuller, Want, is_ready, may_replace, site_pull};
 use crate::kubernetes::{Api, ApiError, Mode, Propagation, Readiness, readiness};
 use crate::object::{Object, ObjectId, Origin};
-use answers::{brings_namespace, failure, in_default, refused};
+use answers::{brings_namespace, failure, in_default, own_failure, refused};
 use holdfast_api::marks::{MANAGED_BY_LABEL, RELEASE_ANNOTATION, SYSTEM_NAMESPACE};
 use holdfast_api::{Reason, chain};
 use serde_json::{Value, json};
@@ -46,7 +49,7 @@ pub trait Manager: Send + Sync + 'static {
     fn check(&self, check: Check) -> Later<'_, ()>;
 
     /// Whether this node leads the site; takes that place when it is free.
-    fn lead(&self) -> Later<'_, bool>;
+    fn lead(&self) -> Later<'_, Lead>;
 }
 
 /// A real target.
@@ -102,7 +105,7 @@ impl<M: Manager> Live<M> {
         }
         let object = Object { id, origin: Origin::default(), value };
         let mode = Mode { force: true, ..Mode::default() };
-        self.api.put(&object, mode).await.map_err(|error| failure(&error))
+        self.api.put(&object, mode).await.map_err(|error| own_failure(&error))
     }
 
     async fn try_apply(&self, object: &Object) -> Result<(), ApiError> {
@@ -185,7 +188,7 @@ impl<M: Manager> Target for Live<M> {
         stuck::clear(&self.api, id, grace).await.map_err(|error| failure(&error))
     }
 
-    async fn lead(&self) -> Result<bool, Failure> {
+    async fn lead(&self) -> Result<Lead, Failure> {
         self.manager.lead().await
     }
 
@@ -407,6 +410,15 @@ impl<M: Manager> Target for Live<M> {
             }
         }
         Ok(())
+    }
+
+    async fn may_announce(&self) -> Result<(), Failure> {
+        let mark = BTreeMap::from([(RELEASE_ANNOTATION.to_owned(), self.in_force().await?)]);
+        match self.api.annotate(&self.node, &mark).await {
+            // A server need not be a node.
+            Ok(()) | Err(ApiError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(own_failure(&error)),
+        }
     }
 
     async fn in_force(&self) -> Result<Option<String>, Failure> {

@@ -8,7 +8,7 @@
 //!      Idle ──▶ Preflight ──▶ PrePull ──▶ Applying ──▶ Verifying ──▶ Pruning ──▶ Idle (committed)
 //!        ▲          │            │            │             │
 //!        │   refused, remembered │     failed, remembered   │      Pruning only goes on:
-//!        ├──────────┴────────────┘            │             │      what it removes is gone
+//!        ├──────────┴────────────┘            │             │      what it removed is gone
 //!        │                                    ▼             │
 //!        └────────── Idle (rolled back) ◀── RollingBack ◀───┘
 //!                                             │   ▲
@@ -21,6 +21,8 @@
 //!   release is applied again, what only the attempt had is removed.
 //! * A version that failed is refused until its `force` grows, by every node of the site. The one in
 //!   force is never refused: when the site has gone astray it is applied until it is in force again.
+//! * A commit is rehearsed before anything is removed for good. One that is refused all the same is
+//!   taken back when nothing was removed; else it is tried again, and a newer release may be tried.
 //! * Another release that is wanted in the middle: before anything is touched, at once; while
 //!   applying, it takes over from where the site is (or the last good one is put back, when that
 //!   is what is wanted); while pruning or rolling back, afterwards. A rollback that cannot be
@@ -36,6 +38,7 @@ pub use run::{LONGEST_PAUSE, LONGEST_ROUND_PAUSE, Moment};
 
 use super::journal::{Attempt, Cause, Direction, MAX_FAILED, Record};
 use super::model::{DEFAULT_TIMEOUT, Good, Inventory, Release, SiteRecord, Strayed};
+use super::order::{Class, class};
 use super::plan::{self, Have, Step};
 use super::target::{Failure, Retry};
 use crate::object::ObjectId;
@@ -245,19 +248,23 @@ impl Machine {
             Ok(()) => return self.done(),
             Err(failure) => failure,
         };
-        let (since, times) = run.failing.unwrap_or((moment.now, 0));
-        run.failing = Some((since, times + 1));
+        run.failed += 1;
+        if failure.retry != Retry::Always {
+            run.failing.get_or_insert(moment.now);
+        }
         run.trouble = Some(failure.clone());
         let limit = match (run.step(), &run.release) {
             (Step::DryRun(id) | Step::Apply(id), Some(release)) => {
                 release.item(id).map_or(DEFAULT_TIMEOUT, |item| item.timeout)
             }
             (Step::Record, None) => RECORDED_WITHIN,
+            (Step::Rehearse, Some(release)) => rehearsed_within(release),
             _ => PASSES_WITHIN,
         };
-        let must_succeed = matches!(run.step(), Step::Commit | Step::Settle);
-        let left = limit.saturating_sub(moment.now.duration_since(since));
-        let wait = pause(FIRST_PAUSE, LONGEST_PAUSE, times + 1, moment);
+        let must_succeed = *run.step() == Step::Commit && run.has_pruned();
+        let passed = run.failing.map(|since| moment.now.duration_since(since));
+        let left = limit.saturating_sub(passed.unwrap_or_default());
+        let wait = pause(FIRST_PAUSE, LONGEST_PAUSE, run.failed, moment);
         let again = match failure.retry {
             Retry::Always => Some(wait),
             Retry::Soon | Retry::Never if must_succeed => Some(wait),
@@ -390,6 +397,7 @@ impl Machine {
 
     fn done(&mut self) {
         let Some(run) = &mut self.run else { return };
+        run.failed = 0;
         run.failing = None;
         run.trouble = None;
         run.began = None;
@@ -403,6 +411,7 @@ impl Machine {
             | Step::Apply(_)
             | Step::Wait(..)
             | Step::Verify
+            | Step::Rehearse
             | Step::Prune(_) => {
                 run.at += 1;
                 self.note_done();
@@ -447,6 +456,8 @@ impl Machine {
             (Direction::Back, Step::Prune(id)) if failure.reason == Reason::ReleaseLeftover => {
                 self.leave(id);
             }
+            // It is in force, and that cannot be written down: a newer release may be tried.
+            (Direction::Back, Step::Settle) => run.flaw = Some(failure),
             (Direction::Back, _) => {
                 run.flaw = Some(failure);
                 self.done();
@@ -491,6 +502,13 @@ impl Machine {
         let surplus = self.record.failed.len().saturating_sub(MAX_FAILED);
         self.record.failed.drain(..surplus);
     }
+}
+
+/// Until the commit is rehearsed nothing of the site may be writable by anybody: what refuses it
+/// has as long as a webhook's object may take, and no longer than what else may pass.
+fn rehearsed_within(release: &Release) -> Duration {
+    let gates = release.items.iter().filter(|item| class(&item.object.id) == Class::Gate);
+    gates.map(|item| item.timeout).max().map_or(PASSES_WITHIN, |longest| longest.min(PASSES_WITHIN))
 }
 
 fn good_of(release: &Release) -> Good {

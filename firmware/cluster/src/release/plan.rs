@@ -4,7 +4,7 @@
 //! Carrying out a step again does no harm; so after a crash the step that was under way is simply
 //! done once more.
 
-use super::model::{Good, Inventory, Item, Release, Strategy, Strayed};
+use super::model::{Good, Inventory, Item, Release, Strategy, Strayed, group};
 use super::order::{class, has_readiness, removal, stage};
 use super::target::Check;
 use crate::object::ObjectId;
@@ -29,6 +29,8 @@ pub enum Step {
     Wait(ObjectId, Duration),
     /// Look at everything once more.
     Verify,
+    /// Write what a commit writes, while there is a way back: what was applied may refuse it.
+    Rehearse,
     /// Remove an object and wait until it is gone.
     Prune(ObjectId),
     /// The release is in force: write it down, mark the nodes, let go of other images.
@@ -50,7 +52,7 @@ macro_rules! kinds {
     };
 }
 
-kinds! { Preflight DryRun PrePull Record Apply Wait Verify Prune Commit Settle }
+kinds! { Preflight DryRun PrePull Record Apply Wait Verify Rehearse Prune Commit Settle }
 
 impl Step {
     /// What it is.
@@ -63,6 +65,7 @@ impl Step {
             Step::Apply(_) => StepKind::Apply,
             Step::Wait(..) => StepKind::Wait,
             Step::Verify => StepKind::Verify,
+            Step::Rehearse => StepKind::Rehearse,
             Step::Prune(_) => StepKind::Prune,
             Step::Commit => StepKind::Commit,
             Step::Settle => StepKind::Settle,
@@ -75,7 +78,7 @@ impl Step {
             Step::Preflight(_) | Step::DryRun(_) => ReleasePhase::Preflight,
             Step::PrePull(_) => ReleasePhase::PrePull,
             Step::Record | Step::Apply(_) | Step::Wait(..) => ReleasePhase::Applying,
-            Step::Verify => ReleasePhase::Verifying,
+            Step::Verify | Step::Rehearse => ReleasePhase::Verifying,
             Step::Prune(_) | Step::Commit => ReleasePhase::Pruning,
             Step::Settle => ReleasePhase::RollingBack,
         }
@@ -92,6 +95,7 @@ impl fmt::Display for Step {
             Step::Apply(id) => write!(f, "apply {id}"),
             Step::Wait(id, patience) => write!(f, "wait up to {} s for {id}", patience.as_secs()),
             Step::Verify => f.write_str("look at everything once more"),
+            Step::Rehearse => f.write_str("make sure that the site lets itself be written to"),
             Step::Prune(id) => write!(f, "remove {id}"),
             Step::Commit => f.write_str("commit: mark the nodes, let go of other images"),
             Step::Settle => f.write_str("settle: the last good release is in force"),
@@ -141,6 +145,7 @@ pub fn forward(release: &Release, have: Have<'_>) -> Vec<Step> {
     steps.push(Step::Record);
     steps.extend(apply(items()));
     steps.push(Step::Verify);
+    steps.push(Step::Rehearse);
     steps.extend(remove(&surplus));
     steps.push(Step::Commit);
     steps
@@ -183,7 +188,10 @@ fn apply<'a>(items: impl Iterator<Item = &'a Item>) -> Vec<Step> {
 fn remove(surplus: &Inventory) -> Vec<Step> {
     let mut ids: Vec<&ObjectId> = surplus.iter().collect();
     ids.reverse();
-    ids.sort_by_key(|id| removal(class(id)));
+    // A webhook or policy may refuse all other removals, but not its own (kubernetes.io "Dynamic
+    // Admission Control").
+    let admits = |id: &ObjectId| group(&id.api_version) == "admissionregistration.k8s.io";
+    ids.sort_by_key(|id| (removal(class(id)), !admits(id)));
     ids.into_iter().cloned().map(Step::Prune).collect()
 }
 

@@ -130,6 +130,18 @@ pub struct Explained {
     pub hopeless: bool,
 }
 
+/// Who applies the site's releases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lead {
+    /// This node.
+    Ours,
+    /// This node, as the site says; but that cannot be renewed, and why not. What keeps it from
+    /// being written may be the very release that is to be taken back.
+    Unrenewed(Failure),
+    /// Another one.
+    Others,
+}
+
 /// Takes the progress of something long, for people.
 pub type Progress<'a> = &'a (dyn Fn(String) + Send + Sync);
 
@@ -143,7 +155,7 @@ pub trait Target: Send + Sync + 'static {
     ///
     /// # Errors
     /// The API server is away.
-    fn lead(&self) -> impl Future<Output = Result<bool, Failure>> + Send;
+    fn lead(&self) -> impl Future<Output = Result<Lead, Failure>> + Send;
 
     /// What the site remembers; none when nothing was ever recorded.
     ///
@@ -261,6 +273,13 @@ pub trait Target: Send + Sync + 'static {
     /// # Errors
     /// The API server is away.
     fn announce(&self, digest: &str) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Changes this node's mark to what it is already: a change like any other for what may refuse
+    /// the one that counts.
+    ///
+    /// # Errors
+    /// The API server is away or refuses.
+    fn may_announce(&self) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Digest of the release in force, as this node's mark says.
     ///

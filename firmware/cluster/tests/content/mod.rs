@@ -1,7 +1,7 @@
 //! A manager whose checks hold and who leads.
 
 use holdfast_cluster::release::live::{Later, Manager};
-use holdfast_cluster::release::target::Check;
+use holdfast_cluster::release::target::{Check, Lead};
 
 pub(crate) struct Content;
 
@@ -10,7 +10,7 @@ impl Manager for Content {
         Box::pin(async { Ok(()) })
     }
 
-    fn lead(&self) -> Later<'_, bool> {
-        Box::pin(async { Ok(true) })
+    fn lead(&self) -> Later<'_, Lead> {
+        Box::pin(async { Ok(Lead::Ours) })
     }
 }

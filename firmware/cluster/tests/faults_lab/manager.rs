@@ -12,13 +12,13 @@ use holdfast_api::{Reason, chain};
 use holdfast_cluster::images::{OwnNode, PrePuller, Runtime};
 use holdfast_cluster::kubernetes::Api;
 use holdfast_cluster::nodes::kube::KubeCluster;
-use holdfast_cluster::nodes::leader::{LeaderLock, Leadership};
+use holdfast_cluster::nodes::leader::LeaderLock;
 use holdfast_cluster::nodes::restored::Reboots;
 use holdfast_cluster::paths::ClusterPaths;
 use holdfast_cluster::release::engine::ReleaseEngine;
 use holdfast_cluster::release::journal::Kept;
-use holdfast_cluster::release::live::{Later, Live, Manager as Checks};
-use holdfast_cluster::release::target::{Check, Failure};
+use holdfast_cluster::release::live::{Later, Live, Manager as Checks, lead};
+use holdfast_cluster::release::target::{Check, Failure, Lead};
 use holdfast_cluster::snapshots::distribution::Refusal;
 use holdfast_cluster::snapshots::take::{Of, take};
 use holdfast_cluster::snapshots::{Distribution, Paused, Stamp, Why};
@@ -240,14 +240,8 @@ impl Checks for Beside {
         })
     }
 
-    fn lead(&self) -> Later<'_, bool> {
-        Box::pin(async move {
-            match self.lock.lock().await.attempt().await {
-                Ok(Leadership::Ours { .. }) => Ok(true),
-                Ok(Leadership::Others { .. }) => Ok(false),
-                Err(error) => Err(Failure::always(error.reason(), chain(&error))),
-            }
-        })
+    fn lead(&self) -> Later<'_, Lead> {
+        Box::pin(async move { lead(self.lock.lock().await.attempt().await) })
     }
 }
 

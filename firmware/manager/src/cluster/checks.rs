@@ -5,10 +5,9 @@ use super::{Tunnels, Wanted};
 use holdfast_api::{Reason, chain};
 use holdfast_cluster::distribution::diagnose::Facts;
 use holdfast_cluster::distribution::observe;
-use holdfast_cluster::nodes::leader::Leadership;
 use holdfast_cluster::paths::ClusterPaths;
-use holdfast_cluster::release::live::{Later, Manager};
-use holdfast_cluster::release::target::{Check, Failure};
+use holdfast_cluster::release::live::{Later, Manager, lead};
+use holdfast_cluster::release::target::{Check, Failure, Lead};
 use holdfast_cluster::snapshots::{self, Why};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
@@ -41,18 +40,13 @@ impl Manager for Checks {
         })
     }
 
-    fn lead(&self) -> Later<'_, bool> {
+    fn lead(&self) -> Later<'_, Lead> {
         Box::pin(async move {
-            let Some(leader) = &self.leader else { return Ok(false) };
+            let Some(leader) = &self.leader else { return Ok(Lead::Others) };
             if self.wants.borrow().is_retired {
-                return Ok(false);
+                return Ok(Lead::Others);
             }
-            let place = leader.lock().await.attempt().await;
-            match place {
-                Ok(Leadership::Ours { .. }) => Ok(true),
-                Ok(Leadership::Others { .. }) => Ok(false),
-                Err(error) => Err(Failure::always(error.reason(), chain(&error))),
-            }
+            lead(leader.lock().await.attempt().await)
         })
     }
 }

@@ -20,6 +20,7 @@ pub(crate) struct World {
     fail: u32,
     fail_after: Option<u32>,
     races: VecDeque<String>,
+    refuse_leases: bool,
     versions: u64,
 }
 
@@ -40,6 +41,11 @@ impl Fake {
     /// So many requests are answered, then none.
     pub(crate) fn fail_after(&self, requests: u32) {
         self.world().fail_after = Some(requests);
+    }
+
+    /// A webhook lets no Lease be written.
+    pub(crate) fn refuse_leases(&self, refuse: bool) {
+        self.world().refuse_leases = refuse;
     }
 
     /// Somebody else writes just before the next write of a Lease.
@@ -105,6 +111,15 @@ impl Cluster for Fake {
         let mut world = self.asked()?;
         if let Some(holder) = world.races.pop_front() {
             world.put(name, Record { holder, ..Record::default() });
+        }
+        if world.refuse_leases {
+            return Err(ClusterError::Failed {
+                attempt: "write",
+                object: format!("Lease {name}"),
+                reason: Reason::KubernetesAdmissionRefused,
+                retryable: true,
+                source: "failed calling webhook".into(),
+            });
         }
         let have = world.leases.get(name).map(|(version, _)| version.to_string());
         if have != read.map(|read| read.version.clone()) {

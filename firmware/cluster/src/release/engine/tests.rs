@@ -167,6 +167,25 @@ impl Site {
     }
 }
 
+impl Site {
+    /// Turns as they come, each of which asks who leads, until nothing is left to do; pauses are
+    /// skipped.
+    fn run_turns(&mut self) {
+        for _ in 0..500 {
+            let (engine, _) = self.engine();
+            engine.take_wanted();
+            engine.led = None;
+            let Some(pause) = block_on(engine.turn()) else { continue };
+            if !engine.machine.is_busy() {
+                return;
+            }
+            engine.clock.ahead += pause;
+            self.ahead = self.engine().0.clock.ahead;
+        }
+        panic!("it does not end: {:?}", self.state());
+    }
+}
+
 /// In memory where there is such a place: some ten thousand records are synced here.
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
@@ -185,24 +204,27 @@ enum Story {
     FirstFails,
     UpdateFails,
     UpdateIsRefusedInTheMiddle,
+    UpdateRefusesTheRecord,
 }
 
 impl Story {
-    const ALL: [Story; 5] = [
+    const ALL: [Story; 6] = [
         Story::First,
         Story::Update,
         Story::FirstFails,
         Story::UpdateFails,
         Story::UpdateIsRefusedInTheMiddle,
+        Story::UpdateRefusesTheRecord,
     ];
 
     fn begin(self) -> (Site, Kept) {
         let two = kept("two", TWO);
         let site = match self {
             Story::First | Story::FirstFails => Site::new(),
-            Story::Update | Story::UpdateFails | Story::UpdateIsRefusedInTheMiddle => {
-                Site::with(ONE)
-            }
+            Story::Update
+            | Story::UpdateFails
+            | Story::UpdateIsRefusedInTheMiddle
+            | Story::UpdateRefusesTheRecord => Site::with(ONE),
         };
         match self {
             Story::First | Story::Update => {}
@@ -212,6 +234,7 @@ impl Story {
             Story::UpdateIsRefusedInTheMiddle => {
                 site.fake.conduct().refused.insert("web=b".into());
             }
+            Story::UpdateRefusesTheRecord => site.fake.conduct().guard = Some("new".into()),
         }
         (site, two)
     }
@@ -220,7 +243,9 @@ impl Story {
         let (phase, end) = match self {
             Story::First | Story::Update => (ReleasePhase::Committed, Some((two, TWO))),
             Story::FirstFails => (ReleasePhase::RolledBack, None),
-            Story::UpdateFails | Story::UpdateIsRefusedInTheMiddle => {
+            Story::UpdateFails
+            | Story::UpdateIsRefusedInTheMiddle
+            | Story::UpdateRefusesTheRecord => {
                 (ReleasePhase::RolledBack, Some((&kept("one", ONE), ONE)))
             }
         };
@@ -422,6 +447,35 @@ fn manifests_that_are_not_the_digests_are_refused() {
     site.run();
     assert_eq!(site.state().phase, ReleasePhase::Refused);
     assert_eq!(site.state().reason, Some(Reason::ReleaseInvalid));
+}
+
+/// It refuses everything of ours, the lead among it, until it is gone.
+#[test]
+fn a_release_that_refuses_the_lead_is_taken_back() {
+    let mut site = Site::with(ONE);
+    site.fake.conduct().guard = Some("new".into());
+    site.want(&kept("two", TWO));
+    site.run_turns();
+    let state = site.state();
+    assert_eq!(state.phase, ReleasePhase::RolledBack, "{state:?}");
+    assert_eq!(state.reason, Some(Reason::KubernetesAdmissionRefused));
+    site.assert_has(Some((&kept("one", ONE), ONE)));
+}
+
+/// Somebody else's webhook is no fault of a release that was not begun.
+#[test]
+fn a_release_waits_where_the_lead_is_refused() {
+    let mut site = Site::with(ONE);
+    site.fake.conduct().guard = Some("web".into());
+    let two = kept("two", TWO);
+    site.want(&two);
+    site.run_turns();
+    let state = site.state();
+    assert_eq!(state.reason, Some(Reason::KubernetesAdmissionRefused), "{state:?}");
+    assert_eq!(state.failed, []);
+    site.fake.conduct().guard = None;
+    site.run_turns();
+    site.assert_has(Some((&two, TWO)));
 }
 
 #[test]

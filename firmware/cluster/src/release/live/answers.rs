@@ -93,6 +93,16 @@ pub(super) fn failure(error: &ApiError) -> Failure {
     }
 }
 
+/// The same for what is no part of a release: the site's record, marks.
+pub(super) fn own_failure(error: &ApiError) -> Failure {
+    let failure = failure(error);
+    if !error.is_admission() {
+        return failure;
+    }
+    // Whoever refuses it may be a release's own webhook whose pods are a moment behind.
+    Failure::soon(Reason::KubernetesAdmissionRefused, failure.message)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 use super::super::journal::Direction;
 use super::super::model::Release;
 use super::super::plan::Step;
-use super::super::target::Failure;
+use super::super::target::{Failure, Retry};
 use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const FIRST_ROUND_PAUSE: Duration = Duration::from_secs(5);
 /// The longest one; every round writes to the API server.
 pub const LONGEST_ROUND_PAUSE: Duration = Duration::from_secs(300);
+
 /// When something happened.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
@@ -37,8 +38,10 @@ pub(super) struct Run {
     pub(super) pause: Option<Instant>,
     /// When the step was begun first.
     pub(super) began: Option<Instant>,
-    /// Since when the step fails, and how often it did.
-    pub(super) failing: Option<(Instant, u32)>,
+    /// How often the step failed.
+    pub(super) failed: u32,
+    /// Since when it fails in a way that is not waited for without end.
+    pub(super) failing: Option<Instant>,
     /// What it waits for.
     pub(super) trouble: Option<Failure>,
     /// A step of this round failed for good (only when going back or putting right).
@@ -60,6 +63,7 @@ impl Run {
             at: 0,
             pause: None,
             began: None,
+            failed: 0,
             failing: None,
             trouble: None,
             flaw: None,
@@ -71,15 +75,36 @@ impl Run {
         &self.plan[self.at]
     }
 
-    /// What is removed does not come back, so from the first removal on there is one way only.
+    /// What is removed does not come back, so from the first removal on there is one way only;
+    /// but a commit that is refused may be so for ever.
     pub(super) fn is_past_return(&self) -> bool {
-        matches!(self.step(), Step::Prune(_) | Step::Commit)
+        let is_refused =
+            self.trouble.as_ref().is_some_and(|trouble| trouble.retry != Retry::Always);
+        match self.step() {
+            Step::Prune(_) => true,
+            Step::Commit => !is_refused,
+            Step::Preflight(_)
+            | Step::DryRun(_)
+            | Step::PrePull(_)
+            | Step::Record
+            | Step::Apply(_)
+            | Step::Wait(..)
+            | Step::Verify
+            | Step::Rehearse
+            | Step::Settle => false,
+        }
+    }
+
+    /// Whether something was removed for good.
+    pub(super) fn has_pruned(&self) -> bool {
+        self.plan[..self.at].iter().any(|step| matches!(step, Step::Prune(_)))
     }
 
     /// Begins the plan again after a pause.
     pub(super) fn again(&mut self, moment: &Moment) {
         self.rounds += 1;
         self.at = 0;
+        self.failed = 0;
         self.failing = None;
         self.began = None;
         let longest = LONGEST_ROUND_PAUSE;

@@ -219,6 +219,75 @@ fn the_last_good_release_asked_for_in_the_middle_is_put_back_without_blame() {
     assert_eq!((state.phase, state.failed), (ReleasePhase::Committed, vec![]));
 }
 
+fn refused() -> Failure {
+    Failure::soon(Reason::KubernetesAdmissionRefused, "a webhook refuses the record")
+}
+
+/// What the commit of `b` over `a` is refused for, until the machine does something else.
+fn refuse_commit(bench: &mut Bench) {
+    bench.up_to(StepKind::Commit);
+    for _ in 0..20 {
+        bench.on(Err(refused()));
+        let Some(until) = bench.machine.wake_at() else { return };
+        bench.moment.now = until;
+        assert_eq!(bench.next().map(|step| step.kind()), Some(StepKind::Commit));
+    }
+}
+
+#[test]
+fn a_commit_that_is_refused_is_taken_back_when_nothing_was_removed() {
+    let mut bench = Bench::new(&release("a"));
+    refuse_commit(&mut bench);
+    assert!(bench.machine.is_going_back());
+    let state = bench.machine.state();
+    assert_eq!(state.failed[0].reason, Reason::KubernetesAdmissionRefused);
+    bench.finish();
+    assert_eq!(bench.machine.state().phase, ReleasePhase::RolledBack);
+}
+
+#[test]
+fn a_commit_that_is_refused_after_removals_lets_a_newer_release_pass() {
+    let mut bench = Bench::new(&release("a"));
+    bench.finish();
+    bench.machine.want(Some(Wanted::Release(release("b"))));
+    refuse_commit(&mut bench);
+    assert!(!bench.machine.is_going_back());
+    assert!(bench.machine.want(Some(Wanted::Release(release("c")))));
+    bench.finish();
+    let state = bench.machine.state();
+    assert_eq!((state.phase, state.good.unwrap().name), (ReleasePhase::Committed, "c".into()));
+}
+
+/// What is in force again and cannot be written down is put back again, or left for a newer one.
+#[test]
+fn a_rollback_that_cannot_be_written_down_lets_a_newer_release_pass() {
+    let mut bench = Bench::new(&release("a"));
+    bench.finish();
+    bench.machine.want(Some(Wanted::Release(release("b"))));
+    bench.up_to(StepKind::Wait);
+    bench.on(Err(Failure::never(Reason::PodCrashing, "it crashes")));
+    bench.up_to(StepKind::Settle);
+    bench.on(Err(Failure::never(Reason::KubernetesAdmissionRefused, "no")));
+    assert_eq!(bench.next(), None);
+    assert_eq!(bench.machine.state().reason, Some(Reason::ReleaseRollbackFailed));
+    assert!(bench.machine.want(Some(Wanted::Release(release("c")))));
+    bench.finish();
+    assert_eq!(bench.machine.state().phase, ReleasePhase::Committed);
+}
+
+/// The time that an object may take begins when somebody answers.
+#[test]
+fn silence_does_not_count_as_the_time_of_an_object() {
+    let mut bench = Bench::new(&release("a"));
+    bench.up_to(StepKind::Apply);
+    bench.on(Err(away()));
+    bench.moment.now += DEFAULT_TIMEOUT * 2;
+    bench.next();
+    bench.on(Err(Failure::soon(Reason::ReleaseWebhookRefused, "it does not answer")));
+    assert!(!bench.machine.is_going_back());
+    assert!(bench.machine.wake_at().is_some());
+}
+
 #[test]
 fn nothing_interrupts_pruning() {
     let mut bench = Bench::new(&release("a"));

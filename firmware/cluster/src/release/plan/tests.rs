@@ -1,6 +1,6 @@
 use super::*;
 use crate::release::fake::{kept, parsed};
-use crate::release::model::{Key, Strategy, group};
+use crate::release::model::{Key, Strategy};
 use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
 
@@ -81,12 +81,26 @@ proptest! {
                     prop_assert!(n < record);
                 }
                 StepKind::Record => prop_assert_eq!(n, record),
-                StepKind::Apply | StepKind::Wait | StepKind::Verify | StepKind::Prune
-                | StepKind::Commit => prop_assert!(n > record),
+                StepKind::Apply | StepKind::Wait | StepKind::Verify | StepKind::Rehearse
+                | StepKind::Prune | StepKind::Commit => prop_assert!(n > record),
                 StepKind::Settle => prop_assert!(false, "a rollback's step"),
             }
         }
         prop_assert_eq!(steps.last(), Some(&Step::Commit));
+    }
+
+    /// What can refuse a commit is applied, and nothing is gone for good, when it is rehearsed.
+    #[test]
+    fn a_commit_is_rehearsed_between_the_last_change_and_the_first_removal(
+        old in any_release(), new in any_release(),
+    ) {
+        let good = good(&old);
+        let steps = forward(&new, Have { good: Some(&good), ..Have::default() });
+        prop_assume!(!steps.is_empty());
+        let rehearsal = at(&steps, &Step::Rehearse).unwrap();
+        let is = |kind| move |step: &Step| step.kind() == kind;
+        prop_assert!(steps.iter().rposition(is(StepKind::Apply)).is_none_or(|n| n < rehearsal));
+        prop_assert!(steps.iter().position(is(StepKind::Prune)).is_none_or(|n| n > rehearsal));
     }
 
     /// A definition is established before what it defines.
@@ -175,6 +189,24 @@ fn custom_resources_go_before_workloads() {
 }
 
 #[test]
+fn what_may_refuse_a_removal_goes_first() {
+    let id = |api_version: &str, kind: &str| ObjectId {
+        api_version: api_version.into(),
+        kind: kind.into(),
+        namespace: None,
+        name: "x".into(),
+    };
+    let gates = [
+        id("apiregistration.k8s.io/v1", "APIService"),
+        id("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration"),
+        id("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration"),
+    ];
+    let steps = back(None, &Inventory::default(), &gates.iter().cloned().collect());
+    let mut removed = steps.iter().filter(|step| step.kind() == StepKind::Prune);
+    assert_eq!(removed.next_back(), Some(&Step::Prune(gates[0].clone())));
+}
+
+#[test]
 fn an_object_that_moved_to_another_api_version_is_not_removed() {
     let new = parsed(&kept("a", &[("Deployment", "web", "a")]));
     let mut old = good(&new);
@@ -208,6 +240,7 @@ fn a_plan_can_be_read() {
             "apply Deployment default/web",
             "wait up to 300 s for Deployment default/web",
             "look at everything once more",
+            "make sure that the site lets itself be written to",
             "remove ConfigMap default/old",
             "commit: mark the nodes, let go of other images",
         ]

@@ -152,6 +152,7 @@ reasons! {
     ReleaseCrdNotEstablished = "release.crd-not-established", Error, 105, "A custom resource definition was not established.", "Read its conditions in the message; names may conflict.";
     ReleaseRolledBack = "release.rolled-back", Error, 106, "The release failed; the last good one is in force again.", "Read why in the message; release a corrected version.";
     ReleaseRollbackFailed = "release.rollback-failed", Error, 107, "The release failed and the last good one could not be put back whole.", "Look at `holdfast kube releases`; the node tries again.";
+    ReleaseRecordUnreadable = "release.record-unreadable", Error, 107, "What the site remembers of its releases cannot be read.", "Release a corrected version; until one is in force nothing is removed. The damaged record is the ConfigMap holdfast-system/holdfast-release.";
     ReleaseOtherManager = "release.other-manager", Info, 108, "Another node of the site applies releases.", "Nothing.";
     PodImagePull = "pod.image-pull", Error, 109, "A pod's image cannot be pulled.", "Check the image's name and the registry.";
     PodOutOfMemory = "pod.out-of-memory", Error, 109, "A container used more memory than it may and was killed.", "Raise its limit, or find the leak.";

@@ -11,6 +11,7 @@
 
 mod clock;
 mod handle;
+mod recall;
 mod stored;
 mod tell;
 
@@ -341,27 +342,6 @@ impl<T: Target> ReleaseEngine<T> {
             }
             Err(error) => Ok(unusable(error.reason(), &chain(&error))),
         }
-    }
-
-    async fn recall(&mut self) -> Result<(), Failure> {
-        if !self.has_recalled {
-            let site = self.target.recall().await?;
-            let good = site.as_ref().and_then(|site| site.good.as_ref());
-            if let Some(good) = good.map(|good| &good.release.digest)
-                && self.journal.kept(good).is_none()
-                && let Some(kept) = self.target.text(good).await?
-                && kept.release.digest == *good
-                && release_digest(&kept.manifests) == *good
-                && let Err(error) = self.journal.keep(&kept)
-            {
-                return Err(Failure::always(error.reason(), chain(&error)));
-            }
-            let is_ours = site.as_ref().is_some_and(|site| site.by == self.target.node());
-            let journal = self.journal.clone();
-            self.machine.adopt(site, is_ours, |digest| release_kept(&journal, digest));
-            self.has_recalled = true;
-        }
-        Ok(())
     }
 
     /// Nothing is to be done now.

@@ -53,6 +53,8 @@ pub(super) struct Conduct {
     /// While an object of this name is there, a webhook refuses every write of ours but those of
     /// objects of a release.
     pub(super) guard: Option<String>,
+    /// What the site remembers is damaged until it is written anew.
+    pub(super) unreadable: bool,
 }
 
 /// The site.
@@ -163,11 +165,15 @@ impl Target for Fake {
 
     async fn recall(&self) -> Result<Option<SiteRecord>, Failure> {
         self.ask()?;
+        if self.conduct().unreadable {
+            return Err(Failure::never(Reason::ReleaseRecordUnreadable, "it is damaged"));
+        }
         Ok(self.world().record.clone())
     }
 
     async fn record(&self, record: &SiteRecord) -> Result<(), Failure> {
         self.write()?;
+        self.conduct().unreadable = false;
         self.world().record = Some(record.clone());
         Ok(())
     }

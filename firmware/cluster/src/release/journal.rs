@@ -69,7 +69,8 @@ pub enum Direction {
     /// To the wanted release.
     #[default]
     Forward,
-    /// To the last good one.
+    /// To the last good one. Also a way that only later versions know: what they did is taken back.
+    #[serde(other)]
     Back,
 }
 
@@ -122,6 +123,9 @@ pub struct Record {
     pub leftovers: Inventory,
     /// Something on the site may have been changed since `good` was in force.
     pub touched: bool,
+    /// There may be a release in force of which nobody knows: nothing is removed to go back.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unknown: bool,
     /// What is under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<Attempt>,

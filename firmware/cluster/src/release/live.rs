@@ -11,6 +11,7 @@
 mod answers;
 mod lead;
 mod missing;
+mod record;
 
 pub use lead::lead;
 
@@ -35,8 +36,6 @@ use tokio::sync::watch;
 
 /// The ConfigMap in which the site remembers releases.
 pub const RECORD_NAME: &str = "holdfast-release";
-/// Its key.
-const RECORD_KEY: &str = "record.json";
 /// How often the nodes are asked how far they are with pulling.
 const NODES_EVERY: Duration = Duration::from_secs(1);
 
@@ -194,23 +193,12 @@ impl<M: Manager> Target for Live<M> {
 
     async fn recall(&self) -> Result<Option<SiteRecord>, Failure> {
         let found = self.api.get(&record_id()).await.map_err(|error| failure(&error))?;
-        let Some(text) = found.as_ref().and_then(|map| map["data"][RECORD_KEY].as_str()) else {
-            return Ok(None);
-        };
-        match serde_json::from_str(text) {
-            Ok(record) => Ok(Some(record)),
-            Err(error) => {
-                // As good as none: what is wanted is applied once more and written down anew.
-                tracing::warn!(%error, "what the site remembers of releases cannot be read");
-                Ok(None)
-            }
-        }
+        found.as_ref().map(record::read).transpose()
     }
 
     async fn record(&self, record: &SiteRecord) -> Result<(), Failure> {
-        let text = serde_json::to_string(record).expect("names and texts have a JSON form");
         self.keep_own("Namespace", None, SYSTEM_NAMESPACE, json!({})).await?;
-        let data = json!({"data": {RECORD_KEY: text}});
+        let data = record::write(record);
         self.keep_own("ConfigMap", Some(SYSTEM_NAMESPACE), RECORD_NAME, data).await
     }
 

@@ -37,7 +37,7 @@ mod standing;
 pub use run::{LONGEST_PAUSE, LONGEST_ROUND_PAUSE, Moment};
 
 use super::journal::{Attempt, Cause, Direction, MAX_FAILED, Record};
-use super::model::{DEFAULT_TIMEOUT, Good, Inventory, Release, SiteRecord, Strayed};
+use super::model::{DEFAULT_TIMEOUT, Good, Inventory, Release, Strayed};
 use super::order::{Class, class};
 use super::plan::{self, Have, Step};
 use super::target::{Failure, Retry};
@@ -132,9 +132,9 @@ impl Machine {
         self.record.touched
     }
 
-    /// Whether there is a release to go back to whose text is not here.
+    /// Whether there is a release to go back to whose text is not here, or may be one.
     fn lacks_text(&self) -> bool {
-        self.record.good.is_some() && self.good.is_none()
+        self.record.unknown || (self.record.good.is_some() && self.good.is_none())
     }
 
     /// Whether it can go on only with a text that another node may bring.
@@ -210,8 +210,13 @@ impl Machine {
         }
         run.pause = None;
         if *run.step() == Step::Settle && run.flaw.is_none() && lacks_text {
-            let message = "the text of the last good release is neither here nor on the site";
-            run.flaw = Some(Failure::never(Reason::ReleaseUnavailable, message));
+            run.flaw = Some(if self.record.unknown {
+                let message = "what was in force is not known, so nothing is removed or put back";
+                Failure::never(Reason::ReleaseRecordUnreadable, message)
+            } else {
+                let message = "the text of the last good release is neither here nor on the site";
+                Failure::never(Reason::ReleaseUnavailable, message)
+            });
         }
         if matches!(run.step(), Step::Settle | Step::Commit) && run.flaw.is_some() {
             if self.candidate().is_some() {
@@ -282,38 +287,6 @@ impl Machine {
     /// When [`Machine::next`] has something new to say, unless something is wanted before.
     pub fn wake_at(&self) -> Option<Instant> {
         self.run.as_ref()?.pause
-    }
-
-    /// What the site has to remember while `step` is carried out, or after it.
-    pub fn site_record(&self, step: &Step) -> SiteRecord {
-        let attempt = self.record.attempt.as_ref();
-        let failed = self.record.failed.iter();
-        match (step, self.trying()) {
-            (Step::Commit, Some(release)) => SiteRecord {
-                good: Some(good_of(release)),
-                leftovers: attempt.map(|attempt| attempt.unpruned.clone()).unwrap_or_default(),
-                failed: failed
-                    .filter(|one| one.release.digest != release.reference.digest)
-                    .cloned()
-                    .collect(),
-                ..SiteRecord::default()
-            },
-            (Step::Settle, _) => SiteRecord {
-                good: self.record.good.clone(),
-                failed: failed.cloned().collect(),
-                leftovers: attempt.map(|attempt| attempt.unpruned.clone()).unwrap_or_default(),
-                ..SiteRecord::default()
-            },
-            _ => SiteRecord {
-                good: self.record.good.clone(),
-                leftovers: self.record.leftovers.clone(),
-                attempt: attempt.map(|a| a.release.digest.clone()).unwrap_or_default(),
-                direction: attempt.map(|attempt| attempt.direction).unwrap_or_default(),
-                torn: self.record.touched,
-                failed: failed.cloned().collect(),
-                by: String::new(),
-            },
-        }
     }
 
     fn have(&self) -> Have<'_> {
@@ -391,6 +364,10 @@ impl Machine {
     }
 
     fn plan_back(&self) -> Vec<Step> {
+        if self.record.unknown {
+            // What the failed release brought may be what was in force.
+            return plan::back(None, &Inventory::default(), &Inventory::default());
+        }
         let kept = self.record.good.as_ref().map(|good| good.objects.clone()).unwrap_or_default();
         plan::back(self.good.as_deref(), &kept, &self.record.leftovers)
     }
@@ -423,9 +400,10 @@ impl Machine {
         let Some(release) = self.run.take().and_then(|run| run.release) else { return };
         let attempt = self.record.attempt.take().unwrap_or_default();
         self.record.failed.retain(|failed| failed.release.digest != release.reference.digest);
-        self.record.good = Some(good_of(&release));
+        self.record.good = Some(Good::of(&release));
         self.record.leftovers = attempt.unpruned;
         self.record.touched = false;
+        self.record.unknown = false;
         self.record.strayed = None;
         self.good = Some(release);
     }
@@ -509,10 +487,6 @@ impl Machine {
 fn rehearsed_within(release: &Release) -> Duration {
     let gates = release.items.iter().filter(|item| class(&item.object.id) == Class::Gate);
     gates.map(|item| item.timeout).max().map_or(PASSES_WITHIN, |longest| longest.min(PASSES_WITHIN))
-}
-
-fn good_of(release: &Release) -> Good {
-    Good { release: release.reference.clone(), objects: release.inventory() }
 }
 
 fn sum(plan: &[Step]) -> u64 {

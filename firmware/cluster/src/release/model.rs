@@ -162,6 +162,13 @@ pub struct Good {
     pub objects: Inventory,
 }
 
+impl Good {
+    /// What a release in force is known by.
+    pub fn of(release: &Release) -> Self {
+        Good { release: release.reference.clone(), objects: release.inventory() }
+    }
+}
+
 /// What the site itself remembers of releases, for whichever node applies the next one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -177,6 +184,9 @@ pub struct SiteRecord {
     pub direction: Direction,
     /// Something may have been changed since `good` was in force.
     pub torn: bool,
+    /// There may be a release in force of which nobody knows: nothing is removed to go back.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unknown: bool,
     /// The node that wrote this.
     pub by: String,
     /// What failed, for whichever node applies next.
@@ -189,6 +199,8 @@ pub struct SiteRecord {
 pub enum Strayed {
     /// Objects of the release in force are gone.
     Objects,
-    /// It remembers nothing: it was made anew.
+    /// It remembers nothing: it was made anew. Also a way that only later versions know: then all
+    /// of it is applied.
+    #[serde(other)]
     Site,
 }

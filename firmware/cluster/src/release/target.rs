@@ -160,7 +160,7 @@ pub trait Target: Send + Sync + 'static {
     /// What the site remembers; none when nothing was ever recorded.
     ///
     /// # Errors
-    /// The API server is away.
+    /// The API server is away; or it cannot be read ([`Reason::ReleaseRecordUnreadable`]).
     fn recall(&self) -> impl Future<Output = Result<Option<SiteRecord>, Failure>> + Send;
 
     /// Makes the site remember.

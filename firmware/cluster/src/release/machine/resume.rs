@@ -1,11 +1,12 @@
-//! Carrying on: from the journal after a restart, and from what the site remembers.
+//! Carrying on: from the journal after a restart, and from what the site remembers; and what it is
+//! told to remember.
 
 use super::run::Run;
 use super::{Machine, sum};
 use crate::release::journal::MAX_FAILED;
 use crate::release::journal::{Cause, Direction};
 use crate::release::model::{Good, Inventory, Release, SiteRecord, Strayed};
-use crate::release::plan;
+use crate::release::plan::{self, Step};
 use crate::release::target::MESSAGE_BYTES;
 use holdfast_api::{Reason, brief};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ impl Machine {
             return;
         };
         self.share(&site);
+        self.record.unknown = site.unknown;
         let torn = site.torn || !site.attempt.is_empty();
         if digest(&site.good) != digest(&self.record.good) {
             self.good = digest(&site.good).and_then(|digest| text(&digest));
@@ -92,6 +94,39 @@ impl Machine {
     pub(super) fn be_brief(&mut self) {
         for failed in &mut self.record.failed {
             failed.message = brief(&failed.message, MESSAGE_BYTES);
+        }
+    }
+
+    /// What the site has to remember while `step` is carried out, or after it.
+    pub fn site_record(&self, step: &Step) -> SiteRecord {
+        let attempt = self.record.attempt.as_ref();
+        let failed = self.record.failed.iter();
+        match (step, self.trying()) {
+            (Step::Commit, Some(release)) => SiteRecord {
+                good: Some(Good::of(release)),
+                leftovers: attempt.map(|attempt| attempt.unpruned.clone()).unwrap_or_default(),
+                failed: failed
+                    .filter(|one| one.release.digest != release.reference.digest)
+                    .cloned()
+                    .collect(),
+                ..SiteRecord::default()
+            },
+            (Step::Settle, _) => SiteRecord {
+                good: self.record.good.clone(),
+                failed: failed.cloned().collect(),
+                leftovers: attempt.map(|attempt| attempt.unpruned.clone()).unwrap_or_default(),
+                ..SiteRecord::default()
+            },
+            _ => SiteRecord {
+                good: self.record.good.clone(),
+                leftovers: self.record.leftovers.clone(),
+                attempt: attempt.map(|a| a.release.digest.clone()).unwrap_or_default(),
+                direction: attempt.map(|attempt| attempt.direction).unwrap_or_default(),
+                torn: self.record.touched,
+                unknown: self.record.unknown,
+                failed: failed.cloned().collect(),
+                by: String::new(),
+            },
         }
     }
 

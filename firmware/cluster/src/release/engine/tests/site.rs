@@ -133,6 +133,72 @@ fn without_the_text_of_the_last_good_release_nobody_says_that_it_is_back() {
     second.assert_has(Some((&kept("one", ONE), ONE)));
 }
 
+/// The mark on the Node says what is in force, and its text is on the site.
+#[test]
+fn a_damaged_record_does_not_hide_what_is_in_force() {
+    for is_gone in [false, true] {
+        let first = Site::with(ONE);
+        let two = kept("two", TWO);
+        first.fake.conduct().crashing.insert("new=b".into());
+        first.fake.conduct().unreadable = !is_gone;
+        if is_gone {
+            first.fake.world().record = None;
+        }
+        let mut second = beside(&first);
+        second.leads(1).want(&two);
+        second.run();
+        assert_eq!(second.state().phase, ReleasePhase::RolledBack, "{:?}", second.state());
+        second.assert_has(Some((&kept("one", ONE), ONE)));
+    }
+}
+
+/// What the failed release shares with the one in force must not go with it.
+#[test]
+fn nothing_is_removed_where_nobody_knows_what_was_in_force() {
+    let mut first = Site::with(ONE);
+    let (two, three) = (kept("two", TWO), kept("three", &TWO[..3]));
+    first.fake.conduct().crashing.insert("new=b".into());
+    first.fake.conduct().unreadable = true;
+    first.fake.world().text = None;
+    let mut second = beside(&first);
+    second.leads(1).want(&two);
+    second.run_to_pause();
+    let state = second.state();
+    let told = (ReleasePhase::RollingBack, Some(Reason::ReleaseRollbackFailed));
+    assert_eq!((state.phase, state.reason), told, "{state:?}");
+    assert!(first.fake.ours().len() >= ONE.len(), "{:?}", first.fake.ours());
+    // It stays so for whoever takes over without a journal of its own, and after a restart.
+    second.kill();
+    second.want(&two);
+    second.run_to_pause();
+    let mut third = beside(&first);
+    third.leads(0).want(&two);
+    third.run_to_pause();
+    assert!(first.fake.ours().len() >= ONE.len(), "{:?}", first.fake.ours());
+    // Who has the journal knows.
+    first.leads(0).run();
+    first.assert_has(Some((&kept("one", ONE), ONE)));
+    first.fake.conduct().crashing.clear();
+    second.leads(1).want(&three);
+    second.run();
+    assert_eq!(second.state().phase, ReleasePhase::Committed, "{:?}", second.state());
+}
+
+/// The digest of a text says nothing of its name.
+#[test]
+fn the_name_of_a_text_is_that_of_the_record() {
+    let first = Site::with(ONE);
+    first.fake.world().text.as_mut().unwrap().release.name = "no label!".into();
+    first.fake.conduct().crashing.insert("new=b".into());
+    let mut second = beside(&first);
+    // Fetched before by somebody who believed it.
+    let damaged = first.fake.world().text.clone().unwrap();
+    second.engine().0.journal.keep(&damaged).unwrap();
+    second.leads(1).want(&kept("two", TWO));
+    second.run();
+    second.assert_has(Some((&kept("one", ONE), ONE)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 

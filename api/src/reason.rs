@@ -127,6 +127,7 @@ reasons! {
     KubernetesNotReady = "kubernetes.not-ready", Error, 95, "Kubernetes runs and is not ready.", "Look at `holdfast kube status`.";
     KubernetesApiUnavailable = "kubernetes.api-unavailable", Warning, 96, "The API server does not answer.", "Wait; the manager tries again.";
     KubernetesForbidden = "kubernetes.forbidden", Error, 96, "The API server refuses the manager.", "Check the kubeconfig of the distribution; a restart writes it anew.";
+    KubernetesApiPartAway = "kubernetes.api-part-away", Warning, 96, "A part of the Kubernetes API that a pod answers for is away.", "Look at the APIService of the group that the message names, and at its pods.";
     KubernetesAdmissionRefused = "kubernetes.admission-refused", Error, 96, "A webhook or a policy of the cluster refuses what the manager itself has to write.", "Correct or remove the webhook or policy that the message names; one that a release brought goes when the release is taken back.";
     KubernetesArtifactRejected = "kubernetes.artifact-rejected", Error, 97, "The distribution's program could not be fetched, or is not what the controller promised.", "Check the address and the checksum on the controller.";
     KubernetesUpgradeFailed = "kubernetes.upgrade-failed", Error, 97, "The new version of Kubernetes did not become ready; the old one runs again.", "Read the message; ask for another version, or for the same again by another address (`…#2`).";

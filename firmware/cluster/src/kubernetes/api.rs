@@ -16,12 +16,8 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Objects that are asked for at a time in a list.
-pub const PAGE: usize = 100;
 /// Patience for `/readyz` and `/version`.
 const QUICK: Duration = Duration::from_secs(8);
-/// Times that a list is begun anew because it took longer than the server remembers.
-const LIST_TRIES: usize = 3;
 /// Kinds that controllers make and label like what they belong to, or that are no objects of a
 /// release. (`Endpoints` and `EndpointSlice` copy the labels of their Service.)
 pub(super) const NOT_RELEASED: [&str; 7] = [
@@ -373,49 +369,6 @@ impl Api {
             told => told,
         }
     }
-
-    pub(super) async fn pages(
-        &self,
-        resource: &Resource,
-        question: Question,
-    ) -> Result<Vec<Value>, ApiError> {
-        let question = question.query("limit", &PAGE.to_string());
-        let mut objects = Vec::new();
-        let mut next = String::new();
-        let mut begun = 1;
-        loop {
-            let page = match next.as_str() {
-                "" => question.clone(),
-                next => question.clone().query("continue", next),
-            };
-            let mut list: Value = match self.call_json(&page).await {
-                Ok(list) => list,
-                Err(ApiError::Stale { .. }) if begun < LIST_TRIES => {
-                    begun += 1;
-                    objects.clear();
-                    next.clear();
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            if let Some(Value::Array(items)) = list.get_mut("items").map(Value::take) {
-                objects.extend(items.into_iter().map(|item| named(resource, item)));
-            }
-            next = list["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
-            if next.is_empty() {
-                return Ok(objects);
-            }
-        }
-    }
-}
-
-/// Items of a list do not say what they are, as the list does.
-fn named(resource: &Resource, mut item: Value) -> Value {
-    if let Value::Object(fields) = &mut item {
-        fields.insert("apiVersion".into(), resource.api_version.clone().into());
-        fields.insert("kind".into(), resource.kind.clone().into());
-    }
-    item
 }
 
 pub(super) fn id_of(resource: &Resource, object: &Value) -> Option<ObjectId> {

@@ -8,6 +8,7 @@
 
 use holdfast_api::Reason;
 use http::StatusCode;
+use http_body_util::LengthLimitError;
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,6 +55,9 @@ pub enum ApiError {
         message: String,
         /// When it wants to be asked again.
         retry_after: Option<Duration>,
+        /// API group of what was asked for, empty for the core and what is in none. Another server
+        /// may answer for a group (Kubernetes docs, "API Aggregation Layer").
+        group: String,
     },
     /// We are not known (401), or have no right to do this (403).
     #[error("the API server does not let us {attempt}: {message}")]
@@ -136,14 +140,14 @@ pub enum ApiError {
         /// Such as `Gadget`.
         kind: String,
     },
-    /// The answer cannot be understood.
+    /// The answer cannot be understood, or is longer than any is.
     #[error("cannot understand the API server's answer to: {attempt}")]
     Answer {
         /// What was asked for.
         attempt: String,
         /// What is wrong with it.
         #[source]
-        source: serde_json::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
@@ -234,6 +238,19 @@ impl ApiError {
         }
     }
 
+    /// Whether an answer was longer than it may be.
+    pub(super) fn is_too_long(&self) -> bool {
+        matches!(self, ApiError::Answer { source, .. } if source.is::<LengthLimitError>())
+    }
+
+    /// The same, of a question below this API group.
+    pub(super) fn below(mut self, asked: &str) -> ApiError {
+        if let ApiError::Busy { group, .. } = &mut self {
+            asked.clone_into(group);
+        }
+        self
+    }
+
     /// The namespace that an object was to go to, when it is not there.
     pub fn missing_namespace(&self) -> Option<&str> {
         match self {
@@ -258,13 +275,21 @@ impl ApiError {
         let details = details.unwrap_or_default();
         let attempt = attempt.to_owned();
         let retry_after = retry_after.or(details.retry_after_seconds).map(Duration::from_secs);
+        let status = code.as_u16();
+        let busy = |attempt, message| ApiError::Busy {
+            attempt,
+            status,
+            message,
+            retry_after,
+            group: String::new(),
+        };
         let has = |word: &str| details.causes.iter().any(|cause| cause.reason == word);
 
         if let Some((webhook, message)) = denied_by(&message) {
             return ApiError::Webhook { attempt, webhook, message };
         }
         if has("NamespaceTerminating") {
-            return ApiError::Busy { attempt, status: code.as_u16(), message, retry_after };
+            return busy(attempt, message);
         }
         match code.as_u16() {
             401 => ApiError::Forbidden { attempt, message },
@@ -291,12 +316,12 @@ impl ApiError {
                     .map_or(message.as_str(), |cause| &cause.message);
                 ApiError::Budget { attempt, message: budget.to_owned(), retry_after }
             }
-            408 | 429 => ApiError::Busy { attempt, status: code.as_u16(), message, retry_after },
+            408 | 429 => busy(attempt, message),
             // Errors of the schema carry no code of their own, so the server gives this one.
             500 if of_schema(&message) => {
                 ApiError::Refused { attempt, fields: fields_named(&message), message }
             }
-            500.. => ApiError::Busy { attempt, status: code.as_u16(), message, retry_after },
+            500.. => busy(attempt, message),
             _ => {
                 let mut fields: Vec<String> = details
                     .causes

@@ -8,6 +8,7 @@
 //! | [`error`] | what the API server's refusals mean |
 //! | [`discovery`] | which kinds there are |
 //! | [`api`] | read, apply, change, delete |
+//! | `pages` | lists, a page at a time |
 //! | [`content`] | what goes with an object that is deleted |
 //! | [`pods`] | evict a pod; why an object does not become ready |
 //! | [`mod@readiness`] | is an object as it should be? |
@@ -26,6 +27,7 @@ pub mod discovery;
 pub mod error;
 pub mod explain;
 pub mod kubeconfig;
+mod pages;
 pub mod pods;
 pub mod readiness;
 pub mod request;

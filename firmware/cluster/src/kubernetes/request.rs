@@ -9,7 +9,7 @@ use super::error::ApiError;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kube::client::Body;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -17,8 +17,8 @@ use std::fmt::Write;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Longer answers are refused. A page of a list ([`super::api::PAGE`] objects) stays far below:
-/// etcd takes objects up to 1.5 MiB.
+/// Longer answers are refused. etcd takes objects up to 1.5 MiB, so a page of a list may be longer;
+/// then it is asked for in smaller ones.
 pub const ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
 /// A question.
@@ -54,6 +54,20 @@ impl Question {
         let mark = if self.uri.contains('?') { '&' } else { '?' };
         let _infallible = write!(self.uri, "{mark}{name}={}", encode(value));
         self
+    }
+
+    /// Its answer is none.
+    pub(super) fn misunderstood(
+        &self,
+        why: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> ApiError {
+        ApiError::Answer { attempt: self.attempt.clone(), source: why.into() }
+    }
+
+    /// The API group that it is about.
+    fn group(&self) -> &str {
+        let below = self.uri.strip_prefix("/apis/").unwrap_or_default();
+        below.split(['/', '?']).next().unwrap_or_default()
     }
 
     pub(crate) fn body(mut self, kind: &'static str, value: &Value) -> Self {
@@ -100,7 +114,13 @@ impl Api {
             let answer =
                 session.client.send(request).await.map_err(|error| unavailable(error.into()))?;
             let (head, body) = answer.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES).collect().await.map_err(unavailable)?;
+            let body = Limited::new(body, ANSWER_BYTES).collect().await.map_err(|error| {
+                // It does answer, and will not become shorter by being asked again.
+                if error.is::<LengthLimitError>() {
+                    return question.misunderstood(error);
+                }
+                unavailable(error)
+            })?;
             Ok(Told { code: head.status, headers: head.headers, body: body.to_bytes() })
         });
         answered.await.unwrap_or_else(|elapsed| Err(unavailable(elapsed.into())))
@@ -114,7 +134,8 @@ impl Api {
         }
         let retry_after = told.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry_after = retry_after.and_then(|text| text.parse().ok());
-        Err(ApiError::from_answer(&question.attempt, told.code, retry_after, &told.body))
+        let error = ApiError::from_answer(&question.attempt, told.code, retry_after, &told.body);
+        Err(error.below(question.group()))
     }
 
     /// Asks for JSON.
@@ -135,8 +156,7 @@ pub(crate) struct Told {
 
 impl Told {
     pub(crate) fn json<T: DeserializeOwned>(&self, question: &Question) -> Result<T, ApiError> {
-        serde_json::from_slice(&self.body)
-            .map_err(|source| ApiError::Answer { attempt: question.attempt.clone(), source })
+        serde_json::from_slice(&self.body).map_err(|error| question.misunderstood(error))
     }
 }
 
@@ -191,6 +211,18 @@ mod tests {
     fn parameters_are_joined() {
         let question = Question::get("/api/v1/pods", "list").query("limit", "5").query("a", "b=c");
         assert_eq!(question.uri, "/api/v1/pods?limit=5&a=b%3Dc");
+    }
+
+    #[test]
+    fn the_group_is_told_from_the_path() {
+        for (path, group) in [
+            ("/apis/metrics.k8s.io/v1beta1/nodes", "metrics.k8s.io"),
+            ("/apis/apps/v1?limit=1", "apps"),
+            ("/apis", ""),
+            ("/api/v1/pods", ""),
+        ] {
+            assert_eq!(Question::get(path, "ask").group(), group, "{path}");
+        }
     }
 
     #[test]

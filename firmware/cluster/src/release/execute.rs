@@ -4,7 +4,7 @@
 use super::model::{Inventory, Item, Release, SiteRecord, Strategy};
 use super::order::has_readiness;
 use super::plan::Step;
-use super::target::{Explained, Failure, Lead, Observed, Progress, Target};
+use super::target::{Check, Explained, Failure, Lead, Observed, Progress, Retry, Target};
 use crate::object::ObjectId;
 use holdfast_api::Reason;
 use std::time::{Duration, Instant};
@@ -58,6 +58,22 @@ impl Context<'_> {
 
     /// Carries out one step.
     pub(super) async fn execute(&self, target: &impl Target, step: &Step) -> Result<(), Failure> {
+        let outcome = self.carry_out(target, step).await;
+        match outcome {
+            // Nothing else may take over here: what is waited for without end is the API server
+            // itself, and no single answer of one that is ready.
+            Err(failure)
+                if failure.retry == Retry::Always
+                    && (self.back || matches!(step, Step::Prune(_)))
+                    && target.check(Check::ApiServer).await.is_ok() =>
+            {
+                Err(Failure { retry: Retry::Soon, ..failure })
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn carry_out(&self, target: &impl Target, step: &Step) -> Result<(), Failure> {
         match step {
             Step::Preflight(check) => target.check(*check).await,
             Step::DryRun(id) => {

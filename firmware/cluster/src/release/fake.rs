@@ -53,6 +53,9 @@ pub(super) struct Conduct {
     /// While an object of this name is there, a webhook refuses every write of ours but those of
     /// objects of a release.
     pub(super) guard: Option<String>,
+    /// Of the object with this name nothing is told while the other one, as `name=content`, is not
+    /// there: its part of the API is away.
+    pub(super) answered_by: Option<(String, String)>,
     /// What the site remembers is damaged until it is written anew.
     pub(super) unreadable: bool,
 }
@@ -110,6 +113,16 @@ impl Fake {
         }
         conduct.away -= 1;
         Err(Failure::always(Reason::KubernetesApiUnavailable, "nobody answers"))
+    }
+
+    fn ask_of(&self, id: &ObjectId) -> Result<(), Failure> {
+        self.ask()?;
+        let Some((name, server)) = self.conduct().answered_by.clone() else { return Ok(()) };
+        let serves = |(name, content): (String, String)| format!("{name}={content}") == server;
+        if id.name != name || self.ours().into_iter().any(serves) {
+            return Ok(());
+        }
+        Err(Failure::always(Reason::KubernetesApiUnavailable, format!("nobody answers for {id}")))
     }
 
     /// Asks to write something that is no part of a release.
@@ -208,7 +221,7 @@ impl Target for Fake {
     }
 
     async fn apply(&self, item: &Item, _: bool) -> Result<(), Failure> {
-        self.ask()?;
+        self.ask_of(&item.object.id)?;
         if self.conduct().refused.contains(&mark(item)) {
             return Err(Failure::never(Reason::ReleaseApplyRefused, item.object.id.to_string()));
         }
@@ -223,7 +236,7 @@ impl Target for Fake {
     }
 
     async fn observe(&self, id: &ObjectId) -> Result<Observed, Failure> {
-        self.ask()?;
+        self.ask_of(id)?;
         if let Some((_, left)) =
             self.conduct().leaving.as_mut().filter(|(name, _)| *name == id.name)
             && *left > 0

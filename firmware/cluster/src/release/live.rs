@@ -264,12 +264,13 @@ impl<M: Manager> Target for Live<M> {
     async fn apply(&self, item: &Item, force: bool) -> Result<(), Failure> {
         let outcome = self.api.put(&item.object, Mode { dry_run: false, force }).await;
         outcome.map_err(|error| {
-            let Failure { reason, message, mut retry } = failure(&error);
+            let mut failure = failure(&error);
             if missing::is_looked_up(&item.object, &error) {
                 // What was applied a moment ago has not reached those who look it up.
-                retry = Retry::Soon;
+                failure.retry = Retry::Soon;
             }
-            Failure::new(reason, format!("{}: {message}", item.object.origin), retry)
+            let message = format!("{}: {}", item.object.origin, failure.message);
+            Failure::new(failure.reason, message, failure.retry).after(failure.after)
         })
     }
 

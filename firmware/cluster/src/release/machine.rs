@@ -269,12 +269,13 @@ impl Machine {
         let must_succeed = *run.step() == Step::Commit && run.has_pruned();
         let passed = run.failing.map(|since| moment.now.duration_since(since));
         let left = limit.saturating_sub(passed.unwrap_or_default());
-        let wait = pause(FIRST_PAUSE, LONGEST_PAUSE, run.failed, moment);
+        let alone = failure.after.unwrap_or_default().min(LONGEST_PAUSE);
+        let wait = pause(FIRST_PAUSE, LONGEST_PAUSE, run.failed, moment).max(alone);
         let again = match failure.retry {
             Retry::Always => Some(wait),
             Retry::Soon | Retry::Never if must_succeed => Some(wait),
             // Once more when the time is over, and not later.
-            Retry::Soon => (!left.is_zero()).then(|| wait.min(left)),
+            Retry::Soon => (!left.is_zero()).then(|| wait.min(left).max(alone)),
             Retry::Never => None,
         };
         if let Some(wait) = again {

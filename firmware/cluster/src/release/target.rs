@@ -78,12 +78,14 @@ pub struct Failure {
     pub message: String,
     /// Whether trying again can help.
     pub retry: Retry,
+    /// How long who said it wants to be left alone.
+    pub after: Option<Duration>,
 }
 
 impl Failure {
     /// A failure, in whoever's words, cut where they are long.
     pub fn new(reason: Reason, message: impl AsRef<str>, retry: Retry) -> Self {
-        Failure { reason, message: brief(message.as_ref(), MESSAGE_BYTES), retry }
+        Failure { reason, message: brief(message.as_ref(), MESSAGE_BYTES), retry, after: None }
     }
 
     /// A failure that stays.
@@ -99,6 +101,12 @@ impl Failure {
     /// A failure that passes when what is away comes back.
     pub fn always(reason: Reason, message: impl AsRef<str>) -> Self {
         Failure::new(reason, message, Retry::Always)
+    }
+
+    /// The same, and so long nobody wants to be asked again.
+    #[must_use]
+    pub fn after(self, pause: Option<Duration>) -> Self {
+        Failure { after: pause, ..self }
     }
 }
 

@@ -2,6 +2,7 @@
 //! pace (pages, lists that grow too old, kinds that come and go).
 
 use super::*;
+use crate::kubernetes::pages::PAGE;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{Request, Response};
@@ -180,6 +181,26 @@ async fn a_long_list_comes_whole_even_when_the_server_forgets_its_beginning() {
         let lists = server.lock().unwrap().asked.iter().filter(|one| one.contains("limit")).count();
         assert_eq!(lists, if forgets { 5 } else { 3 });
     }
+}
+
+/// Objects may be large; a page of them comes in parts then.
+#[tokio::test]
+async fn a_list_of_large_objects_comes_whole() {
+    let mut server = Server::default();
+    let large = json!({"annotations": {"a": "x".repeat(1 << 20)}});
+    for number in 0..34 {
+        server = server.with("configmaps", &format!("c{number}"), large.clone());
+    }
+    let (api, server) = server.api();
+    assert_eq!(api.list("v1", "ConfigMap", None, "", "").await.unwrap().len(), 34);
+    let asked = server.lock().unwrap().asked.split_off(1);
+    let limit = |one: &String| one.split("limit=").nth(1).unwrap().to_owned();
+    assert_eq!(asked.iter().map(limit).collect::<Vec<_>>(), ["100", "50", "25", "25&continue=25"]);
+
+    let larger = json!({"annotations": {"a": "x".repeat(33 << 20)}});
+    let (api, _server) = Server::default().with("configmaps", "a", larger).api();
+    let error = api.get(&id("v1", "ConfigMap", None, "a")).await.unwrap_err();
+    assert!(matches!(error, ApiError::Answer { .. }), "{error:?}");
 }
 
 #[tokio::test]

@@ -478,6 +478,29 @@ fn a_release_waits_where_the_lead_is_refused() {
     site.assert_has(Some((&two, TWO)));
 }
 
+/// An aggregated API whose server is gone keeps neither a release nor a rollback from its end.
+#[test]
+fn a_part_of_the_api_that_is_away_is_not_waited_for_without_end() {
+    let mut site = Site::with(ONE);
+    site.fake.conduct().answered_by = Some(("old".into(), "nobody=x".into()));
+    let two = kept("two", TWO);
+    site.want(&two);
+    site.run();
+    let state = site.state();
+    let told = (ReleasePhase::Committed, Some(Reason::ReleaseLeftover));
+    assert_eq!((state.phase, state.reason), told, "{state:?}");
+
+    // The server is a workload, which is put back after the object.
+    const GADGET: Objects<'_> = &[("Gadget", "gadget", "a"), ("Deployment", "web", "a")];
+    let mut site = Site::with(GADGET);
+    site.fake.conduct().answered_by = Some(("gadget".into(), "web=a".into()));
+    site.fake.conduct().crashing.insert("web=b".into());
+    site.want(&kept("two", &[("Gadget", "gadget", "a"), ("Deployment", "web", "b")]));
+    site.run();
+    assert_eq!(site.state().phase, ReleasePhase::RolledBack, "{:?}", site.state());
+    site.assert_has(Some((&kept("one", GADGET), GADGET)));
+}
+
 #[test]
 fn what_cannot_be_removed_does_not_undo_the_release_and_is_tried_with_the_next() {
     let mut site = Site::with(ONE);

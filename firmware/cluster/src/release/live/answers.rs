@@ -63,15 +63,25 @@ pub(super) fn refused(object: &Object, tried: &str, error: &ApiError) -> Result<
         retry = Retry::Soon;
     }
     let said = told.message.replace(tried, &id.name);
-    Err(Failure::new(reason, format!("{origin}: {field}{said} ({id})"), retry))
+    let message = format!("{origin}: {field}{said} ({id})");
+    Err(Failure::new(reason, message, retry).after(told.after))
 }
 
 /// An answer of the API server as the machine sees it.
 pub(super) fn failure(error: &ApiError) -> Failure {
+    meaning(error).after(error.retry_after())
+}
+
+fn meaning(error: &ApiError) -> Failure {
     let (reason, message) = (error.reason(), chain(error));
     match error {
         ApiError::Kubeconfig { .. } | ApiError::Unavailable { .. } => {
             Failure::always(reason, message)
+        }
+        // The aggregator's word for a group whose server is away, which may stay so.
+        ApiError::Busy { status: 502..=504, group, .. } if !is_built_in(group) => {
+            let message = format!("the API group {group}: {message}");
+            Failure::soon(Reason::KubernetesApiPartAway, message)
         }
         // Overloaded or starting; everything else (a webhook that does not answer, a namespace
         // that is being emptied) may stay so.
@@ -100,14 +110,38 @@ pub(super) fn own_failure(error: &ApiError) -> Failure {
         return failure;
     }
     // Whoever refuses it may be a release's own webhook whose pods are a moment behind.
-    Failure::soon(Reason::KubernetesAdmissionRefused, failure.message)
+    Failure::soon(Reason::KubernetesAdmissionRefused, failure.message).after(failure.after)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::object::{ObjectId, Origin};
+    use http::StatusCode;
     use serde_json::json;
+
+    fn busy(status: u16, group: &str) -> Failure {
+        let status = StatusCode::from_u16(status).unwrap();
+        let error = ApiError::from_answer("read Gadget a", status, Some(7), b"service unavailable");
+        let ApiError::Busy { attempt, status, message, retry_after, .. } = error else {
+            panic!("{error:?}")
+        };
+        let group = group.to_owned();
+        failure(&ApiError::Busy { attempt, status, message, retry_after, group })
+    }
+
+    #[test]
+    fn a_part_that_is_away_is_told_from_the_whole() {
+        let part = busy(503, "gadgets.example");
+        assert_eq!((part.reason, part.retry), (Reason::KubernetesApiPartAway, Retry::Soon));
+        assert!(part.message.contains("gadgets.example"), "{part}");
+        for (status, group) in [(503, ""), (503, "apps"), (429, "gadgets.example")] {
+            let whole = busy(status, group);
+            let told = (Reason::KubernetesApiUnavailable, Retry::Always);
+            assert_eq!((whole.reason, whole.retry), told, "{status} {group}");
+            assert_eq!(whole.after, Some(std::time::Duration::from_secs(7)));
+        }
+    }
 
     #[test]
     fn a_trial_in_default_has_a_name_of_its_own() {

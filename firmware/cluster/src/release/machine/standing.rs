@@ -43,8 +43,16 @@ impl Machine {
                     (ReleasePhase::RollingBack, Some(Reason::ReleaseRollbackFailed), message)
                 }
                 Direction::Back => {
-                    let message = cause.map_or_else(step, |cause| cause.message.clone());
-                    (ReleasePhase::RollingBack, cause.map(|cause| cause.reason), message)
+                    let why = cause.map(|cause| cause.message.clone());
+                    let (reason, message) = match (trouble, why) {
+                        (Some(trouble), None) => (Some(trouble.reason), trouble.message.clone()),
+                        (Some(trouble), Some(why)) => (
+                            Some(trouble.reason),
+                            format!("{} (taken back: {why})", trouble.message),
+                        ),
+                        (None, why) => (cause.map(|cause| cause.reason), why.unwrap_or_else(step)),
+                    };
+                    (ReleasePhase::RollingBack, reason, message)
                 }
             };
         }

@@ -275,6 +275,33 @@ fn a_rollback_that_cannot_be_written_down_lets_a_newer_release_pass() {
     assert_eq!(bench.machine.state().phase, ReleasePhase::Committed);
 }
 
+/// What is waited for on the way back is told, with why it goes back.
+#[test]
+fn a_rollback_tells_what_it_waits_for() {
+    let mut bench = Bench::new(&release("a"));
+    bench.up_to(StepKind::Wait);
+    bench.on(Err(Failure::never(Reason::PodCrashing, "it crashes")));
+    bench.next();
+    assert_eq!(bench.machine.state().reason, Some(Reason::PodCrashing));
+    bench.on(Err(away()));
+    let state = bench.machine.state();
+    assert_eq!(state.reason, Some(Reason::KubernetesApiUnavailable));
+    assert!(state.message.contains("nobody answers") && state.message.contains("it crashes"));
+}
+
+/// Who asks for a pause gets it, but no longer one than ours.
+#[test]
+fn a_server_that_wants_to_be_left_alone_is() {
+    for (asked, want) in [(30, 30), (3600, 60)] {
+        let mut bench = Bench::new(&release("a"));
+        bench.moment.jitter = 1000;
+        bench.up_to(StepKind::Apply);
+        bench.on(Err(away().after(Some(Duration::from_secs(asked)))));
+        let pause = bench.machine.wake_at().unwrap() - bench.moment.now;
+        assert_eq!(pause, Duration::from_secs(want));
+    }
+}
+
 /// The time that an object may take begins when somebody answers.
 #[test]
 fn silence_does_not_count_as_the_time_of_an_object() {

@@ -142,9 +142,10 @@ reasons! {
     ReleaseUnavailable = "release.unavailable", Warning, 100, "The release could not be fetched from the controller.", "Check that it exists; the node tries again.";
     ReleaseRefused = "release.refused", Error, 101, "This version failed before and is not tried again.", "Release a corrected version, or ask for this one with a higher `force`.";
     ReleasePreflight = "release.preflight", Warning, 102, "The release waits: a check before it does not hold.", "Read which one in the message; the node tries again.";
-    ReleasePrePull = "release.pre-pull", Warning, 103, "Images of the release are not on every node yet.", "Read which image and node in the message; pulling goes on.";
+    ReleasePrePull = "release.pre-pull", Warning, 103, "Images of the release are not on every node yet.", "Read which image and node in the message; on a node that says nothing, see that holdfastd runs and reaches the controller; pulling goes on.";
     ReleaseImageMissing = "release.image-missing", Error, 103, "An image of the release does not exist.", "Push the image, or correct its name.";
     ReleaseRegistry = "release.registry", Warning, 103, "The registry does not answer, or broke off.", "Check the registry and the way to it; pulling carries on where it was.";
+    ReleaseRegistryDenied = "release.registry-denied", Warning, 103, "The registry does not give an image to the site.", "Put a Secret of type kubernetes.io/dockerconfigjson for that registry into the release, or see to the mirror; pulling is tried again.";
     ReleaseLeftover = "release.leftover", Warning, 104, "Something that the release no longer has is still there.", "The node's log says why. A namespace or a definition stays while it holds what is not to be removed with it: remove or move that; the next release tries again.";
     ReleaseApplyRefused = "release.apply-refused", Error, 104, "The API server refused an object of the release.", "Read its answer in the message.";
     ReleaseWebhookRefused = "release.webhook-refused", Error, 104, "A webhook refused an object of the release.", "Read which webhook and why in the message.";

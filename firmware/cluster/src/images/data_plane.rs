@@ -51,17 +51,22 @@ impl Blocked {
 }
 
 /// Whether the workload may be applied on the site with these Node objects, as part of the release
-/// of this digest. A node that is away without the images would come back to a data plane that it
+/// of this digest, asked for with this `force`. A node that is away without the images would come back to a data plane that it
 /// cannot start, and so without a way to get it.
 ///
 /// # Errors
 /// Why not.
-pub fn may_replace(object: &Object, nodes: &[Value], digest: &str) -> Result<(), Blocked> {
+pub fn may_replace(
+    object: &Object,
+    nodes: &[Value],
+    digest: &str,
+    force: u32,
+) -> Result<(), Blocked> {
     let name = || object.id.to_string();
     if let Some(image) = asks_registry(&object.value) {
         return Err(Blocked::AsksRegistry { object: name(), image });
     }
-    let site = site_pull(nodes, digest);
+    let site = site_pull(nodes, digest, force);
     let absent = site.absent.into_iter().map(|node| (node, "it is not Ready".to_owned()));
     let behind = site.behind.into_iter().map(|behind| match behind.progress.is_empty() {
         true => (behind.node, "it said nothing of them".to_owned()),
@@ -120,14 +125,14 @@ mod tests {
     #[test]
     fn it_waits_for_every_node() {
         let object = way(json!({"image": "r.lab/way:v2"}));
-        assert_eq!(may_replace(&object, &[node("0f")], "0f"), Ok(()));
-        let blocked = may_replace(&object, &[node("0f"), node("0e")], "0f").unwrap_err();
+        assert_eq!(may_replace(&object, &[node("0f")], "0f", 0), Ok(()));
+        let blocked = may_replace(&object, &[node("0f"), node("0e")], "0f", 0).unwrap_err();
         assert_eq!((blocked.reason(), blocked.retryable()), (Reason::ReleasePrePull, true));
         assert!(blocked.to_string().starts_with("DaemonSet net/way carries"), "{blocked}");
         // It would come back without the images and without a way to them.
         let mut away = node("0e");
         away["status"]["conditions"][0]["status"] = json!("Unknown");
-        let blocked = may_replace(&object, &[node("0f"), away], "0f").unwrap_err();
+        let blocked = may_replace(&object, &[node("0f"), away], "0f", 0).unwrap_err();
         assert!(
             blocked.retryable() && blocked.to_string().ends_with("it is not Ready"),
             "{blocked}"
@@ -140,10 +145,10 @@ mod tests {
             json!({"image": "r.lab/way"}),
             json!({"image": "r.lab/way:v2", "imagePullPolicy": "Always"}),
         ] {
-            let blocked = may_replace(&way(container), &[node("0f")], "0f").unwrap_err();
+            let blocked = may_replace(&way(container), &[node("0f")], "0f", 0).unwrap_err();
             assert_eq!((blocked.reason(), blocked.retryable()), (Reason::ReleaseInvalid, false));
         }
         let never = json!({"image": "r.lab/way", "imagePullPolicy": "IfNotPresent"});
-        assert_eq!(may_replace(&way(never), &[node("0f")], "0f"), Ok(()));
+        assert_eq!(may_replace(&way(never), &[node("0f")], "0f", 0), Ok(()));
     }
 }

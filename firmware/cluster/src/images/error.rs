@@ -44,7 +44,10 @@ pub enum ImageError {
         said: String,
     },
     /// The registry does not give it to us.
-    #[error("the registry does not give {image} to this node: {said}")]
+    #[error(
+        "the registry does not give {image} to this node (credentials are those of a Secret of type \
+         kubernetes.io/dockerconfigjson in the release, or of a mirror of the site): {said}"
+    )]
     Denied {
         /// The image.
         image: String,
@@ -102,9 +105,8 @@ impl ImageError {
                 Reason::KubernetesNotReady
             }
             ImageError::Missing { .. } => Reason::ReleaseImageMissing,
-            ImageError::Denied { .. }
-            | ImageError::Registry { .. }
-            | ImageError::Stalled { .. } => Reason::ReleaseRegistry,
+            ImageError::Denied { .. } => Reason::ReleaseRegistryDenied,
+            ImageError::Registry { .. } | ImageError::Stalled { .. } => Reason::ReleaseRegistry,
             ImageError::DiskFull { .. } => Reason::KubernetesDiskFull,
             ImageError::Lost { .. } => Reason::ReleasePrePull,
         }
@@ -181,7 +183,7 @@ mod tests {
             (
                 Code::Unknown,
                 "failed to resolve reference \"r.lab:5000/app:v1\": pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed",
-                Reason::ReleaseRegistry,
+                Reason::ReleaseRegistryDenied,
                 true,
             ),
             (

@@ -16,8 +16,8 @@
 //! | [`PrePuller`] | the task that does it and says so on the Node object |
 //! | [`site_pull`], [`may_replace`] | whether the site is ready, whether a data plane may be touched; pure |
 //!
-//! It fails by [`ImageError`], which knows whether waiting helps. Left out: mirrors and credentials,
-//! which are the distribution's `registries.yaml`, and runtimes other than containerd.
+//! It fails by [`ImageError`], which knows whether waiting helps. Left out: mirrors and what they ask
+//! for, which is the distribution's `registries.yaml`, and runtimes other than containerd.
 
 mod channel;
 mod containerd;
@@ -43,5 +43,5 @@ pub use prepull::{Pace, Problem};
 pub use reference::Reference;
 pub use runtime::Runtime;
 pub use service::{PrePuller, PullState, Want};
-pub use site::{Behind, SitePull, holds, is_ready, keep, site_pull, site_ready};
+pub use site::{Behind, SitePull, holds, is_ready, keep, site_pull};
 pub use store::{ImageStore, NodeNotes, OwnNode};

@@ -85,6 +85,11 @@ impl Reference {
         &self.registry
     }
 
+    /// Where it is in the registry.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Whether the name always means the same content.
     pub fn is_fixed(&self) -> bool {
         matches!(self.version, Version::Digest(_))

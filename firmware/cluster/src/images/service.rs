@@ -10,11 +10,12 @@
 mod driver;
 mod note;
 
+use super::cri::Credentials;
 use super::model::Totals;
 use super::prepull::{Pace, Problem};
 use super::store::{ImageStore, NodeNotes};
 use driver::Driver;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -23,8 +24,12 @@ use tokio::task::JoinHandle;
 pub struct Want {
     /// Digest of the release.
     pub release: String,
+    /// How often it was asked for in spite of a failure: what is said tells these attempts apart.
+    pub force: u32,
     /// Its images.
     pub images: BTreeSet<String>,
+    /// Who asks for which of them, where the registry wants to know.
+    pub credentials: BTreeMap<String, Credentials>,
     /// Other releases whose images stay ([`super::keep`]). None: that is not known, and nothing is
     /// let go of.
     pub keep: Option<BTreeSet<String>>,

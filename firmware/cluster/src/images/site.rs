@@ -60,8 +60,9 @@ impl SitePull {
     }
 }
 
-/// Where the site with these Node objects is with the release of this digest.
-pub fn site_pull(nodes: &[Value], digest: &str) -> SitePull {
+/// Where the site with these Node objects is with the release of this digest, asked for with this
+/// `force`. What a node says of an attempt with a smaller one is of an attempt before.
+pub fn site_pull(nodes: &[Value], digest: &str, force: u32) -> SitePull {
     let mut site = SitePull::default();
     for node in nodes {
         let name = node["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -73,21 +74,11 @@ pub fn site_pull(nodes: &[Value], digest: &str) -> SitePull {
             continue;
         }
         let note = annotation(node, PRE_PULL_PROGRESS_ANNOTATION).unwrap_or_default();
-        let progress = read_note(note, digest).unwrap_or_default();
+        let progress = read_note(note, digest, force).unwrap_or_default();
         let (reason, waits) = (said(progress, REFUSED), said(progress, WAITS));
         site.behind.push(Behind { node: name, progress: progress.to_owned(), reason, waits });
     }
     site
-}
-
-/// Whether all nodes that can be waited for hold the release's images; else those that do not,
-/// with how far they are.
-///
-/// # Errors
-/// The nodes that are behind.
-pub fn site_ready(nodes: &[Value], digest: &str) -> Result<(), Vec<Behind>> {
-    let site = site_pull(nodes, digest);
-    if site.is_ready() { Ok(()) } else { Err(site.behind) }
 }
 
 /// Whether the node says that it has pulled and pinned every image of the release.
@@ -109,11 +100,12 @@ pub fn keep(node: &Value, wanted: Option<&str>, good: Option<&str>) -> BTreeSet<
 /// What a node says of itself.
 pub(super) fn notes(
     release: &str,
+    force: u32,
     is_held: bool,
     totals: Totals,
     problem: Option<&Problem>,
 ) -> BTreeMap<String, Option<String>> {
-    let mut note = format!("{}: {totals}", short(release));
+    let mut note = format!("{}{totals}", subject(release, force));
     if let Some(problem) = problem {
         // The word alone says whether waiting helps; a person reads on.
         let mark = if problem.retryable { WAITS } else { REFUSED };
@@ -130,19 +122,24 @@ pub(super) fn no_notes() -> BTreeMap<String, Option<String>> {
     [PRE_PULLED_ANNOTATION, PRE_PULL_PROGRESS_ANNOTATION].map(|name| (name.to_owned(), None)).into()
 }
 
-/// The progress in a note; nothing when it is of another release.
-fn read_note<'a>(note: &'a str, digest: &str) -> Option<&'a str> {
-    note.strip_prefix(&format!("{}: ", short(digest)))
+/// The progress in a note; nothing when it is of another release or attempt.
+fn read_note<'a>(note: &'a str, digest: &str, force: u32) -> Option<&'a str> {
+    note.strip_prefix(&subject(digest, force))
+}
+
+/// What a note is about: `0123456789ab: `, and `0123456789ab+1: ` when it was forced once.
+fn subject(digest: &str, force: u32) -> String {
+    let short: String = digest.chars().take(SHORT).collect();
+    match force {
+        0 => format!("{short}: "),
+        _ => format!("{short}+{force}: "),
+    }
 }
 
 /// The reason behind a mark.
 fn said(progress: &str, mark: &str) -> Option<Reason> {
     let code = progress.split_once(mark)?.1.split(": ").next()?;
     Some(Reason::from_code(code).unwrap_or(Reason::ReleasePrePull))
-}
-
-fn short(digest: &str) -> String {
-    digest.chars().take(SHORT).collect()
 }
 
 fn annotation<'a>(node: &'a Value, name: &str) -> Option<&'a str> {
@@ -179,16 +176,16 @@ mod tests {
 
     #[test]
     fn a_node_that_is_behind_is_waited_for_and_one_that_is_away_is_not() {
-        let held = notes(DIGEST, true, totals(), None);
-        let begun = notes(DIGEST, false, totals(), None);
+        let held = notes(DIGEST, 0, true, totals(), None);
+        let begun = notes(DIGEST, 0, false, totals(), None);
         let nodes = [
             node("a", "True", &held),
             node("b", "True", &begun),
             node("c", "Unknown", &begun),
-            node("d", "True", &notes("fedc", true, totals(), None)),
+            node("d", "True", &notes("fedc", 0, true, totals(), None)),
             node("e", "False", &held),
         ];
-        let site = site_pull(&nodes, DIGEST);
+        let site = site_pull(&nodes, DIGEST, 0);
         let behind = |node: &str, progress: &str| Behind {
             node: node.into(),
             progress: progress.into(),
@@ -197,9 +194,9 @@ mod tests {
         };
         assert_eq!(site.behind, [behind("b", "1/2 images"), behind("d", "")]);
         assert_eq!(site.absent, ["c"]);
-        assert_eq!(site_ready(&nodes, DIGEST), Err(site.behind));
-        assert_eq!(site_ready(&[nodes[0].clone(), nodes[2].clone()], DIGEST), Ok(()));
-        assert!(site_ready(&nodes[..1], "").is_err(), "no digest is no release");
+        assert!(!site.is_ready());
+        assert!(site_pull(&[nodes[0].clone(), nodes[2].clone()], DIGEST, 0).is_ready());
+        assert!(!site_pull(&nodes[..1], "", 0).is_ready(), "no digest is no release");
     }
 
     #[test]
@@ -209,20 +206,22 @@ mod tests {
             message: "the registry does not have r.lab/a:v1: not found".into(),
             retryable,
         };
-        let told = |digest, retryable| {
-            let nodes =
-                [node("a", "True", &notes(digest, false, totals(), Some(&problem(retryable))))];
-            site_pull(&nodes, DIGEST)
-                .refused()
-                .map(|(behind, reason)| (behind.node.clone(), reason))
+        let says = |digest, force, retryable| {
+            let notes = notes(digest, force, false, totals(), Some(&problem(retryable)));
+            site_pull(&[node("a", "True", &notes)], DIGEST, 1)
         };
-        assert_eq!(told(DIGEST, false), Some(("a".into(), Reason::ReleaseImageMissing)));
-        assert_eq!(told(DIGEST, true), None);
-        let away = notes(DIGEST, false, totals(), Some(&problem(true)));
-        let site = site_pull(&[node("a", "True", &away)], DIGEST);
+        let told = |digest, force, retryable| {
+            let site = says(digest, force, retryable);
+            site.refused().map(|(behind, reason)| (behind.node.clone(), reason))
+        };
+        assert_eq!(told(DIGEST, 1, false), Some(("a".into(), Reason::ReleaseImageMissing)));
+        assert_eq!(told(DIGEST, 1, true), None);
+        let site = says(DIGEST, 1, true);
         let waits = site.waits().map(|(behind, reason)| (behind.node.as_str(), reason));
         assert_eq!(waits, Some(("a", Reason::ReleaseImageMissing)));
-        assert_eq!(told("of an older release", false), None);
+        assert_eq!(told("of an older release", 1, false), None);
+        assert_eq!(told(DIGEST, 0, false), None, "of the attempt before it was forced");
+        assert_eq!(says(DIGEST, 0, false).behind[0].progress, "");
     }
 
     #[test]
@@ -239,9 +238,9 @@ mod tests {
         /// A site is never ready while one of its Ready nodes says nothing of this release.
         #[test]
         fn silence_is_no_consent(others in proptest::collection::vec("[0-9a-f]{16}", 0..4)) {
-            let mut nodes: Vec<Value> = others.iter().map(|digest| node("x", "True", &notes(digest, true, totals(), None))).collect();
+            let mut nodes: Vec<Value> = others.iter().map(|digest| node("x", "True", &notes(digest, 0, true, totals(), None))).collect();
             nodes.push(node("y", "True", &BTreeMap::new()));
-            prop_assert!(site_ready(&nodes, DIGEST).is_err());
+            prop_assert!(!site_pull(&nodes, DIGEST, 0).is_ready());
         }
     }
 }

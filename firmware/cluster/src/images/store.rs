@@ -1,5 +1,6 @@
 //! What [`super::service`] needs from outside: a store of images, and a place to say how far it is.
 
+use super::cri::Credentials;
 use super::error::ImageError;
 use super::model::{Descriptor, Progress};
 use super::runtime::Runtime;
@@ -22,13 +23,15 @@ pub trait ImageStore: Clone + Send + Sync + 'static {
         image: &str,
     ) -> impl Future<Output = Result<Option<Descriptor>, ImageError>> + Send;
 
-    /// Fetches an image; a full channel loses progress and nothing else.
+    /// Fetches an image, with `credentials` where the release has some for it; a full channel loses
+    /// progress and nothing else.
     ///
     /// # Errors
     /// Why it could not be had.
     fn pull(
         &self,
         image: &str,
+        credentials: Option<&Credentials>,
         tell: mpsc::Sender<Progress>,
     ) -> impl Future<Output = Result<Descriptor, ImageError>> + Send;
 
@@ -71,10 +74,11 @@ impl ImageStore for Runtime {
     async fn pull(
         &self,
         image: &str,
+        credentials: Option<&Credentials>,
         tell: mpsc::Sender<Progress>,
     ) -> Result<Descriptor, ImageError> {
-        // Credentials are those of the distribution's registries.yaml.
-        Runtime::pull(self, image, None, |progress| {
+        // Without credentials those of the distribution's registries.yaml count.
+        Runtime::pull(self, image, credentials, |progress| {
             let _full_or_nobody_listens = tell.try_send(progress);
         })
         .await

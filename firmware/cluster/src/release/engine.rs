@@ -10,7 +10,9 @@
 //! and follow what the leader announces.
 
 mod clock;
+mod follow;
 mod handle;
+mod memory;
 mod recall;
 mod stored;
 mod tell;
@@ -26,7 +28,8 @@ use super::plan::Step;
 use super::target::{Failure, Lead, MESSAGE_BYTES, Observed, Retry, Target};
 use crate::paths::ClusterPaths;
 use clock::Clock;
-use holdfast_api::kubernetes::{ReleasePhase, ReleaseRef, release_digest};
+use follow::Resting;
+use holdfast_api::kubernetes::{FailedRelease, ReleaseRef, release_digest};
 use holdfast_api::{Reason, brief, chain};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -63,6 +66,10 @@ pub struct ReleaseEngine<T> {
     has_recalled: bool,
     /// Digest of the release whose images this node has, while it follows.
     followed: Option<String>,
+    /// Why it does not pull just now, while it follows.
+    resting: Option<Resting>,
+    /// What the site remembers of versions that failed; none when that is not known.
+    shared: Option<Vec<FailedRelease>>,
     /// When a node that does not lead asks again what the site remembers.
     recall_at: Instant,
     /// Digest of the release whose text the site keeps.
@@ -97,6 +104,8 @@ impl<T: Target> ReleaseEngine<T> {
             led: None,
             has_recalled: false,
             followed: None,
+            resting: None,
+            shared: None,
             recall_at: Instant::now(),
             kept_text: None,
             kept_only: None,
@@ -138,11 +147,13 @@ impl<T: Target> ReleaseEngine<T> {
             let asked = Instant::now();
             self.led = None;
             match self.target.lead().await {
-                Ok(Lead::Ours) => (self.followed, self.led) = (None, Some(asked)),
+                Ok(Lead::Ours) => {
+                    (self.followed, self.resting, self.led) = (None, None, Some(asked));
+                }
                 // What refuses it may be what the way back removes.
                 Ok(Lead::Unrenewed(failure)) if self.goes_on(&failure) => {
                     tracing::warn!(reason = %failure.reason, message = failure.message, "goes on; the place is not renewed");
-                    (self.followed, self.led) = (None, Some(asked));
+                    (self.followed, self.resting, self.led) = (None, None, Some(asked));
                 }
                 Ok(Lead::Others) => return Some(self.follow().await),
                 Ok(Lead::Unrenewed(failure)) | Err(failure) => {
@@ -269,7 +280,12 @@ impl<T: Target> ReleaseEngine<T> {
             tracing::warn!(%step, reason = %failure.reason, message = failure.message, "failed");
         }
         let was_back = self.machine.is_going_back();
+        let is_recorded =
+            outcome.is_ok() && matches!(step, Step::Record | Step::Commit | Step::Settle);
         self.machine.on(outcome, &self.clock.moment());
+        if is_recorded {
+            self.shared = Some(self.machine.record().failed.clone());
+        }
         if !self.machine.is_busy() {
             // Before anybody is told: a plan is made from what the journal has.
             self.note();
@@ -352,6 +368,9 @@ impl<T: Target> ReleaseEngine<T> {
             return until.saturating_duration_since(self.clock.now());
         }
         self.sweep();
+        if let Err(failure) = self.share_refusals().await {
+            tracing::debug!(reason = %failure.reason, message = failure.message, "others may try what failed");
+        }
         if let Some(good) = self.machine.good().cloned() {
             if let Err(failure) = self.keep_only(&good).await {
                 tracing::warn!(reason = %failure.reason, message = failure.message, "images stay pinned");
@@ -388,17 +407,6 @@ impl<T: Target> ReleaseEngine<T> {
         Ok(())
     }
 
-    /// Has the site keep the text, for a node that has to put it back and never saw it.
-    async fn keep_text(&mut self, digest: &str) -> Result<(), Failure> {
-        if self.kept_text.as_deref() != Some(digest)
-            && let Some(kept) = self.journal.kept(digest)
-        {
-            self.target.keep_text(&kept).await?;
-            self.kept_text = Some(digest.to_owned());
-        }
-        Ok(())
-    }
-
     async fn has_lost_objects(&self) -> bool {
         let Some(good) = self.machine.good() else { return false };
         for item in good.items.iter().filter(|item| !item.passes()) {
@@ -407,64 +415,6 @@ impl<T: Target> ReleaseEngine<T> {
             }
         }
         false
-    }
-
-    /// Another node applies: have the images, and let go of older ones when it is done.
-    async fn follow(&mut self) -> Duration {
-        self.has_recalled = false;
-        self.recall_to_follow().await;
-        let Some(Wanted::Release(release)) = self.machine.wanted().cloned() else {
-            self.tell(None);
-            return LOOK_EVERY;
-        };
-        let digest = release.reference.digest.clone();
-        let followed = match self.target.in_force().await {
-            Err(failure) => Err(failure),
-            Ok(Some(in_force)) if in_force == digest => {
-                self.tell_following(ReleasePhase::Committed, Some(&release.reference));
-                self.sweep();
-                self.keep_only(&release).await
-            }
-            Ok(_) if self.followed.as_deref() == Some(&*digest) => {
-                self.tell_following(ReleasePhase::Waiting, None);
-                Ok(())
-            }
-            Ok(_) => {
-                self.tell_following(ReleasePhase::PrePull, None);
-                self.kept_only = None;
-                let mut wanted = self.wanted.clone();
-                let pulled = tokio::select! {
-                    pulled = self.execute_pull(&release) => pulled,
-                    // A pull may take hours; the leader waits for this node with what is wanted now.
-                    _ = wanted.changed() => return Duration::ZERO,
-                    () = until_lead(self.target.as_ref(), &Lead::Ours) => return Duration::ZERO,
-                };
-                if pulled.is_ok() {
-                    self.followed = Some(digest);
-                }
-                pulled
-            }
-        };
-        if let Err(failure) = followed {
-            tracing::warn!(reason = %failure.reason, message = failure.message, "following waits");
-            self.tell(Some(&failure));
-        }
-        SOON
-    }
-
-    /// So that this node tells what failed, plans from what is in force, and knows it when the
-    /// leader is gone. Nodes without a server's rights do not get to know.
-    async fn recall_to_follow(&mut self) {
-        if Instant::now() < self.recall_at {
-            return;
-        }
-        let recalled = self.recall().await;
-        // It is read anew when this node leads.
-        self.has_recalled = false;
-        self.recall_at = Instant::now() + if recalled.is_ok() { SOON } else { LOOK_EVERY };
-        if recalled.is_ok() {
-            self.note();
-        }
     }
 
     /// Stores the record while nothing is under way; what cannot be stored now is before the next
@@ -480,14 +430,6 @@ impl<T: Target> ReleaseEngine<T> {
                 }
             };
         }
-    }
-
-    async fn execute_pull(&self, release: &Release) -> Result<(), Failure> {
-        let report = Arc::clone(&self.report);
-        let say = move |words: String| {
-            report.send_modify(|report| report.state.message = brief(&words, MESSAGE_BYTES));
-        };
-        self.target.pull_here(release, &say).await
     }
 
     /// Texts that nobody needs any more.

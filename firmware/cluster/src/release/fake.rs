@@ -67,6 +67,8 @@ pub(super) struct Fake {
     conduct: Mutex<Conduct>,
     /// Which node asks.
     node: AtomicUsize,
+    /// How often images were asked for.
+    pulls: AtomicUsize,
 }
 
 impl Fake {
@@ -77,6 +79,10 @@ impl Fake {
     /// The node with this number asks from now on.
     pub(super) fn is_node(&self, n: usize) {
         self.node.store(n, Ordering::Relaxed);
+    }
+
+    pub(super) fn pulls(&self) -> usize {
+        self.pulls.load(Ordering::Relaxed)
     }
 
     pub(super) fn conduct(&self) -> MutexGuard<'_, Conduct> {
@@ -279,6 +285,7 @@ impl Target for Fake {
 
     async fn pull_here(&self, release: &Release, say: Progress<'_>) -> Result<(), Failure> {
         self.ask()?;
+        self.pulls.fetch_add(1, Ordering::Relaxed);
         say("pulling".into());
         if self.conduct().no_image {
             return Err(Failure::never(Reason::ReleaseImageMissing, "no such image"));

@@ -9,6 +9,7 @@
 //! definition ([`super::schema`]); pods are tried without what they name of it.
 
 mod answers;
+mod everywhere;
 mod lead;
 mod missing;
 mod record;
@@ -18,21 +19,22 @@ pub use lead::lead;
 use super::journal::Kept;
 use super::model::{Item, Release, SiteRecord};
 use super::schema;
-use super::stuck;
+use super::stuck::Stuck;
 use super::target::{Check, Explained, Failure, Lead, Observed, Progress, Retry, Target};
 use super::texts;
-use crate::images::{PrePuller, Want, is_ready, may_replace, site_pull};
+use crate::images::{PrePuller, Want, is_ready, may_replace};
 use crate::kubernetes::{Api, ApiError, Mode, Propagation, Readiness, readiness};
 use crate::object::{Object, ObjectId, Origin};
 use answers::{brings_namespace, failure, in_default, own_failure, refused};
+use everywhere::{Everywhere, Look};
 use holdfast_api::marks::{MANAGED_BY_LABEL, RELEASE_ANNOTATION, SYSTEM_NAMESPACE};
 use holdfast_api::{Reason, chain};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
-use tokio::sync::watch;
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, watch};
 
 /// The ConfigMap in which the site remembers releases.
 pub const RECORD_NAME: &str = "holdfast-release";
@@ -58,6 +60,7 @@ pub struct Live<M> {
     node: ObjectId,
     puller: PrePuller,
     manager: M,
+    stuck: Mutex<Stuck>,
 }
 
 impl<M: Manager> Live<M> {
@@ -70,7 +73,7 @@ impl<M: Manager> Live<M> {
             namespace: None,
             name: node.into(),
         };
-        Live { api, node, puller, manager }
+        Live { api, node, puller, manager, stuck: Mutex::default() }
     }
 
     async fn nodes(&self) -> Result<Vec<Value>, Failure> {
@@ -184,7 +187,8 @@ impl<M: Manager> Target for Live<M> {
     }
 
     async fn clear_way(&self, id: &ObjectId, grace: Duration) -> Result<(), Failure> {
-        stuck::clear(&self.api, id, grace).await.map_err(|error| failure(&error))
+        let mut stuck = self.stuck.lock().await;
+        stuck.clear(&self.api, id, grace).await.map_err(|error| failure(&error))
     }
 
     async fn lead(&self) -> Result<Lead, Failure> {
@@ -220,7 +224,7 @@ impl<M: Manager> Target for Live<M> {
         let object = &item.object;
         if item.data_plane {
             // Without nodes: what is wrong with the object itself.
-            may_replace(object, &[], &release.reference.digest).map_err(|blocked| {
+            may_replace(object, &[], &release.reference.digest, 0).map_err(|blocked| {
                 let message = format!("{}: {blocked}", object.origin);
                 Failure::never(blocked.reason(), message)
             })?;
@@ -249,8 +253,8 @@ impl<M: Manager> Target for Live<M> {
     }
 
     async fn may_replace(&self, release: &Release, item: &Item) -> Result<(), Failure> {
-        let digest = &release.reference.digest;
-        may_replace(&item.object, &self.nodes().await?, digest).map_err(|blocked| {
+        let (digest, force) = (&release.reference.digest, release.reference.force);
+        may_replace(&item.object, &self.nodes().await?, digest, force).map_err(|blocked| {
             let (reason, message) = (blocked.reason(), blocked.to_string());
             if blocked.retryable() {
                 // Some of the release is applied by now: it does not stay like that for long.
@@ -352,34 +356,17 @@ impl<M: Manager> Target for Live<M> {
         release: &Release,
         progress: Progress<'_>,
     ) -> Result<(), Failure> {
+        let mut everywhere = Everywhere::default();
         loop {
-            let site = site_pull(&self.nodes().await?, &release.reference.digest);
-            if let Some((behind, reason)) = site.refused() {
-                let message = format!("{}: {}", behind.node, behind.progress);
-                return Err(Failure::never(reason, message));
-            }
-            if let Some((behind, reason)) = site.waits() {
-                let message = format!("{}: {}", behind.node, behind.progress);
-                return Err(Failure::always(reason, message));
-            }
-            if site.is_ready() {
-                if !site.absent.is_empty() {
-                    let absent = site.absent.join(", ");
-                    if release.items.iter().any(|item| item.data_plane) {
-                        // Nothing is touched yet, and the node may only be restarting.
-                        let message = format!("without the images and not Ready: {absent}");
-                        return Err(Failure::always(Reason::KubernetesNotReady, message));
-                    }
-                    tracing::warn!(absent, "nodes are not Ready and do not hold the images");
+            match everywhere.look(&self.nodes().await?, release, Instant::now()) {
+                Look::Ready(absent) if absent.is_empty() => return Ok(()),
+                Look::Ready(absent) => {
+                    tracing::warn!(?absent, "nodes are not Ready and do not hold the images");
+                    return Ok(());
                 }
-                return Ok(());
+                Look::Pulls(words) => progress(words),
+                Look::Fails(failure) => return Err(failure),
             }
-            let behind: Vec<String> = site
-                .behind
-                .iter()
-                .map(|behind| format!("{} {}", behind.node, behind.progress))
-                .collect();
-            progress(format!("images are pulled: {}", behind.join("; ")));
             tokio::time::sleep(NODES_EVERY).await;
         }
     }
@@ -429,7 +416,9 @@ impl<M: Manager> Target for Live<M> {
 fn want(release: &Release, keep: Option<BTreeSet<String>>) -> Want {
     Want {
         release: release.reference.digest.clone(),
+        force: release.reference.force,
         images: release.images.iter().cloned().collect(),
+        credentials: release.credentials.clone(),
         keep,
     }
 }

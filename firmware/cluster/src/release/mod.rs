@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`model`] | a release, its objects, what a site has of ours |
 //! | [`parse`] | YAML to objects; every complaint names file, document and field |
-//! | [`images`] | which images a release needs |
+//! | [`images`], [`credentials`] | which images a release needs, and who asks registries for them |
 //! | [`order`] | what comes before what |
 //! | [`plan`] | steps, in order; a dry run prints them |
 //! | [`journal`] | what survives `kill -9`, and the texts of releases |
@@ -25,6 +25,7 @@
 //! It deletes only what carries [`MANAGED_BY_LABEL`](holdfast_api::marks::MANAGED_BY_LABEL), and
 //! refuses to apply over an object that is there without it.
 
+pub mod credentials;
 pub mod engine;
 mod execute;
 #[cfg(test)]

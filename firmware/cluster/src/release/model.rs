@@ -2,6 +2,7 @@
 //! applied; and what a site is known to have of ours.
 
 use super::journal::Direction;
+use crate::images::Credentials;
 use crate::object::{Object, ObjectId};
 use holdfast_api::kubernetes::{FailedRelease, ReleaseRef};
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,8 @@ pub struct Release {
     pub items: Vec<Item>,
     /// Images that every node needs, named in full, sorted, each once.
     pub images: Vec<String>,
+    /// Who asks for which of them ([`super::credentials`]).
+    pub credentials: BTreeMap<String, Credentials>,
 }
 
 impl Release {

@@ -8,6 +8,7 @@
 mod scan;
 mod yaml;
 
+use super::credentials::credentials;
 use super::images::images;
 use super::model::{DEFAULT_TIMEOUT, Item, Key, Release, Strategy, group};
 use super::order::{class, is_built_in, is_cluster_wide};
@@ -184,7 +185,8 @@ pub fn parse(
     if images.len() > MAX_IMAGES {
         return Err(ParseError::TooManyImages { images: images.len() });
     }
-    Ok(Release { reference: reference.clone(), items, images })
+    let credentials = credentials(items.iter().map(|item| &item.object), &images);
+    Ok(Release { reference: reference.clone(), items, images, credentials })
 }
 
 /// An object as it was written, and where.

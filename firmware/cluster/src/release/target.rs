@@ -21,7 +21,7 @@ pub enum Check {
     Nodes,
     /// There is room for images and datastore.
     Disk,
-    /// Certificates of the node and of Kubernetes outlive the attempt.
+    /// Certificates of Kubernetes outlive the attempt; the node's own are its tunnels' to prove.
     Certificates,
     /// The tunnels pass data.
     Tunnels,

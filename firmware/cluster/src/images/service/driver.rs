@@ -2,6 +2,7 @@
 
 use super::note::{Note, Text};
 use super::{Asked, PullState};
+use crate::images::cri::Credentials;
 use crate::images::error::ImageError;
 use crate::images::model::{Descriptor, Progress};
 use crate::images::prepull::{Action, Event, Pace, PrePull, Problem};
@@ -38,6 +39,7 @@ pub(super) struct Driver<S, N> {
     machine: Option<PrePull>,
     number: u64,
     asked: u64,
+    force: u32,
     jobs: JoinSet<Done>,
     note: Note,
     /// Why the last note could not be written.
@@ -66,6 +68,7 @@ impl<S: ImageStore, N: NodeNotes> Driver<S, N> {
             machine: None,
             number: 0,
             asked: 0,
+            force: 0,
             jobs: JoinSet::new(),
             note: Note::new(pace),
             unsaid: None,
@@ -120,6 +123,7 @@ impl<S: ImageStore, N: NodeNotes> Driver<S, N> {
             self.machine = None;
             return;
         };
+        self.force = want.force;
         match &mut self.machine {
             Some(machine) if machine.is_of(&want.release, &want.images) => machine.ask_again(),
             _ => {
@@ -146,21 +150,30 @@ impl<S: ImageStore, N: NodeNotes> Driver<S, N> {
         let Some(machine) = &self.machine else { return };
         let (number, release) = (self.number, machine.release().to_owned());
         let (store, moves) = (self.store.clone(), self.moves.clone());
+        let credentials = self.credentials(&action);
         self.jobs.spawn(async move {
             let event = match action {
                 Action::Look(image) => match store.present(&image).await {
                     Ok(target) => Event::Found { image, target },
                     Err(error) => Event::Failed { image, problem: problem(&error) },
                 },
-                Action::Pull(image) => match store.pull(&image, moves).await {
-                    Ok(target) => Event::Pulled { image, target },
-                    Err(error) => Event::Failed { image, problem: problem(&error) },
-                },
+                Action::Pull(image) => {
+                    match store.pull(&image, credentials.as_ref(), moves).await {
+                        Ok(target) => Event::Pulled { image, target },
+                        Err(error) => Event::Failed { image, problem: problem(&error) },
+                    }
+                }
                 Action::Pin(images) => pin(&store, &release, &images).await,
                 Action::Check(images) => check(&store, &release, &images).await,
             };
             Done::Event(number, event)
         });
+    }
+
+    /// Who asks the registry, when something is pulled for which somebody is named.
+    fn credentials(&self, action: &Action) -> Option<Credentials> {
+        let Action::Pull(image) = action else { return None };
+        self.wanted.borrow().1.as_ref()?.credentials.get(image).cloned()
     }
 
     fn take(&mut self, done: Done) {
@@ -267,7 +280,8 @@ impl<S: ImageStore, N: NodeNotes> Driver<S, N> {
         match &self.machine {
             Some(machine) => {
                 let (totals, problem) = (machine.totals(), machine.problem());
-                Some(site::notes(machine.release(), machine.is_held(), totals, problem))
+                let (release, is_held) = (machine.release(), machine.is_held());
+                Some(site::notes(release, self.force, is_held, totals, problem))
             }
             // What was said is not so any more.
             None => self.note.has_said().then(site::no_notes),

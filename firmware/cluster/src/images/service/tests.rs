@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct World {
     registry: BTreeSet<String>,
+    /// Not given to anybody.
+    private: BTreeSet<String>,
     store: BTreeSet<String>,
     leases: BTreeMap<String, BTreeSet<String>>,
     annotations: BTreeMap<String, String>,
@@ -58,6 +60,7 @@ impl ImageStore for Fake {
     async fn pull(
         &self,
         image: &str,
+        credentials: Option<&Credentials>,
         tell: mpsc::Sender<Progress>,
     ) -> Result<Descriptor, ImageError> {
         let half = Progress { image: image.into(), done_bytes: 1, total_bytes: 2 };
@@ -68,6 +71,9 @@ impl ImageStore for Fake {
             if world.failures > 0 {
                 world.failures -= 1;
                 return Err(ImageError::Registry { image, said });
+            }
+            if world.private.contains(&image) && credentials.is_none() {
+                return Err(ImageError::Denied { image, said });
             }
             if !world.registry.contains(&image) {
                 return Err(ImageError::Missing { image, said });
@@ -142,7 +148,7 @@ fn start(store: Fake, notes: Fake) -> PrePuller {
 
 fn want(release: &str, images: &[&str], keep: Option<&[&str]>) -> Want {
     let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    Want { release: release.into(), images: set(images), keep: keep.map(set) }
+    Want { release: release.into(), images: set(images), keep: keep.map(set), ..Want::default() }
 }
 
 #[tokio::test]
@@ -242,4 +248,25 @@ async fn a_node_that_cannot_say_what_it_holds_tells_why() {
     let mut state = service.watch();
     let is_over = |state: &PullState| state.announced && state.problem.is_none();
     tokio::time::timeout(PATIENCE, state.wait_for(is_over)).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_the_registry_gives_not_to_anybody_is_asked_for_by_name() {
+    let fake = Fake::default();
+    fake.with(|world| {
+        world.registry = ["a", "b"].map(str::to_owned).into();
+        world.private.insert("b".into());
+    });
+    let service = start(fake.clone(), fake.clone());
+    service.want(want("one", &["a", "b"], None));
+    let problem = service.held("one", |_| ()).await.unwrap_err();
+    assert_eq!((problem.reason, problem.retryable), (Reason::ReleaseRegistryDenied, true));
+    assert!(problem.message.contains("kubernetes.io/dockerconfigjson"), "{}", problem.message);
+    let who = Credentials {
+        username: "robot".into(),
+        password: holdfast_api::kubernetes::Secret("hunter2".into()),
+    };
+    let credentials = BTreeMap::from([("b".to_owned(), who)]);
+    service.want(Want { credentials, ..want("two", &["a", "b"], None) });
+    service.held("two", |_| ()).await.unwrap();
 }

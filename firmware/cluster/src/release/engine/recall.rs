@@ -42,6 +42,7 @@ impl<T: Target> ReleaseEngine<T> {
         if let Some(good) = site.as_ref().and_then(|site| site.good.as_ref()) {
             self.fetch(&good.release).await?;
         }
+        self.shared = Some(site.as_ref().map(|site| site.failed.clone()).unwrap_or_default());
         let is_ours = site.as_ref().is_some_and(|site| site.by == self.target.node());
         let journal = self.journal.clone();
         self.machine.adopt(site, is_ours, |digest| release_kept(&journal, digest));

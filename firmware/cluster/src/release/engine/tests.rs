@@ -3,7 +3,7 @@ use crate::release::fake::{Fake, kept};
 use crate::release::model::Good;
 use crate::release::plan::StepKind;
 use crate::release::target::Check;
-use holdfast_api::kubernetes::ReleaseState;
+use holdfast_api::kubernetes::{ReleasePhase, ReleaseState};
 use holdfast_api::paths::Root;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};

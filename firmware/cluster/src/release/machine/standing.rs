@@ -3,7 +3,7 @@
 use super::{Machine, Wanted};
 use crate::release::journal::Direction;
 use crate::release::target::MESSAGE_BYTES;
-use holdfast_api::kubernetes::{ReleasePhase, ReleaseState};
+use holdfast_api::kubernetes::{ReleasePhase, ReleaseRef, ReleaseState};
 use holdfast_api::{Reason, brief};
 
 impl Machine {
@@ -26,6 +26,11 @@ impl Machine {
             failed: self.record.failed.clone(),
             since: None,
         }
+    }
+
+    /// Whether this version failed and is not tried again.
+    pub fn refuses(&self, reference: &ReleaseRef) -> bool {
+        self.refusal(reference).is_some()
     }
 
     fn standing(&self) -> (ReleasePhase, Option<Reason>, String) {

@@ -94,6 +94,59 @@ fn what_failed_on_one_node_is_refused_by_the_next() {
     first.assert_has(Some((&forced, TWO)));
 }
 
+/// Refused before anything was applied: nothing else would tell the others.
+#[test]
+fn what_was_refused_on_one_node_is_neither_tried_nor_pulled_by_another() {
+    let mut first = Site::with(ONE);
+    let two = kept("two", TWO);
+    first.fake.conduct().no_image = true;
+    first.want(&two);
+    first.run();
+    assert_eq!(first.state().phase, ReleasePhase::Refused);
+    first.fake.conduct().no_image = false;
+    let pulls = first.fake.pulls();
+    let mut second = beside(&first);
+    second.leads(1).want(&two);
+    second.run();
+    assert_eq!(second.state().reason, Some(Reason::ReleaseRefused), "{:?}", second.state());
+    let mut third = beside(&first);
+    first.fake.conduct().is_led_by_another = true;
+    third.leads(1).want(&two);
+    third.engine().0.take_wanted();
+    block_on(third.engine().0.turn());
+    assert_eq!(third.state().phase, ReleasePhase::Refused, "{:?}", third.state());
+    assert_eq!(first.fake.pulls(), pulls);
+    third.assert_has(Some((&kept("one", ONE), ONE)));
+}
+
+/// A node with the kubelet's rights does not get to know what the site remembers.
+#[test]
+fn a_node_that_follows_asks_for_a_missing_image_less_and_less_often() {
+    let mut site = Site::new();
+    site.fake.conduct().is_led_by_another = true;
+    site.fake.conduct().no_image = true;
+    let mut two = kept("two", TWO);
+    site.want(&two);
+    site.engine().0.take_wanted();
+    let follow = |site: &mut Site, secs| {
+        for _ in 0..secs / SOON.as_secs() {
+            block_on(site.engine().0.turn());
+            let state = site.state();
+            assert_eq!(state.reason, Some(Reason::ReleaseImageMissing), "{state:?}");
+            site.engine().0.clock.ahead += SOON;
+        }
+        site.fake.pulls()
+    };
+    assert_eq!(follow(&mut site, 5), 1);
+    assert_eq!(follow(&mut site, 75), 5, "after 5, 15, 35 and 75 seconds");
+    let pulls = follow(&mut site, 600);
+    assert!((14..=15).contains(&pulls), "once a minute, and never not at all: {pulls}");
+    two.release.force = 1;
+    site.want(&two);
+    site.engine().0.take_wanted();
+    assert_eq!(follow(&mut site, 5), pulls + 1, "somebody asks for it");
+}
+
 /// The site keeps the text of what is in force.
 #[test]
 fn a_node_that_never_saw_the_last_good_release_puts_it_back() {

@@ -10,7 +10,8 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// To plan a release the manager asks the site's API server about every object in it.
+/// To plan a release the manager asks the site's API server about every object in it, for 45 s at
+/// most.
 const PLAN_WITHIN: Duration = Duration::from_secs(60);
 
 /// The manager gives the storage up before.

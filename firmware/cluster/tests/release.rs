@@ -13,6 +13,7 @@ use holdfast_cluster::paths::ClusterPaths;
 use holdfast_cluster::release::engine::{ReleaseEngine, Releases};
 use holdfast_cluster::release::journal::Kept;
 use holdfast_cluster::release::live::Live;
+use holdfast_cluster::release::target::Failure;
 use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::node::{Node, NodeSpec};
 use std::collections::BTreeMap;
@@ -50,12 +51,13 @@ struct Site<'a> {
     paths: ClusterPaths,
     started: Instant,
     engine: Option<(Releases, JoinHandle<()>)>,
+    live: Option<Arc<Live<Content>>>,
 }
 
 impl<'a> Site<'a> {
     fn new(node: &'a Node, state: &Path, started: Instant) -> Self {
         let paths = ClusterPaths::new(&Root::new(state));
-        let mut site = Site { node, paths, started, engine: None };
+        let mut site = Site { node, paths, started, engine: None, live: None };
         site.open();
         site
     }
@@ -72,13 +74,15 @@ impl<'a> Site<'a> {
         holdfast_durable::write(&kubelet, text.as_bytes(), 0o600).unwrap();
         let own = OwnNode::new(kubelet, "node1");
         let api = Api::connect(&self.node.state().join("etc/rancher/k3s/k3s.yaml")).unwrap();
-        let live = Live::new(api, "node1", PrePuller::start(runtime, own), Content);
-        let (engine, handle) = ReleaseEngine::open(&self.paths, Arc::new(live));
+        let live = Arc::new(Live::new(api, "node1", PrePuller::start(runtime, own), Content));
+        let (engine, handle) = ReleaseEngine::open(&self.paths, Arc::clone(&live));
+        self.live = Some(live);
         self.engine = Some((handle, tokio::spawn(engine.run())));
     }
 
     async fn kill(&mut self) {
         let (_handle, task) = self.engine.take().unwrap();
+        self.live = None;
         task.abort();
         assert!(task.await.unwrap_err().is_cancelled());
     }
@@ -93,6 +97,10 @@ impl<'a> Site<'a> {
             gadget: "size: 3",
             namespace: "shop",
         }
+    }
+
+    fn live(&self) -> &Live<Content> {
+        self.live.as_ref().unwrap()
     }
 
     fn handle(&self) -> &Releases {
@@ -234,7 +242,7 @@ impl<'a> Site<'a> {
     async fn again_is_nothing(&mut self, one: &Kept) {
         let version = ".metadata.resourceVersion";
         let before = self.get("deployment/web", version);
-        assert_eq!(self.handle().plan(one).unwrap(), []);
+        assert_eq!(self.handle().plan(one).unwrap().steps(), []);
         self.kill().await;
         self.open();
         let state = self.bring("the same again, after a restart", one).await;
@@ -258,6 +266,10 @@ impl<'a> Site<'a> {
                 ["app.yaml, document 1: metadata.namespace", "shpo"],
             ),
         ] {
+            let plan = self.handle().plan(&kept).unwrap();
+            let told = plan.ask(self.live(), true, PATIENCE).await.problems;
+            let is_told = |problem: &Failure| says.iter().all(|it| problem.message.contains(it));
+            assert!(told.iter().any(is_told), "{told:#?}");
             let state = self.bring(what, &kept).await;
             assert_eq!(state.phase, ReleasePhase::Refused, "{state:#?}");
             let failed = state.failed.last().unwrap();

@@ -71,10 +71,13 @@ fn tunnels_read_well() {
 #[test]
 fn plans_read_well() {
     let plan: PlanReport = read("plan-steps.json");
-    golden("plan-steps.txt", &plan::render(&plan, PLAIN));
-    assert_eq!(plan::render(&PlanReport::default(), PLAIN), "Nothing to do.\n");
+    golden("plan-steps.txt", &plan::render(&plan, plan::UNPLANNED, PLAIN));
+    assert_eq!(plan::render(&PlanReport::default(), plan::UNPLANNED, PLAIN), "Nothing to do.\n");
     let problems = PlanReport { steps: Vec::new(), ..plan };
-    assert!(plan::render(&problems, PLAIN).starts_with("Cannot be planned\n"));
+    for heading in [plan::UNPLANNED, plan::IN_THE_WAY] {
+        let told = plan::render(&problems, heading, PLAIN);
+        assert!(told.starts_with(&format!("{heading}\n")), "{told}");
+    }
 }
 
 #[test]

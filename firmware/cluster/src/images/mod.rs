@@ -14,6 +14,7 @@
 //! | [`Runtime`] | the node's containerd: present, pull, pin, put back, let go |
 //! | [`prepull`] | what is done next for one release on one node; pure |
 //! | [`PrePuller`] | the task that does it and says so on the Node object |
+//! | [`lacking`] | what a node would have to pull; pure |
 //! | [`site_pull`], [`may_replace`] | whether the site is ready, whether a data plane may be touched; pure |
 //!
 //! It fails by [`ImageError`], which knows whether waiting helps. Left out: mirrors and what they ask
@@ -24,6 +25,7 @@ mod containerd;
 mod cri;
 mod data_plane;
 mod error;
+mod lacking;
 mod manifest;
 mod model;
 mod pin;
@@ -38,6 +40,7 @@ mod store;
 pub use cri::Credentials;
 pub use data_plane::{Blocked, may_replace};
 pub use error::ImageError;
+pub use lacking::{Lacking, lacking};
 pub use model::{Descriptor, Pinned, Progress, Totals};
 pub use prepull::{Pace, Problem};
 pub use reference::Reference;

@@ -4,6 +4,7 @@
 use super::journal::Kept;
 use super::model::{Item, Key, Release, SiteRecord};
 use super::target::{Check, Explained, Failure, Lead, Observed, Progress, Retry, Target};
+use crate::images::Lacking;
 use crate::object::ObjectId;
 use holdfast_api::Reason;
 use holdfast_api::kubernetes::{ReleaseRef, release_digest};
@@ -296,6 +297,17 @@ impl Target for Fake {
         }
         self.world().pinned.insert(digest.clone());
         Ok(())
+    }
+
+    async fn lacking(&self, release: &Release) -> Result<Vec<Lacking>, Failure> {
+        self.ask()?;
+        let node = |node: &str, images: &[String]| Lacking {
+            node: node.into(),
+            images: images.to_vec(),
+            is_sure: true,
+            is_ready: true,
+        };
+        Ok(vec![node("node-1", &[]), node("node-2", &release.images)])
     }
 
     async fn pulled_everywhere(&self, _: &Release, _: Progress<'_>) -> Result<(), Failure> {

@@ -22,7 +22,7 @@ use super::schema;
 use super::stuck::Stuck;
 use super::target::{Check, Explained, Failure, Lead, Observed, Progress, Retry, Target};
 use super::texts;
-use crate::images::{PrePuller, Want, is_ready, may_replace};
+use crate::images::{Lacking, PrePuller, Want, is_ready, lacking, may_replace};
 use crate::kubernetes::{Api, ApiError, Mode, Propagation, Readiness, readiness};
 use crate::object::{Object, ObjectId, Origin};
 use answers::{brings_namespace, failure, in_default, own_failure, refused};
@@ -349,6 +349,10 @@ impl<M: Manager> Target for Live<M> {
         } else {
             Failure::never(problem.reason, message)
         })
+    }
+
+    async fn lacking(&self, release: &Release) -> Result<Vec<Lacking>, Failure> {
+        Ok(lacking(&self.nodes().await?, &release.reference.digest, &release.images))
     }
 
     async fn pulled_everywhere(

@@ -17,6 +17,7 @@
 //! | [`machine`] | which step is next, given how the last one ended |
 //! | [`engine`] | drives the machine, stores, tells |
 //! | [`target`] | what an engine needs from outside |
+//! | [`trial`] | what a release would do and what is in its way, without changing anything |
 //! | [`live`] | the real target: API server, container runtime, manager |
 //! | `stuck` | pods that keep their StatefulSet from its newest form |
 //! | `texts` | the text of the release in force, kept on the site |
@@ -42,3 +43,4 @@ pub mod schema;
 mod stuck;
 pub mod target;
 mod texts;
+pub mod trial;

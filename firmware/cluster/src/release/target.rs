@@ -5,6 +5,7 @@
 
 use super::journal::Kept;
 use super::model::{Item, Release, SiteRecord};
+use crate::images::Lacking;
 use crate::object::ObjectId;
 use holdfast_api::{Reason, brief};
 use serde::{Deserialize, Serialize};
@@ -265,6 +266,15 @@ pub trait Target: Send + Sync + 'static {
         release: &Release,
         progress: Progress<'_>,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// What every node of the site would have to pull.
+    ///
+    /// # Errors
+    /// The API server is away.
+    fn lacking(
+        &self,
+        release: &Release,
+    ) -> impl Future<Output = Result<Vec<Lacking>, Failure>> + Send;
 
     /// Ends when every node of the site says that it has the images.
     ///

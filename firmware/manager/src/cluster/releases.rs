@@ -3,11 +3,11 @@
 use super::checks::Checks;
 use super::{Wanted, WantedRelease, fleet_lock};
 use holdfast_api::kubernetes::{ReleaseRef, release_digest};
-use holdfast_api::local::{PlanReport, PlannedStep, Problem, ReleaseInput, TrafficImpact};
+use holdfast_api::local::{PlanReport, Problem, ReleaseInput, TrafficImpact};
 use holdfast_api::{Reason, chain};
 use holdfast_cluster::images::{OwnNode, PrePuller, Runtime};
 use holdfast_cluster::kubernetes::Api;
-use holdfast_cluster::nodes::cluster::Answer;
+use holdfast_cluster::nodes::cluster;
 use holdfast_cluster::nodes::kube::KubeCluster;
 use holdfast_cluster::nodes::leader::{LeaderLock, Leadership, RENEW_EVERY};
 use holdfast_cluster::nodes::removal::Removal;
@@ -17,18 +17,26 @@ use holdfast_cluster::paths::ClusterPaths;
 use holdfast_cluster::release::engine::{ReleaseEngine, Releases, Report};
 use holdfast_cluster::release::journal::Kept;
 use holdfast_cluster::release::live::Live;
+use holdfast_cluster::release::target::Failure;
+use holdfast_cluster::release::trial::{Known, Trial, Tried};
 use holdfast_cluster::snapshots;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 /// Nodes that the site does not have any more are looked for this often, and at once when something
 /// else is wanted.
 const NODES_EVERY: Duration = Duration::from_secs(30);
+
+/// For the answers that a dry run needs; whoever asks for it waits a minute.
+const ASKED_WITHIN: Duration = Duration::from_secs(45);
+
+/// Where an answer goes.
+type Answer<T> = oneshot::Sender<Result<T, Problem>>;
 
 /// The lock of whoever leads the site, shared by all that only the leader does.
 pub(super) type Leader = Arc<Mutex<LeaderLock<KubeCluster>>>;
@@ -40,6 +48,7 @@ pub(super) struct Releasing {
     /// What the engine tells.
     pub(super) report: watch::Receiver<Report>,
     handle: Releases,
+    target: Arc<Live<Checks>>,
     part: Part,
     _tasks: JoinSet<()>,
 }
@@ -90,7 +99,7 @@ pub(super) fn start(
     let checks =
         Checks { paths: paths.clone(), wants: wants.clone(), leader: leader.clone(), snapshots };
     let target = Arc::new(Live::new(api.clone(), node, puller, checks));
-    let (engine, handle) = ReleaseEngine::open(paths, target);
+    let (engine, handle) = ReleaseEngine::open(paths, Arc::clone(&target));
     let mut tasks = JoinSet::new();
     tasks.spawn(engine.run());
     if let Some(leader) = leader {
@@ -102,7 +111,7 @@ pub(super) fn start(
         let socket = paths.root().fleet_lock_socket();
         tasks.spawn(fleet_lock::serve(lock, socket, outside.zip(token), paths.clone()));
     }
-    Ok(Releasing { api, report: handle.report(), handle, part, _tasks: tasks })
+    Ok(Releasing { api, report: handle.report(), handle, target, part, _tasks: tasks })
 }
 
 impl Releasing {
@@ -120,8 +129,21 @@ impl Releasing {
         }
     }
 
-    /// A dry run.
-    pub(super) fn plan(&self, input: ReleaseInput, wanted: &Wanted) -> Result<PlanReport, Problem> {
+    /// A dry run, answered when the site was asked: the task goes on meanwhile.
+    pub(super) fn plan(&self, input: ReleaseInput, wanted: &Wanted, answer: Answer<PlanReport>) {
+        let known = match self.known(input, wanted) {
+            Ok(known) => known,
+            // Whoever asked may have gone; nobody misses the answer then.
+            Err(problem) => return drop(answer.send(Err(problem))),
+        };
+        let (target, is_server) = (Arc::clone(&self.target), self.part.is_server);
+        tokio::spawn(async move {
+            let trial = known.ask(target.as_ref(), is_server, ASKED_WITHIN).await;
+            let _ = answer.send(Ok(report(trial)));
+        });
+    }
+
+    fn known(&self, input: ReleaseInput, wanted: &Wanted) -> Result<Known, Problem> {
         let kept = match input.manifests.is_empty() {
             true => wanted.release.as_ref().and_then(WantedRelease::kept).ok_or_else(|| {
                 Problem::new(Reason::ReleaseUnavailable, "the controller names no release")
@@ -136,13 +158,22 @@ impl Releasing {
                 timeout_secs: 0,
             },
         };
-        let steps =
-            self.handle.plan(&kept).map_err(|error| Problem::new(error.reason(), chain(&error)))?;
-        let step = |step: &holdfast_cluster::release::plan::Step| {
-            crate::pass::live("release", step.to_string(), TrafficImpact::None)
+        self.handle.plan(&kept).map_err(|error| Problem::new(error.reason(), chain(&error)))
+    }
+}
+
+fn report(trial: Trial) -> PlanReport {
+    let step = |step: Tried| {
+        let traffic = match step.interrupts {
+            true => TrafficImpact::Interrupted,
+            false => TrafficImpact::None,
         };
-        let steps: Vec<PlannedStep> = steps.iter().map(step).collect();
-        Ok(PlanReport { steps, problems: Vec::new() })
+        crate::pass::live("release", step.text, traffic)
+    };
+    let problem = |failure: Failure| Problem::new(failure.reason, failure.message);
+    PlanReport {
+        steps: trial.steps.into_iter().map(step).collect(),
+        problems: trial.problems.into_iter().map(problem).collect(),
     }
 }
 
@@ -207,7 +238,10 @@ impl NodeNames {
     }
 }
 
-async fn remove_nodes(removal: &mut Removal<KubeCluster>, names: NodeNames) -> Answer<Plan> {
+async fn remove_nodes(
+    removal: &mut Removal<KubeCluster>,
+    names: NodeNames,
+) -> cluster::Answer<Plan> {
     let mut wanted = replace::Wanted { names: names.here, ..replace::Wanted::default() };
     for name in &names.retired {
         wanted.retired.extend(removal.retire(name).await?);
@@ -238,6 +272,16 @@ mod tests {
             node_name: "n".into(),
             ..Wanted::default()
         }
+    }
+
+    #[test]
+    fn what_carries_traffic_is_told_with_its_step() {
+        let tried = |interrupts| Tried { text: "apply DaemonSet net/way".into(), interrupts };
+        let problems = vec![Failure::always(Reason::ReleasePreflight, "1 of 2 tunnels pass data")];
+        let report = report(Trial { steps: vec![tried(false), tried(true)], problems });
+        let traffic: Vec<_> = report.steps.iter().map(|step| step.traffic).collect();
+        assert_eq!(traffic, [TrafficImpact::None, TrafficImpact::Interrupted]);
+        assert_eq!(report.problems[0].reason, Reason::ReleasePreflight);
     }
 
     #[test]

@@ -364,16 +364,13 @@ impl Task {
         let snapshots = self.snapshots();
         // Whoever asked may have gone; nobody misses the answer then.
         match ask {
-            Ask::Plan(input, answer) => {
-                let plan = match &self.releasing {
-                    Some(releasing) => releasing.plan(input, &self.wanted.borrow()),
-                    None => Err(Problem::new(
-                        Reason::KubernetesNotReady,
-                        "there is no cluster that a release could be compared with",
-                    )),
-                };
-                let _ = answer.send(plan);
-            }
+            Ask::Plan(input, answer) => match &self.releasing {
+                Some(releasing) => releasing.plan(input, &self.wanted.borrow(), answer),
+                None => {
+                    let text = "there is no cluster that a release could be compared with";
+                    let _ = answer.send(Err(Problem::new(Reason::KubernetesNotReady, text)));
+                }
+            },
             Ask::Snapshot(answer) => match snapshots {
                 Some(handle) => restore::snapshot(handle, answer),
                 None => drop(answer.send(absent())),

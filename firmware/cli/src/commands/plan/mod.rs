@@ -14,6 +14,11 @@ use std::path::PathBuf;
 /// Changes are pending, with `--exit-code`.
 const EXIT_PENDING: u8 = 2;
 
+/// Above the problems of a plan.
+pub(super) const UNPLANNED: &str = "Cannot be planned";
+/// Above those of a release.
+pub(super) const IN_THE_WAY: &str = "In the way, or not known";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Exit with 2 when changes are pending, and with the worst problem's code when something
@@ -37,7 +42,8 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
             manager.plan_release(&input).await?
         }
     };
-    context.show(&answer.raw, |paint| render(&answer.known, paint))?;
+    let heading = if args.release.is_some() { IN_THE_WAY } else { UNPLANNED };
+    context.show(&answer.raw, |paint| render(&answer.known, heading, paint))?;
     Ok(if args.exit_code { exit_code(&answer.known) } else { 0 })
 }
 
@@ -53,7 +59,7 @@ fn exit_code(plan: &PlanReport) -> u8 {
     }
 }
 
-pub(super) fn render(plan: &PlanReport, paint: Paint) -> String {
+pub(super) fn render(plan: &PlanReport, heading: &str, paint: Paint) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     if plan.steps.is_empty() && plan.problems.is_empty() {
@@ -78,7 +84,7 @@ pub(super) fn render(plan: &PlanReport, paint: Paint) -> String {
     }
     if !plan.problems.is_empty() {
         let gap = if plan.steps.is_empty() { "" } else { "\n" };
-        let _ = writeln!(text, "{gap}{}", paint.bold("Cannot be planned"));
+        let _ = writeln!(text, "{gap}{}", paint.bold(heading));
     }
     for problem in &plan.problems {
         text += &complaint(problem, paint);

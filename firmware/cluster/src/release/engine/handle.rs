@@ -1,9 +1,9 @@
 //! What others hold of an engine: a place to ask, and what it tells.
 
-use super::read;
-use crate::release::journal::{Journal, Kept};
+use super::{read, release_kept};
+use crate::release::journal::{Journal, Kept, Record};
 use crate::release::parse::ParseError;
-use crate::release::plan::{self, Have, Step};
+use crate::release::trial::{self, Known};
 use holdfast_api::kubernetes::ReleaseState;
 use std::collections::BTreeMap;
 use tokio::sync::watch;
@@ -49,18 +49,15 @@ impl Releases {
         self.report.clone()
     }
 
-    /// Steps that this release would take from here. Nothing is changed or asked of the cluster.
+    /// What is known here of a release that somebody may want: nothing is changed or asked of the
+    /// cluster ([`Known::ask`] does that).
     ///
     /// # Errors
     /// The manifests cannot be used.
-    pub fn plan(&self, kept: &Kept) -> Result<Vec<Step>, ParseError> {
+    pub fn plan(&self, kept: &Kept) -> Result<Known, ParseError> {
         let release = read(kept)?;
-        let record = self.journal.load();
-        let have = Have {
-            good: record.good.as_ref(),
-            leftovers: Some(&record.leftovers),
-            strayed: record.strayed,
-        };
-        Ok(plan::forward(&release, have))
+        let Record { good, leftovers, strayed, failed, .. } = self.journal.load();
+        let text = good.as_ref().and_then(|good| release_kept(&self.journal, &good.release.digest));
+        Ok(trial::known(release, good, text, &leftovers, strayed, &failed))
     }
 }

@@ -340,8 +340,8 @@ proptest! {
 fn what_is_in_force_has_no_plan() {
     let mut site = Site::with(ONE);
     let one = kept("one", ONE);
-    assert_eq!(site.engine().1.plan(&one).unwrap(), []);
-    assert!(!site.engine().1.plan(&kept("two", TWO)).unwrap().is_empty());
+    assert_eq!(site.engine().1.plan(&one).unwrap().steps(), []);
+    assert!(!site.engine().1.plan(&kept("two", TWO)).unwrap().steps().is_empty());
     let world = site.fake.world().clone();
     site.kill();
     site.want(&one);

@@ -3,7 +3,8 @@
 //! The registry is in a network of its own; images are named by an address at which only the pod
 //! of a DaemonSet listens, which carries the bytes on. Replacing that pod ends the old one first
 //! (two cannot have the address), so whatever image the new one needs cannot come any more.
-//! Without pre-pull such a release never completes. With it, the interruption is the pod's restart.
+//! Without pre-pull such a release never completes; that is shown by hand. The site's engine pulls
+//! first: the interruption is the pod's restart, and without the image there is none.
 #![allow(clippy::unwrap_used, reason = "tests fail by panics")]
 
 mod content;
@@ -11,14 +12,17 @@ mod images_lab;
 
 use content::Content;
 use holdfast_api::Reason;
-use holdfast_api::kubernetes::{ReleaseRef, release_digest};
+use holdfast_api::kubernetes::{ReleasePhase, ReleaseRef, ReleaseState, release_digest};
 use holdfast_api::marks::PRE_PULLED_ANNOTATION;
+use holdfast_api::paths::Root;
 use holdfast_cluster::images::{OwnNode, PrePuller, Runtime};
 use holdfast_cluster::kubernetes::Api;
+use holdfast_cluster::paths::ClusterPaths;
+use holdfast_cluster::release::engine::{ReleaseEngine, Releases, Report};
+use holdfast_cluster::release::journal::Kept;
 use holdfast_cluster::release::live::Live;
-use holdfast_cluster::release::model::Release;
 use holdfast_cluster::release::parse::parse;
-use holdfast_cluster::release::target::{Failure, Target};
+use holdfast_cluster::release::target::Target;
 use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::image::archive;
 use holdfast_lab_kubernetes::node::{Node, NodeSpec};
@@ -28,10 +32,13 @@ use images_lab::probe::Probe;
 use images_lab::{image, socket};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 
 /// How long a release without pre-pull is watched. The pod's own restart takes half of it at most.
 const HOPELESS: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether every pod of the DaemonSet runs this image and is ready; else how it stands.
 fn released(node: &Node, image: &str) -> Result<(), String> {
@@ -50,28 +57,74 @@ fn uid(node: &Node) -> String {
         .unwrap()
 }
 
-/// The manager's part, in the node's network: first asked too early, then after it pulled.
-fn pre_pull(node: &Node, release: Release) -> Result<(), Failure> {
-    // The files name each other by the paths of the node.
-    let own = std::fs::read_to_string(node.data("agent/kubelet.kubeconfig")).unwrap();
-    let own = own.replace("/var/lib/rancher/k3s", node.data("").to_str().unwrap());
-    let path = node.state().join("kubelet.kubeconfig");
-    holdfast_durable::write(&path, own.as_bytes(), 0o600).unwrap();
-    let admin = node.path("etc/rancher/k3s/k3s.yaml");
-    let work = async || {
-        let api = Api::connect(&admin).unwrap();
+/// The manager's part, in the node's network.
+struct Site<'a> {
+    node: &'a Node,
+    live: Arc<Live<Content>>,
+    releases: Releases,
+    engine: JoinHandle<()>,
+}
+
+impl<'a> Site<'a> {
+    fn open(node: &'a Node) -> Self {
+        // The files name each other by the paths of the node.
+        let own = std::fs::read_to_string(node.data("agent/kubelet.kubeconfig")).unwrap();
+        let own = own.replace("/var/lib/rancher/k3s", node.data("").to_str().unwrap());
+        let path = node.state().join("kubelet.kubeconfig");
+        holdfast_durable::write(&path, own.as_bytes(), 0o600).unwrap();
+        let api = Api::connect(&node.path("etc/rancher/k3s/k3s.yaml")).unwrap();
         let puller = PrePuller::start(Runtime::connect(&socket(node)), OwnNode::new(path, "node1"));
-        let target = Live::new(api, "node1", puller, Content);
-        let item = &release.items[0];
-        let blocked = target.may_replace(&release, item).await.unwrap_err();
-        assert_eq!(blocked.reason, Reason::ReleasePrePull);
-        eprintln!("          {blocked}");
-        let say = |words: String| eprintln!("          {words}");
-        target.pull_here(&release, &say).await?;
-        target.pulled_everywhere(&release, &say).await?;
-        target.may_replace(&release, item).await
-    };
-    node.in_network(work).unwrap()
+        let live = Arc::new(Live::new(api, "node1", puller, Content));
+        let paths = ClusterPaths::new(&Root::new(node.state().join("manager")));
+        let (engine, releases) = ReleaseEngine::open(&paths, Arc::clone(&live));
+        Site { node, live, releases, engine: tokio::spawn(engine.run()) }
+    }
+
+    /// Wants a release, and waits until it is decided.
+    async fn bring(&self, kept: &Kept) -> ReleaseState {
+        self.releases.want(Some(kept.clone()));
+        let mut report = self.releases.report();
+        let is_over = |report: &Report| {
+            let decided =
+                [ReleasePhase::Committed, ReleasePhase::RolledBack, ReleasePhase::Refused];
+            let state = &report.state;
+            let is_in_force = state.good.as_ref() == Some(&kept.release);
+            state.wanted == kept.release
+                && decided.contains(&state.phase)
+                && (state.phase != ReleasePhase::Committed || is_in_force)
+        };
+        let over = tokio::time::timeout(PATIENCE, report.wait_for(is_over)).await;
+        match over {
+            Ok(over) => over.unwrap().state.clone(),
+            Err(_) => panic!("not decided: {:#?}", self.releases.state()),
+        }
+    }
+
+    /// Until the DaemonSet's pod is another one than `old`, with this image and ready.
+    fn until_replaced(&self, old: &str, image: &str) {
+        holdfast_poll::until("it is there again", PATIENCE, || match uid(self.node) == old {
+            true => Err("the old one is there".into()),
+            false => released(self.node, image),
+        });
+    }
+}
+
+impl Drop for Site<'_> {
+    fn drop(&mut self) {
+        self.engine.abort();
+    }
+}
+
+fn release(number: u32) -> Kept {
+    let text = manifest(&name(number), REGISTRY_ADDRESS);
+    let manifests = BTreeMap::from([("way.yaml".to_owned(), text)]);
+    let (digest, version) = (release_digest(&manifests), number.to_string());
+    let release = ReleaseRef { name: "way".into(), version, digest, force: 0 };
+    Kept { release, manifests, timeout_secs: 60 }
+}
+
+fn name(number: u32) -> String {
+    format!("{WAY}/way:v{number}")
 }
 
 #[test]
@@ -85,8 +138,6 @@ fn a_data_plane_is_replaced_only_by_what_is_on_the_node() {
             .link("bin/nc", "busybox")
             .variable("VERSION", &number.to_string())
     };
-    let name = |number: u32| format!("{WAY}/way:v{number}");
-
     // The first version comes with the node, as k3s' folder of images has it.
     let first: PathBuf = folder.path().join("own/var/lib/rancher/k3s/agent/images/way.tar");
     std::fs::create_dir_all(first.parent().unwrap()).unwrap();
@@ -118,42 +169,53 @@ fn a_data_plane_is_replaced_only_by_what_is_on_the_node() {
         (HOPELESS - answered).as_secs_f64()
     ));
 
-    node.apply(&manifest(&name(1), REGISTRY_ADDRESS)).unwrap();
     // The kubelet takes half a minute to let go of a pod that never began.
+    node.kubectl(&["delete", "daemonset", "way", "--cascade=orphan"]).unwrap();
     node.kubectl(&["delete", "pod", "-l", "app=way", "--force", "--grace-period=0"]).unwrap();
-    node.until("the way is back", Duration::from_secs(60), |node| released(node, &name(1)))
-        .unwrap();
-    passed("the last good version is back");
+    node.in_network(async || by_the_engine(&node, &probe, &passed).await).unwrap();
+    drop((probe, registry));
+    assert_eq!(node.stop().unwrap(), [""; 0]);
+}
 
-    let manifests = BTreeMap::from([("way.yaml".to_owned(), manifest(&name(3), REGISTRY_ADDRESS))]);
-    let digest = release_digest(&manifests);
-    let reference =
-        ReleaseRef { name: "site".into(), digest: digest.clone(), ..Default::default() };
-    pre_pull(&node, parse(&reference, &manifests, Duration::ZERO).unwrap()).unwrap();
-    let noted =
-        node.kubectl(&["get", "node", "node1", "-o", "jsonpath={.metadata.annotations}"]).unwrap();
-    assert!(noted.contains(PRE_PULLED_ANNOTATION) && noted.contains("1/1 images"), "{noted}");
-    passed("pre-pulled, over the pod itself, and the Node says so");
+/// From here on the site's manager does what was done by hand.
+async fn by_the_engine(node: &Node, probe: &Probe, passed: &impl Fn(&str)) {
+    let site = Site::open(node);
+    let one = site.bring(&release(1)).await;
+    assert_eq!((one.phase, one.reason), (ReleasePhase::Committed, None), "{one:#?}");
+    passed("the first version is a release; its image needed no way");
+
+    let old = uid(node);
+    let before = Instant::now();
+    let none = site.bring(&release(404)).await;
+    let refused = (ReleasePhase::Refused, Some(Reason::ReleaseImageMissing));
+    assert_eq!((none.phase, none.reason), refused, "{none:#?}");
+    assert_eq!(uid(node), old, "what carries the traffic was not touched");
+    let gap = probe.longest_gap_since(before);
+    passed(&format!("an image that is nowhere: refused, no way for {:.2} s", gap.as_secs_f64()));
 
     let before = Instant::now();
-    let old = uid(&node);
     node.kubectl(&["delete", "pod", "-l", "app=way", "--wait=false"]).unwrap();
-    node.until("it is there again", Duration::from_secs(60), |node| {
-        if uid(node) == old { Err("the old one is there".into()) } else { released(node, &name(1)) }
-    })
-    .unwrap();
+    site.until_replaced(&old, &name(1));
     let restart = probe.longest_gap_since(before);
     passed(&format!("the pod's own restart: no way for {:.2} s", restart.as_secs_f64()));
 
+    let three = release(3);
+    let parsed = parse(&three.release, &three.manifests, Duration::ZERO).unwrap();
+    let blocked = site.live.may_replace(&parsed, &parsed.items[0]).await.unwrap_err();
+    assert_eq!(blocked.reason, Reason::ReleasePrePull, "asked before it was pulled");
     let before = Instant::now();
-    node.apply(&manifest(&name(3), REGISTRY_ADDRESS)).unwrap();
-    node.until("it is released", Duration::from_secs(60), |node| released(node, &name(3))).unwrap();
+    let old = uid(node);
+    let state = site.bring(&three).await;
+    assert_eq!((state.phase, state.reason), (ReleasePhase::Committed, None), "{state:#?}");
+    assert_ne!(uid(node), old);
+    released(node, &name(3)).unwrap();
+    let noted =
+        node.kubectl(&["get", "node", "node1", "-o", "jsonpath={.metadata.annotations}"]).unwrap();
+    assert!(noted.contains(PRE_PULLED_ANNOTATION) && noted.contains("1/1 images"), "{noted}");
     let interruption = probe.longest_gap_since(before);
     passed(&format!(
-        "with pre-pull: released in {:.2} s, no way for {:.2} s",
+        "with pre-pull, over the pod itself: in force in {:.2} s, no way for {:.2} s",
         before.elapsed().as_secs_f64(),
         interruption.as_secs_f64()
     ));
-    drop((probe, registry));
-    assert_eq!(node.stop().unwrap(), [""; 0]);
 }

@@ -22,6 +22,7 @@ use super::service::{Command, DistributionState, Helpers, Settings, Wish};
 use super::upgrade::{self, Versions};
 use super::want::Wanted;
 use holdfast_api::Reason;
+use holdfast_api::kubernetes::DistributionArtifact;
 use jiff::Timestamp;
 use point::Points;
 use restart::Renewal;
@@ -95,6 +96,10 @@ pub(super) struct Task {
     blocked: Option<Diagnosis>,
     /// Why a new version is not had.
     upgrade_problem: Option<Diagnosis>,
+    /// When the node was told last that it is not its turn.
+    not_its_turn: Option<Instant>,
+    /// What failed on another node, as this one was told last.
+    elsewhere: Option<DistributionArtifact>,
     /// Looks in a row that found it doomed.
     doomed: u32,
 
@@ -156,6 +161,8 @@ impl Task {
             problem: None,
             blocked: None,
             upgrade_problem: None,
+            not_its_turn: None,
+            elsewhere: None,
             doomed: 0,
             started: None,
             ready_after: None,

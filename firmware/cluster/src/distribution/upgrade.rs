@@ -153,6 +153,9 @@ pub struct Situation {
     pub restart: bool,
     /// The last attempt at another version could not begin, and may not for long.
     pub held: bool,
+    /// The wanted version failed on another node of the site. A node that is not ready has nothing
+    /// to move away, and would begin it without asking again.
+    pub elsewhere: bool,
 }
 
 /// The next step; none when there is nothing to do, or something to wait for.
@@ -187,7 +190,7 @@ pub fn plan(want: Option<&Version>, have: &Versions, now: &Situation) -> Option<
         Some(want) if now.ready && (have.service != Service::Out || is_aside) => {
             Some(Step::Drain(want.clone()))
         }
-        Some(_) if now.settling => None,
+        Some(_) if now.settling || now.elsewhere => None,
         Some(want) => Some(Step::Switch(want.clone())),
     }
 }

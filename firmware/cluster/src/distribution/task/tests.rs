@@ -10,7 +10,7 @@ use crate::distribution::unit::UnitLauncher;
 use crate::distribution::upgrade::{Failed, Service, Version};
 use crate::distribution::{NodeWants, Probe};
 use crate::paths::ClusterPaths;
-use holdfast_api::kubernetes::{DistributionArtifact, KubernetesPhase};
+use holdfast_api::kubernetes::KubernetesPhase;
 use holdfast_api::paths::Root;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -40,6 +40,8 @@ struct Bed {
     moved: Arc<Mutex<Vec<&'static str>>>,
     /// It is another node's turn.
     held: watch::Sender<bool>,
+    /// How long another version may take to be ready.
+    window: Duration,
 }
 
 struct Answers {
@@ -77,6 +79,15 @@ impl Workloads for Answers {
         if to.version == "v-held" {
             return Box::pin(std::future::pending());
         }
+        let refused = match to.version.as_str() {
+            "v-elsewhere" => Some(Reason::KubernetesFailedElsewhere),
+            "v-locked" => Some(Reason::NodeRebootLocked),
+            _ => None,
+        };
+        if let Some(reason) = refused {
+            let told = Diagnosis { reason, message: "another node has it, or had".into() };
+            return Box::pin(std::future::ready(Err(told)));
+        }
         self.moved.lock().unwrap().push("drained");
         Box::pin(std::future::ready(Ok(())))
     }
@@ -107,7 +118,8 @@ impl Bed {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (wishes, held) = (watch::Sender::default(), watch::Sender::new(false));
-        let bed = Bed { folder, wishes, moved: Arc::default(), held };
+        let window = Duration::from_secs(2);
+        let bed = Bed { folder, wishes, moved: Arc::default(), held, window };
         bed.program("machine/k3s", "v-machine");
         bed
     }
@@ -149,7 +161,7 @@ impl Bed {
     fn manager_with(&self, helpers: Helpers) -> Handle {
         let settings = Settings {
             how: How::Child,
-            upgrade_window: Duration::from_secs(2),
+            upgrade_window: self.window,
             ..Settings::new(self.paths(), self.path("machine/k3s"))
         };
         Distribution::start(settings, helpers, self.wishes.subscribe())

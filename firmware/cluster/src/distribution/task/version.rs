@@ -98,19 +98,24 @@ impl Task {
         earlier.is_some() || self.settings.program.is_file()
     }
 
-    /// As long as a new version may take to start, the old one may.
+    /// As long as a new version may take to start, the old one may. One that ended while another
+    /// node has its turn, or may have, starts again: two must not try a version at once.
     fn is_settling(&self) -> bool {
         match self.machine.state() {
             State::Starting { since, .. } | State::NotReady { since, .. } => {
                 since.elapsed() < self.settings.upgrade_window
             }
             State::Stopping { .. } => true,
-            State::Off | State::Ready { .. } | State::Backoff { .. } => false,
+            State::Backoff { .. } => {
+                self.not_its_turn.is_some_and(|at| at.elapsed() < self.settings.upgrade_window)
+            }
+            State::Off | State::Ready { .. } => false,
         }
     }
 
     fn next_step(&self) -> Option<Step> {
         let Wish::Run(wants) = &self.wish else { return None };
+        let elsewhere = self.elsewhere.is_some() && self.elsewhere == wants.artifact;
         let want = wants.artifact.as_ref().map(Version::of);
         let want = want.filter(|want| self.skipped_by(want).is_none());
         let ready = matches!(self.machine.state(), State::Ready { .. });
@@ -126,6 +131,7 @@ impl Task {
             hopeless: self.trial_ends >= HOPELESS,
             restart: self.must_restart(),
             held: self.upgrade_problem.is_some(),
+            elsewhere,
         };
         // A download takes its time, and nothing else waits for it.
         plan(want.as_ref(), &self.versions, &now)
@@ -327,6 +333,12 @@ impl Task {
         if self.draining.take_if(|(draining, _)| draining == step).is_none() {
             return;
         }
+        self.not_its_turn = result.is_err().then(Instant::now);
+        let is_elsewhere = |told: &Diagnosis| told.reason == Reason::KubernetesFailedElsewhere;
+        self.elsewhere = match (&result, &self.wish) {
+            (Err(told), Wish::Run(wants)) if is_elsewhere(told) => wants.artifact.clone(),
+            _ => None,
+        };
         if self.tried(result) {
             self.versions.service = Service::Out;
             self.keep_if_possible();

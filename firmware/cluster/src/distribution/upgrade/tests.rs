@@ -21,6 +21,7 @@ fn run(want: &Version, have: &mut Versions, is_good: bool) -> Vec<Step> {
             hopeless: false,
             restart: false,
             held: false,
+            elsewhere: false,
         };
         match plan(Some(want), have, &now) {
             Some(step) => {
@@ -79,7 +80,12 @@ fn one_that_may_be_ready_in_a_moment_is_waited_for_and_drained() {
     let ready = Situation { ready: true, settling: false, ..settling };
     assert_eq!(plan(Some(&want), &have, &ready), Some(Step::Drain(want.clone())));
     let hopeless = Situation { settling: false, ..settling };
-    assert_eq!(plan(Some(&want), &have, &hopeless), Some(Step::Switch(want)));
+    assert_eq!(plan(Some(&want), &have, &hopeless), Some(Step::Switch(want.clone())));
+    // What failed on another node mends none here; whether it still counts is asked with a drain.
+    let elsewhere = Situation { elsewhere: true, ..hopeless };
+    assert_eq!(plan(Some(&want), &have, &elsewhere), None);
+    let asks = Situation { ready: true, ..elsewhere };
+    assert_eq!(plan(Some(&want), &have, &asks), Some(Step::Drain(want)));
 }
 
 #[test]

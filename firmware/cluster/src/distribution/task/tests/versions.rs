@@ -73,6 +73,27 @@ async fn a_version_that_does_not_come_up_is_left_and_not_tried_again() {
 }
 
 #[tokio::test]
+async fn a_node_that_ended_does_not_try_what_another_tries_or_failed_with() {
+    for (name, told) in
+        [("v-elsewhere", Reason::KubernetesFailedElsewhere), ("v-locked", Reason::NodeRebootLocked)]
+    {
+        let bed = Bed::new();
+        bed.want(|_| {});
+        let manager = bed.manager();
+        ready(&manager).await;
+        let other = bed.artifact(name);
+        bed.want(|wants| wants.artifact = Some(other.clone()));
+        let pid = until(&manager, "told", |state| state.reason == Some(told)).await.pid;
+        kill(pid.unwrap());
+        until(&manager, "down", |state| state.phase != KubernetesPhase::Ready).await;
+        // Asked for once more, no pause is waited for.
+        bed.want(|wants| wants.artifact = Some(other.clone()));
+        let up = until(&manager, "up again", |state| state.phase == KubernetesPhase::Ready).await;
+        assert_eq!(up.version, "v-machine", "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_version_that_failed_is_tried_again_when_it_is_asked_for_anew() {
     let bed = Bed::new();
     let mut bad = bed.artifact("v-never-ready");

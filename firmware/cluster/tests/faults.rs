@@ -45,13 +45,14 @@ fn daemon_set(text: &str) -> String {
 }
 
 /// Nobody answers for it, and without an answer nothing of these is let through.
-fn dead_webhook(rule: &str) -> String {
+fn dead_webhook(rule: &str, namespaces: &str) -> String {
     format!(
         "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingWebhookConfiguration\n\
          metadata: {{name: dead, annotations: {{holdfast.dev/timeout: '4'}}}}\nwebhooks:\n\
          - name: dead.lab.example\n  failurePolicy: Fail\n  \
          sideEffects: None\n  admissionReviewVersions: [v1]\n  \
-         clientConfig: {{service: {{namespace: shop, name: nobody}}}}\n  rules: [{{{rule}}}]\n"
+         clientConfig: {{service: {{namespace: shop, name: nobody}}}}\n  rules: [{{{rule}}}]\n  \
+         namespaceSelector: {namespaces}\n"
     )
 }
 
@@ -59,8 +60,11 @@ const MAPS_AND_DEPLOYMENTS: &str = "apiGroups: ['', apps], apiVersions: [v1], \
     resources: [configmaps, deployments], operations: [CREATE, UPDATE]";
 const MAPS: &str =
     "apiGroups: [''], apiVersions: [v1], resources: [configmaps], operations: [CREATE, UPDATE]";
-const EVERYTHING: &str = "apiGroups: ['*'], apiVersions: ['*'], resources: ['*'], \
-    operations: [CREATE, UPDATE, DELETE]";
+const NAMESPACED: &str = "apiGroups: ['*'], apiVersions: ['*'], resources: ['*'], \
+    scope: Namespaced, operations: [CREATE, UPDATE, DELETE]";
+/// Of the manager's own namespace, the lead among it. Controllers of Kubernetes end when they cannot
+/// renew theirs, and here nobody starts them again.
+const OURS: &str = "{matchLabels: {lab: ours}}";
 
 /// An aggregated API that is never available.
 fn dead_api() -> &'static str {
@@ -196,7 +200,7 @@ impl Story {
 
     /// What it brings refuses every change of ours, the site's record among them, until it is gone.
     fn gate(&mut self) {
-        let more = format!("{}---\n{}", dead_webhook(MAPS_AND_DEPLOYMENTS), dead_api());
+        let more = format!("{}---\n{}", dead_webhook(MAPS_AND_DEPLOYMENTS, "{}"), dead_api());
         let shop =
             Shop { version: "gate", config: "never", timeout: 4, more: &more, ..Shop::default() };
         let words = ["v1.dead.lab.example", "nobody"];
@@ -207,8 +211,11 @@ impl Story {
 
     /// Everything is ready, and the site's record, or not even the lead, can be written.
     fn shut(&mut self) {
-        for (version, rule) in [("maps", MAPS), ("everything", EVERYTHING)] {
-            let more = dead_webhook(rule);
+        let label = ["label", "namespace", "holdfast-system", "lab=ours"];
+        self.lab.kubectl(&label).unwrap();
+        for (version, rule, namespaces) in [("maps", MAPS, "{}"), ("everything", NAMESPACED, OURS)]
+        {
+            let more = dead_webhook(rule, namespaces);
             let shop = Shop { version, config: "never", more: &more, ..Shop::default() };
             let words = ["dead.lab.example", "holdfast-"];
             let reason = Reason::KubernetesAdmissionRefused;

@@ -73,9 +73,9 @@ mod tests {
     proptest! {
         /// Wherever characters of several bytes are.
         #[test]
-        fn it_is_never_longer(text in "\\PC{0,80}", most in 8usize..200) {
+        fn it_is_never_longer(text in any::<String>(), most in 8usize..200) {
             let told = brief(&text, most);
-            prop_assert!(told.len() <= most.max(text.len().min(most)));
+            prop_assert!(told.len() <= most);
             prop_assert!(!told.contains(char::is_control));
         }
     }

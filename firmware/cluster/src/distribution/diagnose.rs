@@ -121,12 +121,13 @@ const DATASTORE: Texts = &[
     &["\"discovery failed\"", "unexpected EOF"],
 ];
 
-/// containerd, with the words of bbolt, in its own log: it runs on without what Kubernetes needs.
+/// containerd, with the words of bbolt, in its own log: it runs on without what Kubernetes needs. By
+/// the beginning of the message, since others quote what pods are told to run.
 const CONTAINERD: Texts = &[
-    &["failed to load plugin", "invalid database"],
-    &["failed to load plugin", "file size too small"],
-    &["failed to load plugin", "checksum error"],
-    &["failed to load plugin", "version mismatch"],
+    &["msg=\"failed to load plugin", "invalid database"],
+    &["msg=\"failed to load plugin", "file size too small"],
+    &["msg=\"failed to load plugin", "checksum error"],
+    &["msg=\"failed to load plugin", "version mismatch"],
 ];
 
 /// etcd of a version that went back (docs.k3s.io, "Rolling Back K3s": only with a snapshot of the

@@ -16,13 +16,13 @@ use super::binary::Store;
 use super::diagnose::{Diagnosis, Validity};
 use super::launch::{Launch, LaunchError, Launcher, Record};
 use super::machine::{Action, Event, Machine, State};
-use super::plan::Aspect;
+use super::observe;
+use super::plan::{Aspect, PlanError};
 use super::process::{Ending, Identity, Process};
 use super::service::{Command, DistributionState, Helpers, Settings, Wish};
 use super::upgrade::{self, Versions};
 use super::want::Wanted;
 use holdfast_api::Reason;
-use holdfast_api::kubernetes::DistributionArtifact;
 use jiff::Timestamp;
 use point::Points;
 use restart::Renewal;
@@ -98,8 +98,6 @@ pub(super) struct Task {
     upgrade_problem: Option<Diagnosis>,
     /// When the node was told last that it is not its turn.
     not_its_turn: Option<Instant>,
-    /// What failed on another node, as this one was told last.
-    elsewhere: Option<DistributionArtifact>,
     /// Looks in a row that found it doomed.
     doomed: u32,
 
@@ -161,8 +159,8 @@ impl Task {
             problem: None,
             blocked: None,
             upgrade_problem: None,
-            not_its_turn: None,
-            elsewhere: None,
+            // What an earlier manager was told is not known: one that ends is given its time first.
+            not_its_turn: Some(Instant::now()),
             doomed: 0,
             started: None,
             ready_after: None,
@@ -246,7 +244,10 @@ impl Task {
                     if let Err(problem) = self.launch().await {
                         warn!(reason = %problem.reason, message = %problem.message, "Kubernetes cannot be started");
                         self.problem = Some(problem);
-                        self.trial_ends = self.trial_ends.saturating_add(1);
+                        // What keeps every version from starting says nothing of this one.
+                        if self.blocked.is_none() {
+                            self.trial_ends = self.trial_ends.saturating_add(1);
+                        }
                         next = Some(Event::Exited { jitter: jitter() });
                     }
                 }
@@ -285,6 +286,13 @@ impl Task {
             reason: Reason::Internal,
             message: "nothing is wanted and something is started".into(),
         })?;
+        // Also when it ended by itself: the next one would begin with nothing, somewhere else.
+        if let Some(elsewhere) = observe::elsewhere(&self.settings.paths) {
+            let error = PlanError::DataElsewhere(elsewhere);
+            let problem = told(&error, error.reason());
+            self.blocked = Some(problem.clone());
+            return Err(problem);
+        }
         let mut arguments = match &self.wish {
             Wish::Run(wants) => vec![wants.command().to_owned()],
             Wish::Unknown | Wish::Off => Vec::new(),

@@ -129,6 +129,8 @@ pub struct Versions {
     pub url: String,
     /// Versions that failed, newest last.
     pub failed: Vec<Failed>,
+    /// The program that failed on another node of the site, as this one was told last.
+    pub elsewhere: Option<DistributionArtifact>,
 }
 
 /// How things stand.

@@ -118,7 +118,7 @@ impl Context<'_> {
                 target.record(&self.site).await?;
                 let announced = target.announce(&release.reference.digest).await;
                 if let Err(failure) = announced.and(target.keep_only(Some(release)).await) {
-                    tracing::info!(reason = %failure.reason, message = failure.message, "nodes are told later");
+                    tracing::warn!(reason = %failure.reason, message = failure.message, "nodes are told later");
                 }
                 Ok(())
             }
@@ -173,7 +173,7 @@ impl Context<'_> {
             if late || asked_why.elapsed() >= EXPLAIN_EVERY {
                 asked_why = Instant::now();
                 // A pod of what is taken back need not heal.
-                let grace = if self.back { Duration::ZERO } else { HOPELESS_FOR };
+                let grace = if self.back { Duration::ZERO } else { HOPELESS_FOR.min(patience / 2) };
                 target.clear_way(id, grace).await?;
                 let why = target.explain(id).await?;
                 hopeless = match &why {

@@ -33,6 +33,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, watch};
 
@@ -61,6 +62,7 @@ pub struct Live<M> {
     puller: PrePuller,
     manager: M,
     stuck: Mutex<Stuck>,
+    everywhere: std::sync::Mutex<Everywhere>,
 }
 
 impl<M: Manager> Live<M> {
@@ -73,7 +75,7 @@ impl<M: Manager> Live<M> {
             namespace: None,
             name: node.into(),
         };
-        Live { api, node, puller, manager, stuck: Mutex::default() }
+        Live { api, node, puller, manager, stuck: Mutex::default(), everywhere: Default::default() }
     }
 
     async fn nodes(&self) -> Result<Vec<Value>, Failure> {
@@ -360,9 +362,13 @@ impl<M: Manager> Target for Live<M> {
         release: &Release,
         progress: Progress<'_>,
     ) -> Result<(), Failure> {
-        let mut everywhere = Everywhere::default();
         loop {
-            match everywhere.look(&self.nodes().await?, release, Instant::now()) {
+            let nodes = self.nodes().await?;
+            let look = {
+                let mut everywhere = self.everywhere.lock().unwrap_or_else(PoisonError::into_inner);
+                everywhere.look(&nodes, release, Instant::now())
+            };
+            match look {
                 Look::Ready(absent) if absent.is_empty() => return Ok(()),
                 Look::Ready(absent) => {
                     tracing::warn!(?absent, "nodes are not Ready and do not hold the images");
@@ -377,7 +383,11 @@ impl<M: Manager> Target for Live<M> {
 
     async fn announce(&self, digest: &str) -> Result<(), Failure> {
         let mark = BTreeMap::from([(RELEASE_ANNOTATION.to_owned(), Some(digest.to_owned()))]);
-        for node in self.nodes().await? {
+        let mut nodes = self.nodes().await?;
+        // This one first; one that cannot be told keeps no other from being told.
+        nodes.sort_by_key(|node| node["metadata"]["name"] != *self.node.name);
+        let mut told = Ok(());
+        for node in nodes {
             let Some(name) = node["metadata"]["name"].as_str() else { continue };
             if node["metadata"]["annotations"][RELEASE_ANNOTATION] == digest {
                 continue;
@@ -386,10 +396,10 @@ impl<M: Manager> Target for Live<M> {
             match self.api.annotate(&id, &mark).await {
                 // It was removed meanwhile.
                 Ok(()) | Err(ApiError::NotFound { .. }) => {}
-                Err(error) => return Err(failure(&error)),
+                Err(error) => told = told.and(Err(failure(&error))),
             }
         }
-        Ok(())
+        told
     }
 
     async fn may_announce(&self) -> Result<(), Failure> {

@@ -15,9 +15,23 @@ use std::time::{Duration, Instant};
 /// What was seen of such pods.
 #[derive(Debug, Default)]
 pub(super) struct Stuck {
-    /// By set and pod (`uid`): which time it broke, and since when that is seen.
-    broken: BTreeMap<(String, String), (String, Instant)>,
+    /// By set and pod (`uid`).
+    broken: BTreeMap<(String, String), Broken>,
 }
+
+/// A pod that is broken.
+#[derive(Debug)]
+struct Broken {
+    /// Which time it broke.
+    time: String,
+    /// When that was seen first.
+    since: Instant,
+    /// When it was seen last.
+    seen: Instant,
+}
+
+/// Sets that nobody looks at any more are forgotten.
+const FORGETS_AFTER: Duration = Duration::from_secs(3600);
 
 impl Stuck {
     /// Deletes the next of those pods that was seen broken for `grace`; what is no StatefulSet, or
@@ -69,13 +83,17 @@ impl Stuck {
         let broken = pods.iter().filter(|pod| !is_ready(pod));
         let broken: BTreeMap<String, String> =
             broken.map(|pod| (key(pod), broke(pod).to_owned())).collect();
-        self.broken.retain(|(set, pod), (time, _)| *set != of || broken.get(pod) == Some(time));
+        self.broken.retain(|(set, pod), known| match *set == of {
+            true => broken.get(pod) == Some(&known.time),
+            false => now.saturating_duration_since(known.seen) < FORGETS_AFTER,
+        });
         for (pod, time) in broken {
-            self.broken.entry((of.clone(), pod)).or_insert((time, now));
+            let known = self.broken.entry((of.clone(), pod));
+            known.or_insert(Broken { time, since: now, seen: now }).seen = now;
         }
         let is_hopeless = |pod: &Value| {
-            let seen = self.broken.get(&(of.clone(), key(pod)));
-            seen.is_some_and(|(_, since)| now.saturating_duration_since(*since) >= grace)
+            let known = self.broken.get(&(of.clone(), key(pod)));
+            known.is_some_and(|known| now.saturating_duration_since(known.since) >= grace)
         };
         stuck(set, pods, is_hopeless)
     }
@@ -198,6 +216,19 @@ mod tests {
         assert_eq!(name(seen.next(&set, &pods, GRACE, start + GRACE * 4)), Some("web-1"));
         assert_eq!(seen.next(&set, &[], GRACE, start + GRACE * 5), None);
         assert!(seen.broken.is_empty(), "what is gone is forgotten");
+    }
+
+    #[test]
+    fn a_set_that_nobody_looks_at_any_more_is_forgotten() {
+        let (one, start) = (set(json!({})), Instant::now());
+        let mut other = set(json!({}));
+        other["metadata"]["uid"] = json!("2");
+        let mut seen = Stuck::default();
+        seen.next(&one, &[pod(1, "web-1", "False")], GRACE, start);
+        seen.next(&other, &[], GRACE, start + FORGETS_AFTER - GRACE);
+        assert_eq!(seen.broken.len(), 1);
+        seen.next(&other, &[], GRACE, start + FORGETS_AFTER);
+        assert!(seen.broken.is_empty());
     }
 
     #[test]

@@ -75,7 +75,7 @@ pub fn plan(policy: &Policy, have: &Have, asked: Option<&Why>, now: Timestamp) -
     }
     let store_at = have.store_failures.map_or(now, |failures| retry_at(failures, now));
     if store_at <= now {
-        steps.extend(uploads(policy, have).into_iter().map(Step::Upload));
+        steps.extend(uploads(policy, have, now).into_iter().map(Step::Upload));
     } else {
         wakes.push(store_at);
     }
@@ -125,12 +125,13 @@ fn drill_at(every: Duration, drilled: Drilled, now: Timestamp) -> Timestamp {
 }
 
 /// Good ones that are kept here and are not in the storage, newest first.
-fn uploads(policy: &Policy, have: &Have) -> Vec<String> {
+fn uploads(policy: &Policy, have: &Have, now: Timestamp) -> Vec<String> {
     let Some(remote) = &have.remote else { return Vec::new() };
     let stored: BTreeSet<Stamp> = remote.iter().map(|one| one.stamp).collect();
     let here = kept(good(have), policy.keep);
     // One that would be deleted there at once stays here.
-    let there = kept(stored.union(&here).copied(), policy.keep);
+    let ours = have.believable(now).map(|one| one.stamp);
+    let there = kept(ours.chain(here.iter().copied()), policy.keep);
     let mut wanted: Vec<_> = have
         .local
         .iter()

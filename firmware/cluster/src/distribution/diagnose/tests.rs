@@ -209,13 +209,17 @@ fn each_database_is_damaged_for_itself() {
     let layer = [
         r#"time="2026-01-01T00:00:00Z" level=error msg="PullImage \"registry.example/app:1\" failed" error="failed to extract layer: crc mismatch""#,
     ];
+    // What a pod is told to run is quoted.
+    let quoted = [
+        r#"time="2026-01-01T00:00:00Z" level=error msg="StartContainer failed" error="exec: \"failed to load plugin: invalid database\": executable file not found""#,
+    ];
     let own = [
         "panic: assignment to entry in nil map",
         "goroutine 23 [running]:",
         "github.com/containerd/containerd/metadata.(*DB).Init.func1(0xc00040a0e0)",
         "go.etcd.io/bbolt.(*DB).Update(0x0?, 0xc0006c0c20)",
     ];
-    for lines in [&layer[..], &own] {
+    for lines in [&layer[..], &quoted, &own] {
         let containerd = lines.iter().map(|line| (*line).to_owned()).collect();
         let log = Log { containerd, ..Log::default() };
         assert_eq!((judge(&log), is_doomed(&log)), (None, false), "{lines:?}");

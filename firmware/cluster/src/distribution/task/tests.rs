@@ -10,7 +10,7 @@ use crate::distribution::unit::UnitLauncher;
 use crate::distribution::upgrade::{Failed, Service, Version};
 use crate::distribution::{NodeWants, Probe};
 use crate::paths::ClusterPaths;
-use holdfast_api::kubernetes::KubernetesPhase;
+use holdfast_api::kubernetes::{DistributionArtifact, KubernetesPhase, RegistryMirror};
 use holdfast_api::paths::Root;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -478,13 +478,49 @@ async fn a_registries_file_of_somebody_else_is_in_the_way_and_what_runs_goes_on(
     let pid = ready(&manager).await.pid;
     let foreign = render::registries_path(&bed.paths());
     holdfast_durable::write(&foreign, b"mirrors: {}\n", 0o644).unwrap();
-    let mirror = holdfast_api::kubernetes::RegistryMirror {
-        registry: "*".into(),
-        endpoints: vec!["http://10.0.0.1:5000".into()],
-    };
-    bed.want(|wants| wants.mirrors.push(mirror));
+    let mirror =
+        RegistryMirror { registry: "*".into(), endpoints: vec!["http://10.0.0.1:5000".into()] };
+    bed.want(|wants| wants.mirrors.push(mirror.clone()));
     let state = until(&manager, "blocked", |state| state.reason.is_some()).await;
     assert_eq!(state.reason, Some(Reason::KubernetesConfigRefused));
     assert_eq!((state.phase, state.pid), (KubernetesPhase::Ready, pid));
     assert_eq!(std::fs::read(&foreign).unwrap(), b"mirrors: {}\n");
+
+    // A version that could not be started would be taken for a bad one, by the whole site.
+    let two = bed.artifact("v2");
+    let want = |registry: &str| {
+        let mirror = RegistryMirror { registry: registry.into(), ..mirror.clone() };
+        bed.want(|wants| {
+            wants.mirrors.push(mirror);
+            wants.artifact = Some(two.clone());
+        });
+    };
+    want("*");
+    let (store, version) = (Store::new(&bed.paths()), Version::of(&two));
+    let fetched = move || store.has(&version);
+    let wait = move || holdfast_poll::holds("v2 is here", Duration::from_secs(20), fetched);
+    tokio::task::spawn_blocking(wait).await.unwrap();
+    // What is new is looked at without a pause.
+    want("registry.example");
+    let blocked = until(&manager, "blocked again", |state| state.reason.is_some()).await;
+    assert_eq!((blocked.phase, blocked.pid), (KubernetesPhase::Ready, pid));
+    assert_eq!(*bed.moved.lock().unwrap(), [] as [&str; 0]);
+    std::fs::remove_file(&foreign).unwrap();
+    until(&manager, "v2", |state| state.version == "v2").await;
+}
+
+#[tokio::test]
+async fn what_ends_while_its_data_is_put_elsewhere_is_not_started_there() {
+    let bed = Bed::new();
+    bed.want(|_| {});
+    let manager = bed.manager();
+    let pid = ready(&manager).await.pid.unwrap();
+    let other = bed.config().with_file_name("90-other.yaml");
+    holdfast_durable::write(&other, b"data-dir: /srv\n", 0o644).unwrap();
+    kill(pid);
+    let refused = Some(Reason::KubernetesConfigRefused);
+    let state = until(&manager, "refused", |state| state.reason == refused).await;
+    assert_eq!((state.starts, state.phase), (1, KubernetesPhase::Backoff));
+    std::fs::remove_file(&other).unwrap();
+    ready(&manager).await;
 }

@@ -115,7 +115,8 @@ impl Task {
 
     fn next_step(&self) -> Option<Step> {
         let Wish::Run(wants) = &self.wish else { return None };
-        let elsewhere = self.elsewhere.is_some() && self.elsewhere == wants.artifact;
+        let elsewhere =
+            self.versions.elsewhere.is_some() && self.versions.elsewhere == wants.artifact;
         let want = wants.artifact.as_ref().map(Version::of);
         let want = want.filter(|want| self.skipped_by(want).is_none());
         let ready = matches!(self.machine.state(), State::Ready { .. });
@@ -133,9 +134,15 @@ impl Task {
             held: self.upgrade_problem.is_some(),
             elsewhere,
         };
-        // A download takes its time, and nothing else waits for it.
-        plan(want.as_ref(), &self.versions, &now)
-            .filter(|step| !(self.fetching && matches!(step, Step::Fetch(_))))
+        // A download takes its time, and nothing else waits for it. While the node cannot be brought
+        // to what is wanted, no version can show what it is worth.
+        plan(want.as_ref(), &self.versions, &now).filter(|step| match step {
+            Step::Fetch(_) => !self.fetching,
+            Step::Drain(_) | Step::Switch(_) => self.blocked.is_none(),
+            Step::StepAside | Step::Restart | Step::Commit | Step::SwitchBack | Step::Uncordon => {
+                true
+            }
+        })
     }
 
     /// When the upgrade must be looked at again.
@@ -335,10 +342,14 @@ impl Task {
         }
         self.not_its_turn = result.is_err().then(Instant::now);
         let is_elsewhere = |told: &Diagnosis| told.reason == Reason::KubernetesFailedElsewhere;
-        self.elsewhere = match (&result, &self.wish) {
+        let elsewhere = match (&result, &self.wish) {
             (Err(told), Wish::Run(wants)) if is_elsewhere(told) => wants.artifact.clone(),
             _ => None,
         };
+        if self.versions.elsewhere != elsewhere {
+            self.versions.elsewhere = elsewhere;
+            self.keep_if_possible();
+        }
         if self.tried(result) {
             self.versions.service = Service::Out;
             self.keep_if_possible();

@@ -17,6 +17,8 @@ const BEGINS_WITHIN: Duration = Duration::from_secs(30);
 /// A pull that stands still is ended and told by its node, the first time after half an hour at the
 /// latest; one that says the same for longer may have nobody who would tell.
 const MOVES_WITHIN: Duration = Duration::from_secs(2400);
+/// What is not looked at for so long is another attempt; within one there are pauses of a minute.
+const FORGETS_AFTER: Duration = Duration::from_secs(180);
 
 /// What is seen of the nodes at a moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,16 +31,27 @@ pub(super) enum Look {
     Fails(Failure),
 }
 
-/// What each node said last, and since when.
+/// What each node said last, and since when; from one attempt at a pull to the next, since what fails
+/// is tried again and again.
 #[derive(Debug, Default)]
 pub(super) struct Everywhere {
+    /// Digest and force of the release.
+    of: (String, u32),
+    looked: Option<Instant>,
     said: BTreeMap<String, (String, Instant)>,
 }
 
 impl Everywhere {
     pub(super) fn look(&mut self, nodes: &[Value], release: &Release, now: Instant) -> Look {
         let reference = &release.reference;
+        let of = (reference.digest.clone(), reference.force);
+        let is_long_ago = |at: Instant| now.saturating_duration_since(at) >= FORGETS_AFTER;
+        if self.of != of || self.looked.is_none_or(is_long_ago) {
+            *self = Everywhere { of, ..Everywhere::default() };
+        }
+        self.looked = Some(now);
         let site = site_pull(nodes, &reference.digest, reference.force);
+        let silent = self.silent(&site.behind, now);
         let told = |behind: &Behind| format!("{}: {}", behind.node, behind.progress);
         if let Some((behind, reason)) = site.refused() {
             return Look::Fails(Failure::never(reason, told(behind)));
@@ -55,7 +68,7 @@ impl Everywhere {
             }
             return Look::Ready(site.absent);
         }
-        if let Some(message) = self.silent(&site.behind, now) {
+        if let Some(message) = silent {
             return Look::Fails(Failure::always(Reason::ReleasePrePull, message));
         }
         let behind = site.behind.iter().map(|behind| match behind.progress.as_str() {
@@ -149,8 +162,24 @@ mod tests {
         let look = everywhere.look(&nodes(half.clone()), &release, begins);
         assert_eq!(look, Look::Pulls("images are pulled: n3 1/2 images".into()));
         let later = begins + MOVES_WITHIN;
-        let told = failure(everywhere.look(&nodes(half), &release, later));
-        assert!(told.message.contains("n3 has said the same for long (1/2 images)"), "{told}");
+        let mut now = begins;
+        while now < later {
+            let look = everywhere.look(&nodes(half.clone()), &release, now);
+            assert_eq!(look, Look::Pulls("images are pulled: n3 1/2 images".into()));
+            now += Duration::from_secs(60);
+        }
+        // Told, and told again by the next attempt.
+        for now in [later, later + Duration::from_secs(60)] {
+            let told = failure(everywhere.look(&nodes(half.clone()), &release, now));
+            assert!(told.message.contains("n3 has said the same for long (1/2 images)"), "{told}");
+        }
+        let long_after = later + Duration::from_secs(60) + FORGETS_AFTER;
+        let look = everywhere.look(&nodes(half.clone()), &release, long_after);
+        assert!(matches!(look, Look::Pulls(_)), "another attempt");
+        let mut forced = release.clone();
+        forced.reference.force += 1;
+        everywhere.look(&nodes(None), &forced, long_after);
+        assert!(everywhere.said.values().all(|(said, _)| said.is_empty()), "another one");
         let look = everywhere.look(&nodes(holds(&release)), &release, later);
         assert_eq!(look, Look::Ready(vec![]));
     }

@@ -296,4 +296,9 @@ fn objects_of_somebody_else_crowd_out_nothing() {
     let now = at(i64::try_from(now).unwrap());
     let steps = plan(&policy(3), &have, None, now).steps;
     assert!(!steps.iter().any(|step| matches!(step, Step::DeleteRemote(_))), "{steps:?}");
+    // Days apart, they are more than are ever kept.
+    let foreign = (0..20).map(|nth| remote(9_999_999_999 - nth * 2 * day));
+    have.remote = Some(foreign.collect());
+    let steps = plan(&policy(3), &have, None, now).steps;
+    assert!(steps.iter().any(|step| matches!(step, Step::Upload(_))), "{steps:?}");
 }

@@ -521,6 +521,10 @@ async fn what_ends_while_its_data_is_put_elsewhere_is_not_started_there() {
     let refused = Some(Reason::KubernetesConfigRefused);
     let state = until(&manager, "refused", |state| state.reason == refused).await;
     assert_eq!((state.starts, state.phase), (1, KubernetesPhase::Backoff));
+    // Asked to, too; who asks for a pause waits until that was done.
+    manager.restart().await.unwrap();
+    drop(manager.pause().await.unwrap());
+    assert_eq!(manager.state().borrow().starts, 1);
     std::fs::remove_file(&other).unwrap();
     ready(&manager).await;
 }

@@ -4,6 +4,7 @@
 //!
 //! What came with the snapshot is told by the versions of its locks, not by any clock: ask for
 //! [`reboots`] as soon as the API server answers, and have those forgotten, whenever that succeeds.
+//! A holder that reboots again meanwhile writes its lock anew, so that one is of today.
 
 use super::cluster::{Answer, Cluster, ClusterError, Lease};
 use super::service::{Group, release};

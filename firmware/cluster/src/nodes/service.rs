@@ -159,8 +159,12 @@ impl<K: Cluster> RebootLock<K> {
         if let Some(refusal) = self.just_failed(name) {
             return Err(refusal);
         }
-        let node = self.acquire(&group, name).await?;
-        let mut progress = match self.running(&node.name) {
+        // A restore tells a lock of its snapshot's time by its version (`super::restored`). So a
+        // drain is begun, and a reboot granted, only on a Lease that was written for it.
+        let running = self.running(name);
+        let goes_on = running.is_some();
+        let node = self.acquire(&group, name, !goes_on).await?;
+        let mut progress = match running {
             Some(progress) => progress,
             None => {
                 let seen = look(&*self.cluster, &group, &node.name).await.map_err(unavailable)?;
@@ -181,6 +185,9 @@ impl<K: Cluster> RebootLock<K> {
                 Err(Refusal::new(Kind::Draining, format!("node {} is being drained", node.name)))
             }
             Progress::Running(Some(refusal)) => Err(refusal),
+            Progress::Ended(Outcome::Done, _) if goes_on => {
+                self.acquire(&group, &node.name, true).await.map(drop)
+            }
             Progress::Ended(Outcome::Done, _) => Ok(()),
             // Removed, or fell silent: the next request looks which of them.
             Progress::Ended(outcome @ Outcome::Vanished, _) => {
@@ -273,8 +280,9 @@ impl<K: Cluster> RebootLock<K> {
         }
     }
 
-    /// Makes the node the holder, unless another one is.
-    async fn acquire(&self, group: &Group, name: &str) -> Result<NodeView, Refusal> {
+    /// Makes the node the holder, unless another one is. When it is already, the Lease is written
+    /// with `anew` only.
+    async fn acquire(&self, group: &Group, name: &str, anew: bool) -> Result<NodeView, Refusal> {
         let lease_name = group.lease_name();
         for _ in 0..ATTEMPTS {
             // The lock first: whoever holds it was a Node when it got it, so that one that is
@@ -300,13 +308,16 @@ impl<K: Cluster> RebootLock<K> {
                 let message = "another server is away; the datastore would stop without this one";
                 return Err(Refusal::new(Kind::Datastore, message));
             }
-            if record.is_some_and(|record| record.holder == node.name) {
+            let has_it = record.is_some_and(|record| record.holder == node.name);
+            if has_it && !anew {
                 return Ok(node.clone());
             }
             let mine = Record::held_by(&node.name, record, Expiry::Never, Timestamp::now());
             match self.cluster.write_lease(&lease_name, &mine, lease.as_ref()).await {
                 Ok(()) => {
-                    tracing::info!(node = node.name, %group, "the node has the reboot lock");
+                    if !has_it {
+                        tracing::info!(node = node.name, %group, "the node has the reboot lock");
+                    }
                     return Ok(node.clone());
                 }
                 Err(ClusterError::Conflict { .. }) => {}

@@ -1,7 +1,7 @@
 use super::*;
 use crate::nodes::cluster::fake::Fake;
 use crate::nodes::model::{BudgetView, PodRef, PodView, Selector};
-use crate::nodes::restored::{forget_reboots, reboots};
+use crate::nodes::restored::{Reboots, forget_reboots, reboots};
 use holdfast_poll::until_async;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -98,11 +98,14 @@ async fn one_node_at_a_time_drained_first_and_back_again() {
     assert_eq!(lock.holders().await.unwrap(), []);
     assert_eq!(kind(lock.pre_reboot("default", "n2").await), Some(Kind::Draining));
     assert_eq!(
-        fake.world().log[..5],
+        fake.world().log[..7],
         [
             r#"holdfast-reboot: "n1""#,
             "cordon n1",
             "evict a/web",
+            // Each grant.
+            r#"holdfast-reboot: "n1""#,
+            r#"holdfast-reboot: "n1""#,
             "uncordon n1",
             r#"holdfast-reboot: """#
         ]
@@ -314,6 +317,39 @@ async fn a_restored_lock_and_cordon_are_of_another_time() {
     forget_reboots(&*fake, &of_before).await.unwrap();
     assert_eq!(holder(REBOOT_LEASE), "n2");
     assert!(fake.node("n2").unschedulable);
+}
+
+#[tokio::test]
+async fn a_restored_lock_on_which_its_holder_reboots_is_of_this_time() {
+    let fake = site(&["n1", "n2"]);
+    let mine = Record { holder: "n2".into(), ..Record::default() };
+    {
+        let mut world = fake.world();
+        world.leases = [(REBOOT_LEASE.to_owned(), (0, mine))].into();
+        (world.nodes[1].unschedulable, world.nodes[1].cordoned_by_us) = (true, true);
+        world.pods = vec![("n2".into(), pod("web"))];
+        world.budgets = vec![strict()];
+    }
+    let is_left = async |of_before: &Reboots| {
+        forget_reboots(&*fake, of_before).await.unwrap();
+        assert_eq!(fake.lease_record(REBOOT_LEASE).unwrap().holder, "n2");
+        assert!(fake.node("n2").cordoned_by_us);
+    };
+    // It asks before anybody forgot the lock that it had.
+    let of_before = reboots(&*fake).await.unwrap();
+    let lock = lock(&fake);
+    begin(&lock, "n2").await;
+    is_left(&of_before).await;
+
+    // The drain goes on while another snapshot is restored, which has it too.
+    let of_before = reboots(&*fake).await.unwrap();
+    for _ in 0..5 {
+        begin(&lock, "n2").await;
+    }
+    assert_eq!(reboots(&*fake).await.unwrap(), of_before, "written at every request");
+    fake.world().budgets.clear();
+    until_not(&lock, "n2", BUSY).await.unwrap();
+    is_left(&of_before).await;
 }
 
 #[tokio::test]

@@ -172,6 +172,7 @@ reasons! {
     SnapshotOtherToken = "snapshot.other-token", Error, 112, "The snapshot is of a cluster with another token; nothing was touched.", "Give the site the snapshot's token: spec.kubernetes.joinToken, as docs/reference/restore.md says.";
     SnapshotOtherServers = "snapshot.other-servers", Error, 112, "Another server of the site still runs; nothing was touched.", "Stop Kubernetes on the other servers first (`holdfast kube stop` there), or restore with --force.";
     SnapshotRestoreFailed = "snapshot.restore-failed", Error, 113, "A snapshot could not be restored; the datastore is as it was.", "Read why in the message.";
+    SnapshotRebootsUnknown = "snapshot.reboots-unknown", Warning, 113, "The datastore was restored; which reboot locks and cordons came with the snapshot is not known, so all stay.", "Break the lock of a node that does not reboot (docs/reference/reboot-lock.md), and uncordon nodes that should take pods.";
     SnapshotDrillFailed = "snapshot.drill-failed", Error, 114, "The newest snapshot could not be restored in a drill.", "Take another snapshot and look at the message.";
     Internal = "internal", Error, 125, "Something failed that should not.", "Please report it with the output of `holdfast -o json status` and the log of the program.";
 }

@@ -27,6 +27,8 @@ pub(super) struct Fake {
     /// How often reboots were forgotten after a restore; that fails for the first so many times.
     pub(super) forgot: AtomicU32,
     pub(super) cannot_forget: AtomicU32,
+    /// The next so many questions about reboots have no answer.
+    pub(super) cannot_tell: AtomicU32,
     /// The version of the reboot lock, which a node holds.
     pub(super) lock: AtomicU32,
     paused: Arc<AtomicU32>,
@@ -49,6 +51,7 @@ impl Fake {
             drills_forever: AtomicBool::new(false),
             forgot: AtomicU32::default(),
             cannot_forget: AtomicU32::default(),
+            cannot_tell: AtomicU32::default(),
             lock: AtomicU32::new(1),
             paused: Arc::default(),
         }
@@ -146,7 +149,9 @@ impl Distribution for Fake {
     fn reboots(&self) -> BoxFuture<'_, Result<Reboots, Refusal>> {
         let version = self.lock.load(Ordering::SeqCst).to_string();
         let leases = [("holdfast-reboot".to_owned(), version)].into();
-        let answers = self.holds().is_some_and(|_| !self.is_paused());
+        let left = self.cannot_tell.load(Ordering::SeqCst);
+        self.cannot_tell.store(left.saturating_sub(1), Ordering::SeqCst);
+        let answers = left == 0 && self.holds().is_some_and(|_| !self.is_paused());
         let found = Reboots { leases, ..Reboots::default() };
         Box::pin(async move { if answers { Ok(found) } else { Err("it does not answer".into()) } })
     }

@@ -204,6 +204,7 @@ const OTHERS: &[Reason] = &[
     Reason::SnapshotFailed,
     Reason::SnapshotUpload,
     Reason::SnapshotNoKey,
+    Reason::SnapshotRebootsUnknown,
     Reason::SnapshotDrillFailed,
 ];
 

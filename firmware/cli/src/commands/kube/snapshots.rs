@@ -23,6 +23,7 @@ const OTHERS: &[Reason] = &[
     Reason::SnapshotNoKey,
     Reason::SnapshotWrongKey,
     Reason::SnapshotRestoreFailed,
+    Reason::SnapshotRebootsUnknown,
     Reason::SnapshotDrillFailed,
 ];
 

@@ -13,7 +13,6 @@ use super::{Item, Journal, Phase, Restored, Source, pending, slots};
 use crate::paths::ClusterPaths;
 use futures_util::future::BoxFuture;
 use holdfast_api::chain;
-use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -38,8 +37,6 @@ pub struct Restore<'a> {
     pub distribution: &'a dyn Distribution,
     /// Its places.
     pub paths: &'a ClusterPaths,
-    /// For the journal.
-    pub now: Timestamp,
     /// A `kill -9` in tests: before or after the work of a phase.
     #[cfg(test)]
     pub(super) killed_at: Option<(Phase, bool)>,
@@ -47,15 +44,10 @@ pub struct Restore<'a> {
 
 impl<'a> Restore<'a> {
     /// With the distribution at these places.
-    pub fn new(
-        distribution: &'a dyn Distribution,
-        paths: &'a ClusterPaths,
-        now: Timestamp,
-    ) -> Self {
+    pub fn new(distribution: &'a dyn Distribution, paths: &'a ClusterPaths) -> Self {
         Restore {
             distribution,
             paths,
-            now,
             #[cfg(test)]
             killed_at: None,
         }
@@ -141,7 +133,6 @@ impl<'a> Restore<'a> {
             taken: record.map(|record| record.taken),
             file,
             items,
-            began: self.now,
             reboots: None,
         })
     }
@@ -199,17 +190,20 @@ impl<'a> Restore<'a> {
                     return self.back(paused, failure.unwrap_or_else(interrupted)).await;
                 }
                 (_, result, None) => {
-                    match result {
-                        Ok(()) => self.end().await?,
+                    let failed = result.err().map(|error| chain(&error));
+                    let known = journal.reboots.is_some();
+                    match &failed {
                         // The journal stays: the next start tries again.
-                        Err(error) => {
-                            let error = chain(&error);
+                        Some(error) if known => {
                             tracing::warn!(error, "old reboot locks and cordons stay for now");
                         }
+                        // The next start would take locks of its own day for the snapshot's.
+                        _ => self.end().await?,
                     }
                     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                     let (snapshot, taken) = (journal.snapshot, journal.taken);
-                    return Ok(Restored { snapshot, taken, took_ms });
+                    let reboots_unknown = failed.filter(|_| !known);
+                    return Ok(Restored { snapshot, taken, took_ms, reboots_unknown });
                 }
             }
         }
@@ -257,8 +251,10 @@ impl<'a> Restore<'a> {
                     None => {
                         // What comes later is of this time, however late this is carried on.
                         let found = answer(|| self.distribution.reboots()).await?;
-                        journal.reboots = Some(found.clone());
-                        self.write(journal).await?;
+                        let noted =
+                            Journal { reboots: Some(found.clone()), ..Journal::clone(journal) };
+                        self.write(&noted).await?;
+                        *journal = noted;
                         found
                     }
                 };

@@ -13,7 +13,8 @@
 //! carried to its end, but not more often than [`ATTEMPTS`] times. What the snapshot says of reboots
 //! that were under way when it was taken is taken back at the end ([`crate::nodes::restored`]). It is
 //! written down when the new datastore first answers, so that reboots that began later are not taken
-//! for those, nor those for later ones.
+//! for those, nor those for later ones. When it does not answer that for long, all of them stay
+//! and that is told: whoever asks weeks later cannot tell them apart any more.
 //!
 //! Left out: the other servers of a cluster, which have to be joined anew afterwards (k3s
 //! documentation, "etcd-snapshot", "Restoring snapshots").
@@ -65,6 +66,8 @@ pub struct Restored {
     pub taken: Option<Timestamp>,
     /// Milliseconds from the stop of the old datastore to the ready API server.
     pub took_ms: u64,
+    /// Why it is not known which reboot locks and cordons came with the snapshot; all stay then.
+    pub reboots_unknown: Option<String>,
 }
 
 /// How far a restore is.
@@ -168,8 +171,6 @@ pub struct Journal {
     pub file: PathBuf,
     /// What is replaced.
     pub items: Vec<Item>,
-    /// When it began.
-    pub began: Timestamp,
     /// What the datastore told of reboots when it first answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboots: Option<Reboots>,

@@ -132,14 +132,12 @@ impl Worker {
     async fn recover(&mut self) {
         let settings = self.settings();
         self.restoring.send_replace(true);
-        let restore = Restore::new(&*self.distribution, &settings.paths, Timestamp::now());
+        let restore = Restore::new(&*self.distribution, &settings.paths);
         let result = recover(&restore).await;
         self.restoring.send_replace(false);
         match result {
             Ok(None) => {}
-            Ok(Some(restored)) => {
-                tracing::info!(snapshot = restored.snapshot, "an interrupted restore is complete");
-            }
+            Ok(Some(restored)) => self.restored(&restored),
             Err(error) => self.restore_failed(&error),
         }
     }
@@ -155,6 +153,16 @@ impl Worker {
         if let Err(error) = swept.await {
             tracing::warn!(error = chain(&error), "old folders stay");
         }
+    }
+
+    fn restored(&mut self, restored: &Restored) {
+        let Restored { snapshot, took_ms, reboots_unknown, .. } = restored;
+        tracing::info!(snapshot, took_ms, "restored");
+        self.problems.restore = reboots_unknown.as_ref().map(|why| {
+            let reason = Reason::SnapshotRebootsUnknown;
+            tracing::warn!(%reason, why, "reboot locks and cordons stay as they are");
+            Problem::new(reason, why.clone())
+        });
     }
 
     fn restore_failed(&mut self, error: &SnapshotError) {
@@ -380,21 +388,14 @@ impl Worker {
             here => here,
         };
         self.restoring.send_replace(true);
-        let restore = Restore::new(&*self.distribution, &settings.paths, Timestamp::now());
+        let restore = Restore::new(&*self.distribution, &settings.paths);
         let result = restore.run(&source).await;
         self.restoring.send_replace(false);
         if let Some(dir) = fetched.parent().map(std::path::Path::to_path_buf) {
             blocking(move || files::remove(&dir)).await?;
         }
         match &result {
-            Ok(restored) => {
-                tracing::info!(
-                    snapshot = restored.snapshot,
-                    took_ms = restored.took_ms,
-                    "restored"
-                );
-                self.problems.restore = None;
-            }
+            Ok(restored) => self.restored(restored),
             Err(error) => self.restore_failed(error),
         }
         result

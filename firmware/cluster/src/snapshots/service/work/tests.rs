@@ -257,7 +257,7 @@ async fn a_restore_that_was_interrupted_is_carried_on_at_the_start() {
     let fake = Arc::new(Fake::below(dir.path()));
     fake.hold(4);
     let name = fake.snapshot(1, 7);
-    let mut killed = Restore::new(&*fake, &fake.paths, Timestamp::UNIX_EPOCH);
+    let mut killed = Restore::new(&*fake, &fake.paths);
     killed.kill_at_making();
     assert!(killed.run(&Source::Local(name)).await.is_err());
     assert_eq!(fake.holds(), None, "the old one is aside");
@@ -271,6 +271,21 @@ async fn a_restore_that_was_interrupted_is_carried_on_at_the_start() {
     .await
     .unwrap();
     assert_eq!(handle.state().borrow().problem, None);
+}
+
+#[tokio::test]
+async fn a_restore_after_which_nobody_knows_whose_reboots_are_on_their_way_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fake, handle, _task) = begin(dir.path(), |_| {});
+    until(&handle, "one is taken", |state| state.snapshots.len() == 1).await;
+    fake.cannot_tell.store(1000, Ordering::SeqCst);
+    let restored = handle.restore(Source::Local(String::new())).await.unwrap();
+    assert!(restored.reboots_unknown.is_some());
+    let state = until(&handle, "it is told", |state| state.problem.is_some()).await;
+    assert_eq!(state.problem.unwrap().reason, Reason::SnapshotRebootsUnknown);
+    fake.cannot_tell.store(0, Ordering::SeqCst);
+    handle.restore(Source::Local(String::new())).await.unwrap();
+    until(&handle, "the next one knows", |state| state.problem.is_none()).await;
 }
 
 #[tokio::test]

@@ -35,6 +35,7 @@ mod run;
 mod standing;
 
 pub use run::{LONGEST_PAUSE, LONGEST_ROUND_PAUSE, Moment};
+pub use standing::refusal;
 
 use super::journal::{Attempt, Cause, Direction, MAX_FAILED, Record};
 use super::model::{DEFAULT_TIMEOUT, Good, Inventory, Release, Strayed};
@@ -169,10 +170,16 @@ impl Machine {
         }
         self.wanted = wanted;
         let Some(run) = &self.run else { return false };
-        let trying = self.record.attempt.as_ref().map(|attempt| attempt.release.digest.as_str());
-        let same = self.wanted.as_ref().map(|w| w.reference().digest.as_str()) == trying;
+        let trying = self.record.attempt.as_ref().map(|attempt| &attempt.release);
+        let wanted = self.wanted.as_ref().map(Wanted::reference);
+        let same = wanted.map(|wanted| &wanted.digest) == trying.map(|trying| &trying.digest);
+        let forced = same && wanted.map(|wanted| wanted.force) != trying.map(|trying| trying.force);
         match run.direction {
-            Direction::Forward if same || run.is_past_return() => false,
+            Direction::Forward if forced && (self.record.touched || run.is_past_return()) => {
+                self.rename();
+                false
+            }
+            Direction::Forward if (same && !forced) || run.is_past_return() => false,
             Direction::Forward if !self.record.touched => {
                 self.drop_attempt();
                 true
@@ -304,16 +311,6 @@ impl Machine {
 
     fn wants_good(&self) -> bool {
         self.wanted.as_ref().is_some_and(|wanted| self.is_good(wanted.reference()))
-    }
-
-    /// The failure for which this version is not tried.
-    fn refusal(&self, reference: &ReleaseRef) -> Option<&FailedRelease> {
-        if self.is_good(reference) {
-            return None;
-        }
-        self.record.failed.iter().rev().find(|failed| {
-            failed.release.digest == reference.digest && reference.force <= failed.release.force
-        })
     }
 
     /// The wanted release when it is to be tried: not in force, not refused.

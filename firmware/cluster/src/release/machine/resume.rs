@@ -90,6 +90,20 @@ impl Machine {
         self.record.failed.drain(..surplus);
     }
 
+    /// The same content is wanted with another `force`, and what was done for it stays done: it
+    /// ends as what is wanted now, and nodes that say how far they are speak of that.
+    pub(super) fn rename(&mut self) {
+        let Some(reference) = self.wanted.as_ref().map(|wanted| wanted.reference().clone()) else {
+            return;
+        };
+        if let Some(attempt) = &mut self.record.attempt {
+            attempt.release.clone_from(&reference);
+        }
+        if let Some(release) = self.run.as_mut().and_then(|run| run.release.as_mut()) {
+            Arc::make_mut(release).reference = reference;
+        }
+    }
+
     /// What was written down by an older manager has no bound.
     pub(super) fn be_brief(&mut self) {
         for failed in &mut self.record.failed {

@@ -3,7 +3,7 @@
 use super::{Machine, Wanted};
 use crate::release::journal::Direction;
 use crate::release::target::MESSAGE_BYTES;
-use holdfast_api::kubernetes::{ReleasePhase, ReleaseRef, ReleaseState};
+use holdfast_api::kubernetes::{FailedRelease, ReleasePhase, ReleaseRef, ReleaseState};
 use holdfast_api::{Reason, brief};
 
 impl Machine {
@@ -33,6 +33,14 @@ impl Machine {
         self.refusal(reference).is_some()
     }
 
+    /// The failure for which this version is not tried.
+    pub(super) fn refusal(&self, reference: &ReleaseRef) -> Option<&FailedRelease> {
+        if self.is_good(reference) {
+            return None;
+        }
+        refusal(&self.record.failed, reference)
+    }
+
     fn standing(&self) -> (ReleasePhase, Option<Reason>, String) {
         if let Some(run) = &self.run {
             let cause = self.record.attempt.as_ref().and_then(|attempt| attempt.cause.as_ref());
@@ -43,9 +51,13 @@ impl Machine {
                     let message = trouble.map_or_else(step, |trouble| trouble.message.clone());
                     (run.step().phase(), trouble.map(|trouble| trouble.reason), message)
                 }
-                Direction::Back if run.flaw.is_some() => {
-                    let message = trouble.map(|t| t.message.clone()).unwrap_or_default();
-                    (ReleasePhase::RollingBack, Some(Reason::ReleaseRollbackFailed), message)
+                Direction::Back if let Some(flaw) = &run.flaw => {
+                    let reason = match flaw.reason {
+                        // Nothing was put back, which needs something else of people.
+                        Reason::ReleaseRecordUnreadable => Reason::ReleaseRecordUnreadable,
+                        _ => Reason::ReleaseRollbackFailed,
+                    };
+                    (ReleasePhase::RollingBack, Some(reason), flaw.message.clone())
                 }
                 Direction::Back => {
                     let why = cause.map(|cause| cause.message.clone());
@@ -92,4 +104,11 @@ impl Machine {
             format!("still there, and removed with the next release: {}", left.join(", "));
         (ReleasePhase::Committed, Some(Reason::ReleaseLeftover), message)
     }
+}
+
+/// The failure among these for which this version is not tried.
+pub fn refusal<'a>(failed: &'a [FailedRelease], release: &ReleaseRef) -> Option<&'a FailedRelease> {
+    failed.iter().rev().find(|failed| {
+        failed.release.digest == release.digest && release.force <= failed.release.force
+    })
 }

@@ -315,6 +315,36 @@ fn silence_does_not_count_as_the_time_of_an_object() {
     assert!(bench.machine.wake_at().is_some());
 }
 
+/// The nodes that follow speak of the attempt that is wanted now; nobody hears one of another.
+#[test]
+fn what_is_forced_in_the_middle_is_tried_as_that() {
+    let (b, mut forced) = (release("b"), Release::clone(&release("b")));
+    forced.reference.force = 1;
+    for kind in StepKind::ALL.iter().filter(|kind| **kind != StepKind::Settle) {
+        for fails in [false, true] {
+            let mut bench = Bench::new(&release("a"));
+            bench.finish();
+            bench.machine.want(Some(Wanted::Release(Arc::clone(&b))));
+            bench.up_to(*kind);
+            let cut = bench.machine.want(Some(Wanted::Release(Arc::new(forced.clone()))));
+            assert_eq!(cut, !bench.machine.is_torn(), "{kind:?}");
+            let step = bench.next().unwrap();
+            assert!(cut || step.kind() == *kind, "{step} instead of {kind:?}");
+            assert_eq!(bench.machine.trying().unwrap().reference, forced.reference, "{kind:?}");
+            // What is removed stays so, and what must succeed is tried again.
+            if fails && !matches!(kind, StepKind::Prune | StepKind::Commit) {
+                bench.on(Err(Failure::never(Reason::Internal, "no")));
+                bench.finish();
+                let failed = bench.machine.state().failed;
+                assert_eq!(failed[0].release, forced.reference, "{kind:?}");
+            } else {
+                bench.finish();
+                assert_eq!(bench.machine.state().good, Some(forced.reference.clone()), "{kind:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn nothing_interrupts_pruning() {
     let mut bench = Bench::new(&release("a"));

@@ -4,13 +4,13 @@ use super::*;
 use crate::release::model::Strayed;
 
 /// Another node of the same site, which has seen nothing so far.
-fn beside(first: &Site) -> Site {
+pub(super) fn beside(first: &Site) -> Site {
     Site { fake: Arc::clone(&first.fake), ..Site::new() }
 }
 
 impl Site {
     /// This is node `n` from now on, until another one is.
-    fn leads(&mut self, n: usize) -> &mut Self {
+    pub(super) fn leads(&mut self, n: usize) -> &mut Self {
         self.fake.is_node(n);
         self.engine().0.has_recalled = false;
         self
@@ -217,7 +217,7 @@ fn nothing_is_removed_where_nobody_knows_what_was_in_force() {
     second.leads(1).want(&two);
     second.run_to_pause();
     let state = second.state();
-    let told = (ReleasePhase::RollingBack, Some(Reason::ReleaseRollbackFailed));
+    let told = (ReleasePhase::RollingBack, Some(Reason::ReleaseRecordUnreadable));
     assert_eq!((state.phase, state.reason), told, "{state:?}");
     assert!(first.fake.ours().len() >= ONE.len(), "{:?}", first.fake.ours());
     // It stays so for whoever takes over without a journal of its own, and after a restart.

@@ -70,6 +70,8 @@ pub struct ReleaseEngine<T> {
     resting: Option<Resting>,
     /// What the site remembers of versions that failed; none when that is not known.
     shared: Option<Vec<FailedRelease>>,
+    /// What the site could not be told of them; people were.
+    unshared: Option<Vec<FailedRelease>>,
     /// When a node that does not lead asks again what the site remembers.
     recall_at: Instant,
     /// Digest of the release whose text the site keeps.
@@ -106,6 +108,7 @@ impl<T: Target> ReleaseEngine<T> {
             followed: None,
             resting: None,
             shared: None,
+            unshared: None,
             recall_at: Instant::now(),
             kept_text: None,
             kept_only: None,
@@ -150,10 +153,11 @@ impl<T: Target> ReleaseEngine<T> {
                 Ok(Lead::Ours) => {
                     (self.followed, self.resting, self.led) = (None, None, Some(asked));
                 }
-                // What refuses it may be what the way back removes.
+                // What refuses it may be what the way back removes. The next step asks again: from
+                // now on another node may take the place at any moment.
                 Ok(Lead::Unrenewed(failure)) if self.goes_on(&failure) => {
                     tracing::warn!(reason = %failure.reason, message = failure.message, "goes on; the place is not renewed");
-                    (self.followed, self.resting, self.led) = (None, None, Some(asked));
+                    (self.followed, self.resting) = (None, None);
                 }
                 Ok(Lead::Others) => return Some(self.follow().await),
                 Ok(Lead::Unrenewed(failure)) | Err(failure) => {
@@ -220,7 +224,8 @@ impl<T: Target> ReleaseEngine<T> {
         Ok(step)
     }
 
-    async fn execute(&mut self, step: &Step) -> Result<(), Failure> {
+    /// None when another node leads.
+    async fn execute(&mut self, step: &Step) -> Option<Result<(), Failure>> {
         if matches!(step, Step::PrePull(_)) {
             self.kept_only = None;
         }
@@ -260,7 +265,12 @@ impl<T: Target> ReleaseEngine<T> {
         let target = Arc::clone(&self.target);
         loop {
             tokio::select! {
-                outcome = self.execute(step) => return Some(outcome),
+                outcome = self.execute(step) => {
+                    if outcome.is_none() {
+                        self.led = None;
+                    }
+                    return outcome;
+                }
                 // The step may be cut off anywhere, and begun anew when it still has a point.
                 changed = wanted.changed() => {
                     if changed.is_err() || self.take_wanted() {
@@ -368,9 +378,7 @@ impl<T: Target> ReleaseEngine<T> {
             return until.saturating_duration_since(self.clock.now());
         }
         self.sweep();
-        if let Err(failure) = self.share_refusals().await {
-            tracing::debug!(reason = %failure.reason, message = failure.message, "others may try what failed");
-        }
+        self.share_refusals().await;
         if let Some(good) = self.machine.good().cloned() {
             if let Err(failure) = self.keep_only(&good).await {
                 tracing::warn!(reason = %failure.reason, message = failure.message, "images stay pinned");

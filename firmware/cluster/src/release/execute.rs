@@ -56,10 +56,22 @@ impl Context<'_> {
         item.ok_or_else(|| Failure::never(Reason::Internal, format!("{id} is not in the release")))
     }
 
-    /// Carries out one step.
-    pub(super) async fn execute(&self, target: &impl Target, step: &Step) -> Result<(), Failure> {
+    /// Carries out one step. None when another node turns out to lead: what the site remembers is
+    /// that one's to write.
+    pub(super) async fn execute(
+        &self,
+        target: &impl Target,
+        step: &Step,
+    ) -> Option<Result<(), Failure>> {
+        if *step == Step::Rehearse {
+            match target.lead().await {
+                Ok(Lead::Ours) => {}
+                Ok(Lead::Others) => return None,
+                Ok(Lead::Unrenewed(failure)) | Err(failure) => return Some(Err(failure)),
+            }
+        }
         let outcome = self.carry_out(target, step).await;
-        match outcome {
+        Some(match outcome {
             // Nothing else may take over here: what is waited for without end is the API server
             // itself, and no single answer of one that is ready.
             Err(failure)
@@ -70,7 +82,7 @@ impl Context<'_> {
                 Err(Failure { retry: Retry::Soon, ..failure })
             }
             outcome => outcome,
-        }
+        })
     }
 
     async fn carry_out(&self, target: &impl Target, step: &Step) -> Result<(), Failure> {
@@ -104,11 +116,7 @@ impl Context<'_> {
             Step::Verify => self.verify(target).await,
             Step::Rehearse => {
                 target.record(&self.site).await?;
-                target.may_announce().await?;
-                match target.lead().await? {
-                    Lead::Ours | Lead::Others => Ok(()),
-                    Lead::Unrenewed(failure) => Err(failure),
-                }
+                target.may_announce().await
             }
             Step::Prune(id) => self.remove(target, id).await,
             Step::Commit => {

@@ -36,12 +36,11 @@ impl<T: Target> ReleaseEngine<T> {
                 self.sweep();
                 self.keep_only(&release).await
             }
-            Ok(_) if self.followed.as_deref() == Some(&*digest) => {
-                self.tell_following(ReleasePhase::Waiting, None);
-                Ok(())
-            }
-            // It failed there, and is taken back or stays as it is.
-            Ok(_) if self.machine.refuses(&release.reference) => {
+            // Its images are here; or it failed there, and is taken back or stays as it is.
+            Ok(_)
+                if self.followed.as_deref() == Some(&*digest)
+                    || self.is_refused_by_site(&release.reference) =>
+            {
                 self.tell_following(ReleasePhase::Waiting, None);
                 Ok(())
             }

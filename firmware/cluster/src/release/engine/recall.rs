@@ -17,7 +17,11 @@ impl<T: Target> ReleaseEngine<T> {
         if self.has_recalled {
             return Ok(());
         }
-        let site = match self.target.recall().await {
+        let recalled = self.target.recall().await;
+        if let Ok(site) = &recalled {
+            self.shared = Some(site.as_ref().map(|site| site.failed.clone()).unwrap_or_default());
+        }
+        let site = match recalled {
             // Another node did not know it.
             Ok(Some(site)) if site.unknown && self.machine.record().good.is_some() => {
                 let mut gathered = self.gather().await?;
@@ -32,6 +36,7 @@ impl<T: Target> ReleaseEngine<T> {
                 None => None,
             },
             Err(failure) if failure.reason == Reason::ReleaseRecordUnreadable => {
+                self.shared = None;
                 let gathered = self.gather().await?;
                 let known = gathered.good.as_ref().map(|good| &good.release.digest);
                 tracing::error!(reason = %failure.reason, message = failure.message, known, "in force");
@@ -42,7 +47,6 @@ impl<T: Target> ReleaseEngine<T> {
         if let Some(good) = site.as_ref().and_then(|site| site.good.as_ref()) {
             self.fetch(&good.release).await?;
         }
-        self.shared = Some(site.as_ref().map(|site| site.failed.clone()).unwrap_or_default());
         let is_ours = site.as_ref().is_some_and(|site| site.by == self.target.node());
         let journal = self.journal.clone();
         self.machine.adopt(site, is_ours, |digest| release_kept(&journal, digest));

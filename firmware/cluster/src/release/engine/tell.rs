@@ -10,8 +10,11 @@ use std::time::Instant;
 impl<T: Target> ReleaseEngine<T> {
     pub(super) fn tell_following(&mut self, phase: ReleasePhase, good: Option<&ReleaseRef>) {
         let mut state = self.machine.state();
-        if phase != ReleasePhase::Committed && state.phase == ReleasePhase::Refused {
-            return self.publish(state);
+        if state.phase == ReleasePhase::Refused {
+            if phase != ReleasePhase::Committed && self.is_refused_by_site(&state.wanted) {
+                return self.publish(state);
+            }
+            state.message.clear();
         }
         state.phase = phase;
         state.reason = (phase != ReleasePhase::Committed).then_some(Reason::ReleaseOtherManager);

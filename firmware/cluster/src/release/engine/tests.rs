@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
+mod lead;
 mod site;
 
 type Objects<'a> = &'a [(&'a str, &'a str, &'a str)];
@@ -105,7 +106,7 @@ impl Site {
 
     fn carry_out(&mut self, step: &Step) {
         let (engine, _) = self.engine();
-        let outcome = block_on(engine.execute(step));
+        let outcome = block_on(engine.execute(step)).expect("this node leads");
         engine.conclude(step, outcome);
     }
 
@@ -133,7 +134,7 @@ impl Site {
                 return Some(step);
             }
             let (engine, _) = self.engine();
-            let outcome = block_on(engine.execute(&step));
+            let outcome = block_on(engine.execute(&step)).expect("this node leads");
             if left == 0 {
                 self.kill();
                 return Some(step);
@@ -414,7 +415,7 @@ fn a_data_plane_whose_images_went_meanwhile_is_not_replaced() {
         let step = site.engine().0.prepare().unwrap().unwrap();
         if matches!(&step, Step::Apply(id) if id.kind == "DaemonSet") {
             site.fake.world().pinned.clear();
-            let outcome = block_on(site.engine().0.execute(&step));
+            let outcome = block_on(site.engine().0.execute(&step)).expect("this node leads");
             assert_eq!(outcome.as_ref().unwrap_err().reason, Reason::ReleasePrePull);
             assert!(!site.fake.ours().contains_key("new"));
             site.engine().0.conclude(&step, outcome);

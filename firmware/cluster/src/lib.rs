@@ -27,3 +27,4 @@ pub mod paths;
 pub mod release;
 pub mod snapshots;
 pub mod status;
+mod step_kinds;

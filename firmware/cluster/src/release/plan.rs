@@ -8,6 +8,7 @@ use super::model::{Good, Inventory, Item, Release, Strategy, Strayed, group};
 use super::order::{class, has_readiness, removal, stage};
 use super::target::Check;
 use crate::object::ObjectId;
+use crate::step_kinds::step_kinds;
 use holdfast_api::kubernetes::ReleasePhase;
 use std::fmt;
 use std::time::Duration;
@@ -39,39 +40,9 @@ pub enum Step {
     Settle,
 }
 
-macro_rules! kinds {
-    ($($kind:ident)+) => {
-        /// What a step is, without its object.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum StepKind { $( #[doc = concat!("[`Step::", stringify!($kind), "`]")] $kind, )+ }
-
-        impl StepKind {
-            /// Every kind.
-            pub const ALL: &'static [StepKind] = &[ $( StepKind::$kind, )+ ];
-        }
-    };
-}
-
-kinds! { Preflight DryRun PrePull Record Apply Wait Verify Rehearse Prune Commit Settle }
+step_kinds! { Preflight DryRun PrePull Record Apply Wait Verify Rehearse Prune Commit Settle }
 
 impl Step {
-    /// What it is.
-    pub fn kind(&self) -> StepKind {
-        match self {
-            Step::Preflight(_) => StepKind::Preflight,
-            Step::DryRun(_) => StepKind::DryRun,
-            Step::PrePull(_) => StepKind::PrePull,
-            Step::Record => StepKind::Record,
-            Step::Apply(_) => StepKind::Apply,
-            Step::Wait(..) => StepKind::Wait,
-            Step::Verify => StepKind::Verify,
-            Step::Rehearse => StepKind::Rehearse,
-            Step::Prune(_) => StepKind::Prune,
-            Step::Commit => StepKind::Commit,
-            Step::Settle => StepKind::Settle,
-        }
-    }
-
     /// The phase of a release in which it is done.
     pub fn phase(&self) -> ReleasePhase {
         match self {

@@ -2,6 +2,7 @@
 //! around each.
 
 use super::Version;
+use crate::step_kinds::step_kinds;
 use std::fmt;
 
 /// One step.
@@ -25,36 +26,7 @@ pub enum Step {
     Restart,
 }
 
-macro_rules! kinds {
-    ($($kind:ident)+) => {
-        /// What a step is, without its version.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum StepKind { $( #[doc = concat!("[`Step::", stringify!($kind), "`]")] $kind, )+ }
-
-        impl StepKind {
-            /// Every kind.
-            pub const ALL: &'static [StepKind] = &[ $( StepKind::$kind, )+ ];
-        }
-    };
-}
-
-kinds! { Fetch Drain Switch Commit SwitchBack Uncordon StepAside Restart }
-
-impl Step {
-    /// What it is.
-    pub fn kind(&self) -> StepKind {
-        match self {
-            Step::Fetch(_) => StepKind::Fetch,
-            Step::Drain(_) => StepKind::Drain,
-            Step::Switch(_) => StepKind::Switch,
-            Step::Commit => StepKind::Commit,
-            Step::SwitchBack => StepKind::SwitchBack,
-            Step::Uncordon => StepKind::Uncordon,
-            Step::StepAside => StepKind::StepAside,
-            Step::Restart => StepKind::Restart,
-        }
-    }
-}
+step_kinds! { Fetch Drain Switch Commit SwitchBack Uncordon StepAside Restart }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

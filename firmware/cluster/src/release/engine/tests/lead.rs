@@ -6,6 +6,23 @@ use std::io;
 use std::sync::Mutex;
 
 impl Site {
+    /// Turns as they come, each of which asks who leads, until nothing is left to do; pauses are
+    /// skipped.
+    fn run_turns(&mut self) {
+        for _ in 0..500 {
+            let (engine, _) = self.engine();
+            engine.take_wanted();
+            engine.led = None;
+            let Some(pause) = block_on(engine.turn()) else { continue };
+            if !engine.machine.is_busy() {
+                return;
+            }
+            engine.clock.ahead += pause;
+            self.ahead = self.engine().0.clock.ahead;
+        }
+        panic!("it does not end: {:?}", self.state());
+    }
+
     /// Goes on until a step of this kind is the next one; pauses are skipped.
     fn up_to(&mut self, kind: StepKind) {
         for _ in 0..500 {
@@ -137,4 +154,33 @@ fn what_others_cannot_be_told_is_told_once() {
     site.fake.conduct().guard = None;
     block_on(site.engine().0.rest());
     assert_eq!(site.fake.world().record.as_ref().unwrap().failed.len(), 1);
+}
+
+/// It refuses everything of ours, the lead among it, until it is gone.
+#[test]
+fn a_release_that_refuses_the_lead_is_taken_back() {
+    let mut site = Site::with(ONE);
+    site.fake.conduct().guard = Some("new".into());
+    site.want(&kept("two", TWO));
+    site.run_turns();
+    let state = site.state();
+    assert_eq!(state.phase, ReleasePhase::RolledBack, "{state:?}");
+    assert_eq!(state.reason, Some(Reason::KubernetesAdmissionRefused));
+    site.assert_has(Some((&kept("one", ONE), ONE)));
+}
+
+/// Somebody else's webhook is no fault of a release that was not begun.
+#[test]
+fn a_release_waits_where_the_lead_is_refused() {
+    let mut site = Site::with(ONE);
+    site.fake.conduct().guard = Some("web".into());
+    let two = kept("two", TWO);
+    site.want(&two);
+    site.run_turns();
+    let state = site.state();
+    assert_eq!(state.reason, Some(Reason::KubernetesAdmissionRefused), "{state:?}");
+    assert_eq!(state.failed, []);
+    site.fake.conduct().guard = None;
+    site.run_turns();
+    site.assert_has(Some((&two, TWO)));
 }

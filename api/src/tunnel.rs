@@ -177,6 +177,9 @@ pub struct TunnelState {
     /// Seconds since the last WireGuard handshake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handshake_age_secs: Option<u64>,
+    /// The largest packet that passes there and back whole, bytes, where that was found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u32>,
     /// Milliseconds since `state` last changed.
     pub since_ms: u64,
     /// Why it is not up.

@@ -9,11 +9,21 @@
 #![warn(missing_docs)]
 
 mod kubernetes;
+pub mod page;
 pub mod plot;
 pub mod report;
 pub mod scenario;
 pub mod table;
 mod traffic;
+mod tunnel;
 mod world;
 
 pub use report::{Report, Series};
+
+/// Gets the WireGuard programs that ours is compared with into the user's cache; says what it does.
+///
+/// # Errors
+/// A program cannot be fetched or built.
+pub fn install_peers(say: fn(&str)) -> anyhow::Result<()> {
+    tunnel::install::install(say)
+}

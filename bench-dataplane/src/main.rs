@@ -1,11 +1,12 @@
-//! `bench-dataplane`: runs one scenario and prints what it found.
+//! `bench-dataplane`: runs scenarios and prints what they found.
 //!
 //! Exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrongly typed.
 
+use anyhow::Context;
 use bench_dataplane::scenario::{self, Options, Scenario};
-use bench_dataplane::{plot, table};
+use bench_dataplane::{Report, plot, table};
 use clap::{Parser, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Measures the data plane on this machine, beside a peer, in namespaces of its own. Needs root.
@@ -20,21 +21,54 @@ struct Arguments {
 enum Command {
     /// Lists the scenarios.
     List,
-    /// Runs a scenario.
+    /// Gets the WireGuard programs that ours is compared with into the cache: wireguard-go from the
+    /// distribution, boringtun and gotatun by cargo.
+    Peers,
+    /// Prints the page about performance that a file with reports makes: JSON, one or a list.
+    Page {
+        /// The files.
+        #[arg(required = true, value_name = "FILE")]
+        reports: Vec<PathBuf>,
+        /// Markdown to put after the goals: why one falls short, with the profile that shows it.
+        #[arg(long, value_name = "FILE", conflicts_with = "join")]
+        notes: Option<PathBuf>,
+        /// Print the reports as one list of JSON instead, for the next page.
+        #[arg(long)]
+        join: bool,
+    },
+    /// Runs the scenario `soak`; exit code 1 when it finds a fault.
+    Soak {
+        /// How long.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+        minutes: u32,
+        #[command(flatten)]
+        print: Print,
+    },
+    /// Runs scenarios, one after the other.
     Run {
-        /// Name of the scenario, see `list`.
-        #[arg(value_parser = scenario_of)]
-        scenario: &'static Scenario,
+        /// Names of scenarios, see `list`; with --quick those of a tunnel when none is named.
+        #[arg(value_parser = scenario_of, required_unless_present = "quick", value_name = "SCENARIO")]
+        scenarios: Vec<&'static Scenario>,
         /// Rounds, 1 and more; each scenario has a default of its own.
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: Option<u32>,
-        /// How to print the result.
-        #[arg(short, long, value_enum, default_value_t = Output::Table)]
-        output: Output,
-        /// Directory for SVG plots.
+        /// Few and short turns, beside wireguard-go only: less than two minutes for all of a tunnel.
         #[arg(long)]
-        plots: Option<PathBuf>,
+        quick: bool,
+        #[command(flatten)]
+        print: Print,
     },
+}
+
+/// What becomes of the results.
+#[derive(clap::Args)]
+struct Print {
+    /// How to print them.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Directory for SVG plots.
+    #[arg(long)]
+    plots: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -62,23 +96,84 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::List => {
             for scenario in scenario::ALL {
-                println!("{:12} {}", scenario.name, scenario.about);
+                println!("{:16} {}", scenario.name, scenario.about);
             }
             Ok(())
         }
-        Command::Run { scenario, rounds, output, plots } => {
-            let report = (scenario.run)(&Options { rounds, progress: |line| eprintln!("{line}") })?;
-            match output {
-                Output::Table => print!("{}", table::render(&report)),
-                Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-            }
-            for path in plots.map(|dir| plot::write(&report, &dir)).transpose()?.unwrap_or_default()
-            {
-                eprintln!("{}", path.display());
-            }
-            Ok(())
+        Command::Peers => bench_dataplane::install_peers(|line| eprintln!("{line}")),
+        Command::Page { reports, notes, join } => page(&reports, notes.as_deref(), join),
+        Command::Soak { minutes, print } => {
+            let soak: Vec<&Scenario> = scenario::find("soak").into_iter().collect();
+            let minutes = Some(minutes);
+            measure(&soak, &Options { rounds: None, quick: false, minutes, progress }, &print)
+        }
+        Command::Run { scenarios, rounds, quick, print } => {
+            let all = if scenarios.is_empty() { scenario::of_a_tunnel() } else { scenarios };
+            measure(&all, &Options { rounds, quick, minutes: None, progress }, &print)
         }
     }
+}
+
+fn progress(line: &str) {
+    eprintln!("{line}");
+}
+
+/// Runs scenarios and prints what they found, also what was found before one of them failed.
+fn measure(scenarios: &[&Scenario], options: &Options, print: &Print) -> anyhow::Result<()> {
+    let mut reports = Vec::new();
+    let mut outcome = Ok(());
+    for scenario in scenarios {
+        progress(&format!("== {}", scenario.name));
+        let report = match (scenario.run)(options).context(scenario.name) {
+            Ok(report) => report,
+            Err(error) => {
+                outcome = Err(error);
+                break;
+            }
+        };
+        if matches!(print.output, Output::Table) {
+            println!("{}", table::render(&report));
+        }
+        let plots = print.plots.as_ref().map(|dir| plot::write(&report, dir));
+        for path in plots.transpose()?.unwrap_or_default() {
+            progress(&path.display().to_string());
+        }
+        reports.push(report);
+    }
+    if let Output::Json = print.output {
+        match reports.as_slice() {
+            [] => {}
+            [one] if scenarios.len() == 1 => println!("{}", serde_json::to_string_pretty(one)?),
+            many => println!("{}", serde_json::to_string_pretty(many)?),
+        }
+    }
+    outcome?;
+    let faults: Vec<&str> =
+        reports.iter().flat_map(|report| &report.faults).map(String::as_str).collect();
+    anyhow::ensure!(faults.is_empty(), "{}", faults.join("; "));
+    Ok(())
+}
+
+fn page(paths: &[PathBuf], notes: Option<&Path>, join: bool) -> anyhow::Result<()> {
+    let mut reports = Vec::new();
+    for path in paths {
+        let text = read(path)?;
+        let file =
+            Report::parse(&text).with_context(|| format!("{} holds no reports", path.display()))?;
+        reports.extend(file);
+    }
+    match join {
+        true => println!("{}", serde_json::to_string_pretty(&reports)?),
+        false => {
+            let notes = notes.map(read).transpose()?.unwrap_or_default();
+            print!("{}", bench_dataplane::page::render(&reports, &notes));
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 #[cfg(test)]
@@ -103,5 +198,17 @@ mod tests {
         let (kind, text) = refused("bench-dataplane run failover --rounds 0");
         assert_eq!(kind, ErrorKind::ValueValidation);
         assert!(text.contains("--rounds"), "{text}");
+        assert_eq!(refused("bench-dataplane run").0, ErrorKind::MissingRequiredArgument);
+    }
+
+    #[test]
+    fn several_can_be_run_and_quickly_all_of_a_tunnel() {
+        let named = |line: &str| match Arguments::try_parse_from(line.split(' ')).unwrap().command {
+            Command::Run { scenarios, quick, .. } => (scenarios.len(), quick),
+            _ => panic!("{line} runs nothing"),
+        };
+        assert_eq!(named("bench-dataplane run tcp udp"), (2, false));
+        assert_eq!(named("bench-dataplane run --quick"), (0, true));
+        assert_eq!(named("bench-dataplane run tcp --quick"), (1, true));
     }
 }

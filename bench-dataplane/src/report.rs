@@ -1,19 +1,28 @@
 //! What a scenario found out.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+/// Of the JSON. It rises when a reader of the version before would misunderstand a report.
+pub const VERSION: u32 = 1;
+
 /// A scenario's results with the setup they hold for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// [`VERSION`]; others are refused.
+    #[serde(deserialize_with = "known")]
+    pub version: u32,
     /// Name of the scenario.
     pub scenario: String,
     /// Kernel, processor, versions and parameters.
     pub setup: BTreeMap<String, String>,
     /// One entry for each thing measured.
     pub results: Vec<Series>,
+    /// What must not be, of a scenario that judges; most only measure.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<String>,
 }
 
 /// Samples of one thing.
@@ -31,6 +40,12 @@ pub struct Series {
     pub p99: f64,
     /// Number of samples.
     pub n: usize,
+    /// Where the median lies in 95 of 100 draws, of a ratio between neighbours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f64; 2]>,
+    /// Seconds between two samples, of what is watched over time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<f64>,
     /// All samples, in the order they were taken.
     pub samples: Vec<f64>,
 }
@@ -38,18 +53,36 @@ pub struct Series {
 impl Report {
     /// A report without results, with the machine's part of the setup.
     pub fn new(scenario: &str) -> Self {
-        let mut report =
-            Report { scenario: scenario.into(), setup: BTreeMap::new(), results: Vec::new() };
+        let mut report = Report {
+            version: VERSION,
+            scenario: scenario.into(),
+            setup: BTreeMap::new(),
+            results: Vec::new(),
+            faults: Vec::new(),
+        };
         if let Ok(name) = nix::sys::utsname::uname() {
             report.set("kernel", name.release().to_string_lossy());
             report.set("machine", name.machine().to_string_lossy());
         }
         report.set("cpus", std::thread::available_parallelism().map_or(0, usize::from));
         report.set("processor", processor().unwrap_or_default());
+        report.set("load before", load().unwrap_or_else(|| "unknown".into()));
         report.set("version", env!("CARGO_PKG_VERSION"));
         let own = std::env::current_exe().ok();
         report.set("bench built", built(own.as_deref().and_then(Path::parent)));
         report
+    }
+
+    /// Reads what was printed as JSON: one report, or a list.
+    ///
+    /// # Errors
+    /// It is no report, or one of a version that is not known.
+    pub fn parse(text: &str) -> serde_json::Result<Vec<Report>> {
+        let value: serde_json::Value = serde_json::from_str(text)?;
+        match value.is_array() {
+            true => serde_json::from_value(value),
+            false => Ok(vec![serde_json::from_value(value)?]),
+        }
     }
 
     /// Notes which programs are measured, and how they were built.
@@ -76,8 +109,15 @@ impl Series {
             p95: quantile(&sorted, 95),
             p99: quantile(&sorted, 99),
             n: samples.len(),
+            interval: None,
+            every: None,
             samples,
         }
+    }
+
+    /// Sums up what was sampled every so many seconds.
+    pub fn course(name: impl Into<String>, unit: &str, every: Duration, samples: Vec<f64>) -> Self {
+        Series { every: Some(every.as_secs_f64()), ..Series::new(name, unit, samples) }
     }
 
     /// Times in milliseconds.
@@ -91,8 +131,17 @@ impl Series {
     }
 }
 
+fn known<'de, D: Deserializer<'de>>(of: D) -> Result<u32, D::Error> {
+    match u32::deserialize(of)? {
+        VERSION => Ok(VERSION),
+        other => Err(serde::de::Error::custom(format!(
+            "reports of version {other}; this bench knows version {VERSION}"
+        ))),
+    }
+}
+
 /// The smallest sample that `percent` of all samples do not exceed (nearest rank).
-fn quantile(sorted: &[f64], percent: usize) -> f64 {
+pub(crate) fn quantile(sorted: &[f64], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted.get(rank - 1).copied().unwrap_or(0.0)
 }
@@ -117,6 +166,12 @@ fn processor() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
+/// How many wanted a processor in the last one, five and fifteen minutes (proc_loadavg(5)).
+fn load() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    Some(text.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +184,23 @@ mod tests {
         let one = Series::new("x", "ms", vec![7.0]);
         assert_eq!((one.median, one.p95, one.p99), (7.0, 7.0, 7.0));
         assert_eq!(Series::new("x", "ms", Vec::new()).n, 0);
+    }
+
+    #[test]
+    fn a_report_is_read_as_it_was_written_and_no_other_version_is() {
+        let mut report = Report::new("x");
+        report.results = vec![
+            Series::new("a", "ms", vec![1.5]),
+            Series::course("b", "MiB", Duration::from_secs(10), vec![1.0, 2.0]),
+        ];
+        let one = serde_json::to_string(&report).unwrap();
+        assert_eq!(Report::parse(&one).unwrap(), [report.clone()]);
+        let two = serde_json::to_string(&[&report, &report]).unwrap();
+        assert_eq!(Report::parse(&two).unwrap().len(), 2);
+        let next = one.replacen(r#""version":1"#, r#""version":2"#, 1);
+        assert!(Report::parse(&next).unwrap_err().to_string().contains("version 2"), "{next}");
+        let none = one.replacen(r#""version":1,"#, "", 1);
+        assert!(Report::parse(&none).unwrap_err().to_string().contains("version"), "{none}");
     }
 
     #[test]

@@ -13,19 +13,23 @@ pub fn render(report: &Report) -> String {
         "\n{:width$}  {:>6}  {:>12}  {:>12}  {:>12}  {:>6}\n",
         "what", "unit", "median", "p95", "p99", "n"
     );
-    for Series { name, unit, median, p95, p99, n, .. } in &report.results {
+    for Series { name, unit, median, p95, p99, n, interval, .. } in &report.results {
         text += &format!(
-            "{name:width$}  {unit:>6}  {:>12}  {:>12}  {:>12}  {n:>6}\n",
+            "{name:width$}  {unit:>6}  {:>12}  {:>12}  {:>12}  {n:>6}",
             number(*median),
             number(*p95),
             number(*p99)
         );
+        if let Some([low, high]) = interval {
+            text += &format!("  median in {} to {}", number(*low), number(*high));
+        }
+        text += "\n";
     }
     text
 }
 
 /// Three digits that matter, as far as that makes sense.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),

@@ -83,11 +83,15 @@ pub(crate) fn active(state: &TunnelsState) -> Option<String> {
     state.tunnels.iter().find(|tunnel| tunnel.active).map(|tunnel| tunnel.edge.clone())
 }
 
-fn programs() -> anyhow::Result<Programs> {
-    let beside: Option<PathBuf> = std::env::var_os("HOLDFAST_BIN_DIR")
+/// Where the programs are to be: `HOLDFAST_BIN_DIR`, or beside this one.
+pub(crate) fn programs_dir() -> Option<PathBuf> {
+    std::env::var_os("HOLDFAST_BIN_DIR")
         .map(PathBuf::from)
-        .or_else(|| Some(std::env::current_exe().ok()?.parent()?.to_path_buf()));
-    if let Some(programs) = beside.and_then(|dir| Programs::in_dir(&dir).ok()) {
+        .or_else(|| Some(std::env::current_exe().ok()?.parent()?.to_path_buf()))
+}
+
+fn programs() -> anyhow::Result<Programs> {
+    if let Some(programs) = programs_dir().and_then(|dir| Programs::in_dir(&dir).ok()) {
         return Ok(programs);
     }
     Ok(Programs::build("lab")?)

@@ -1,11 +1,8 @@
 //! `tunneld`: holds a node's encrypted uplinks; see [`tunnels::daemon`].
 
-use anyhow::Context;
 use clap::Parser;
 use holdfast_api::paths::Root;
-use std::io::IsTerminal;
 use std::path::PathBuf;
-use tracing_subscriber::EnvFilter;
 
 /// Holds the encrypted uplinks of a Holdfast node.
 #[derive(Debug, Parser)]
@@ -24,17 +21,8 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    // boringtun reports ordinary events of the protocol as errors; ours say what matters.
-    let filter = format!("boringtun=off,{}", arguments.log);
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(filter).context("--log")?)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_writer(std::io::stderr)
-        .init();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    tunnels::program::log(&arguments.log)?;
+    let runtime = tunnels::program::runtime()?;
     let options =
         tunnels::daemon::Options { root: Root::new(arguments.root), config: arguments.config };
     runtime.block_on(tunnels::daemon::run(options))

@@ -1,5 +1,7 @@
 //! The real `tunneld` in a network namespace, with real packets.
 
+#![allow(clippy::unwrap_used, reason = "helpers of the test; a panic is a failed test")]
+
 mod world;
 
 use holdfast_api::Reason;
@@ -398,6 +400,108 @@ fn what_somebody_changes_is_put_back() {
     });
     world.wait("two tunnels up", |state| state.up() == 2);
     wait_for("traffic", || world.ping().then_some(()));
+}
+
+/// The thread of one of the daemon's devices, held still from outside as a fault of the kernel would
+/// hold it; it goes on when this is dropped. Only the thread that made it may drop it.
+struct HeldStill(nix::unistd::Pid);
+
+impl HeldStill {
+    fn new(world: &World, link: &str) -> Self {
+        use nix::sys::{ptrace, wait};
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", world.pid())).unwrap();
+        let named = |task: &std::path::Path| {
+            std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == link)
+        };
+        let task = tasks.map(|task| task.unwrap().path()).find(|task| named(task)).unwrap();
+        let id = task.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        let thread = nix::unistd::Pid::from_raw(id);
+        ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+        ptrace::interrupt(thread).unwrap();
+        wait::waitpid(thread, Some(wait::WaitPidFlag::__WALL)).unwrap();
+        HeldStill(thread)
+    }
+}
+
+impl Drop for HeldStill {
+    fn drop(&mut self) {
+        let _ = nix::sys::ptrace::detach(self.0, None);
+    }
+}
+
+/// A thread that stands still cannot say so, and its BFD would be up for ever.
+#[test]
+fn a_device_that_stands_still_turns_red_and_traffic_leaves_it() {
+    need_rights!();
+    let mut world = World::three();
+    let mut config = world.config();
+    config.kinds = vec![TunnelKind::WireguardUserspace];
+    world.write(&config);
+    world.start();
+    world.wait("two tunnels up", |state| state.up() == 2 && active(state) == "re-1");
+    let held = HeldStill::new(&world, "hf-wg0");
+    let stopped = Instant::now();
+    let state = world.wait("traffic on the second", |state| active(state) == "re-2");
+    eprintln!("traffic moved {:?} after the thread stood still", stopped.elapsed());
+    let first = of(&state, "re-1").unwrap();
+    assert_eq!((first.state, first.reason), (BfdState::Down, Some(Reason::TunnelNoData)));
+    assert_eq!(state.reason, Some(Reason::TunnelSingle), "{}", state.message);
+    assert!(world.ping());
+    drop(held);
+    world.wait("both up again", |state| state.up() == 2);
+    assert!(world.ping());
+}
+
+/// Somewhere on the way what is larger vanishes, and nobody says so.
+#[test]
+fn what_passes_whole_is_found_out_and_the_link_takes_no_more() {
+    need_rights!();
+    let mut world = World::of(&[("a", 0), ("b", 60)]);
+    world.edges.iter_mut().for_each(world::Edge::run_through_device);
+    let mut config = world.config();
+    config.kinds = vec![TunnelKind::WireguardUserspace];
+    // Our end goes on to send what the other one does not take. What is no probe goes in fragments,
+    // as if the kernel had learned it.
+    world.node.ip(&["route", "replace", "10.77.1.0/24", "dev", "up1", "mtu", "1400"]);
+    world.edge("re-1").namespace.ip(&["link", "set", "dev", "wan", "mtu", "1400"]);
+    world.write(&config);
+    world.start();
+    let state = world.wait("both paths are known", |state| {
+        let known = |edge| of(state, edge).and_then(|tunnel| tunnel.path_mtu);
+        known("re-1").is_some_and(|mtu| mtu > 1300) && known("re-2").is_some()
+    });
+    let path = |edge| of(&state, edge).unwrap().path_mtu.unwrap();
+    assert!((1337..=1340).contains(&path("re-1")), "1400 less 60: {}", path("re-1"));
+    assert_eq!(path("re-2"), 1420);
+    let mtu = |link: &str| world.json(&["link", "show", "dev", link])[0]["mtu"].as_u64();
+    wait_for("the link's MTU", || (mtu("hf-wg0") == Some(path("re-1").into())).then_some(()));
+    assert_eq!(mtu("hf-wg1"), Some(1420));
+    assert_eq!(active(&state), "re-1");
+    for bytes in ["1000", "1310", "1380", "5000"] {
+        let out = world.node.run("ping", &["-c", "1", "-W", "5", "-s", bytes, world::TARGET]);
+        assert!(out.status.success(), "{bytes} bytes");
+    }
+    // As something that somebody changed.
+    world.node.ip(&["link", "set", "dev", "hf-wg0", "mtu", "1420"]);
+    wait_for("the link's MTU again", || (mtu("hf-wg0") == Some(path("re-1").into())).then_some(()));
+}
+
+/// Links of our names are ours. Whose program has one at the start loses it.
+#[test]
+fn a_device_of_our_name_that_another_program_has_is_taken_from_it() {
+    need_rights!();
+    let mut world = World::three();
+    let mut config = world.config();
+    config.kinds = vec![TunnelKind::WireguardUserspace];
+    world.write(&config);
+    let open = || tunnels::wireguard::LinkEnd::open(&"hf-wg0".parse().unwrap()).unwrap();
+    let _taken = world.node.net.enter(open).unwrap();
+    let before = world.json(&["link", "show", "dev", "hf-wg0"])[0]["ifindex"].clone();
+    world.start();
+    let state = world.wait("two tunnels up", |state| state.up() == 2);
+    assert_eq!(state.reason, None, "{}", state.message);
+    assert!(world.ping());
+    assert_ne!(world.json(&["link", "show", "dev", "hf-wg0"])[0]["ifindex"], before);
 }
 
 #[test]

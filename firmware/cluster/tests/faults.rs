@@ -184,6 +184,9 @@ impl Story {
             version: "greedy",
             variables: ", {name: EAT_MIB, value: '64'}",
             resources: "{limits: {memory: 24Mi}}",
+            // containerd may tell of an end before it hears why, and then again: it is over at the
+            // first end whose reason is known.
+            timeout: 30,
             ..shop
         };
         let huge = "{limits: {hugepages-2Mi: 512Gi, memory: 16Mi}}";

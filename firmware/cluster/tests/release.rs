@@ -265,6 +265,11 @@ impl<'a> Site<'a> {
                 release(&Shop { namespace: "shpo", ..self.shop("space", "v1") }),
                 ["app.yaml, document 1: metadata.namespace", "shpo"],
             ),
+            (
+                "a misspelt kind",
+                Kept { timeout_secs: 3600, ..of("kind", MISSPELT) },
+                ["a.yaml, document 1: kind: ", "ConfigMapp"],
+            ),
         ] {
             let plan = self.handle().plan(&kept).unwrap();
             let told = plan.ask(self.live(), true, PATIENCE).await.problems;
@@ -348,6 +353,8 @@ fn pod(name: &str) -> String {
          terminationGracePeriodSeconds: 1\n  containers: [{{name: web, image: {image}, env: [{{name: TEXT, value: x}}]}}]\n"
     )
 }
+
+const MISSPELT: &str = "apiVersion: v1\nkind: ConfigMapp\nmetadata: {name: a}\n";
 
 /// A release of one file.
 fn of(version: &str, text: &str) -> Kept {

@@ -152,6 +152,7 @@ mod tests {
             rx_bytes: 0,
             tx_bytes: 0,
             handshake_age_secs: None,
+            path_mtu: None,
             since_ms: 0,
             reason: None,
         };

@@ -174,6 +174,7 @@ pub(crate) mod tests {
             rx_bytes: 0,
             tx_bytes: 0,
             handshake_age_secs: None,
+            path_mtu: None,
             since_ms: 0,
             reason: None,
         };

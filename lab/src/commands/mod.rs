@@ -17,9 +17,11 @@ mod breaking;
 mod build;
 mod doctor;
 mod down;
+mod fuzz;
 mod inside;
 mod kubernetes;
 mod machine;
+mod sanitize;
 mod show;
 mod skips;
 mod table;
@@ -118,6 +120,10 @@ enum Command {
     Down(down::Down),
     /// Run everything that CI runs.
     Test(test::Test),
+    /// Run the fuzzers of what comes from the network.
+    Fuzz(fuzz::Fuzz),
+    /// Run the data path's tests under AddressSanitizer.
+    Sanitize(sanitize::Sanitize),
     /// Run tests on a kernel of their own, in an emulated machine.
     Machine(machine::Machine),
     /// Say what this machine can and cannot do.
@@ -172,6 +178,8 @@ fn carry_out(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Kubectl(command) => command.run(global),
         Command::Down(command) => command.run(global).map(done),
         Command::Test(command) => command.run(global),
+        Command::Fuzz(command) => command.run(),
+        Command::Sanitize(command) => command.run(),
         Command::Machine(command) => command.run(global),
         Command::Doctor => doctor::run(global),
         Command::Completion { shell } => {
@@ -213,6 +221,13 @@ fn need_root() -> anyhow::Result<()> {
         "the laboratory makes network namespaces and needs root; run it as root"
     );
     Ok(())
+}
+
+/// Where cargo builds, which is where it built us.
+fn own_target_dir() -> anyhow::Result<PathBuf> {
+    let program = own_program()?;
+    let target = program.ancestors().nth(2).context("this program is in no target directory")?;
+    Ok(target.to_owned())
 }
 
 /// The program that runs, to be started again for workers.

@@ -27,7 +27,7 @@ pub(super) struct Up {
     #[arg(long, value_name = "N",
           value_parser = clap::value_parser!(u8).range(..=i64::from(NODES_MAX)))]
     nodes: Option<u8>,
-    /// How many of the nodes are the first site, 1 to 99: they share a network of their own and a
+    /// How many of the nodes are the first site, 1 to 99 and no more than --nodes: they share a network of their own and a
     /// Kubernetes.
     #[arg(long, default_value_t = 1, value_name = "N",
           value_parser = clap::value_parser!(u8).range(1..=i64::from(NODES_MAX)))]

@@ -422,6 +422,10 @@ pub fn tools(world: &World, host: Host) -> Result<PathBuf, FleetError> {
     let bin = load(world)?.bin_dir;
     let dir = world.home().dir().join("tools").join(host.to_string());
     let root = world.home().root(host);
+    let runs = kubernetes::runs_on(world.spec(), host);
+    let group = world.netns(host);
+    let known = kubernetes::environment(runs.as_ref(), &root.display().to_string(), &group);
+    let known: String = known.iter().map(|(name, value)| format!("{name}='{value}' ")).collect();
     for program in Programs::ALL {
         let script = match program {
             "holdfast" => format!(
@@ -429,6 +433,10 @@ pub fn tools(world: &World, host: Host) -> Result<PathBuf, FleetError> {
                 bin.join(program).display(),
                 root.display()
             ),
+            // The node's own Kubernetes.
+            "lab-k3s" => {
+                format!("#!/bin/sh\n{known}exec '{}' \"$@\"\n", bin.join(program).display())
+            }
             _ => format!("#!/bin/sh\nexec '{}' \"$@\"\n", bin.join(program).display()),
         };
         holdfast_durable::write_if_changed(&dir.join(program), script.as_bytes(), 0o755)

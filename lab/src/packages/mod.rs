@@ -7,10 +7,12 @@
 
 mod apt;
 mod cargo_tools;
+mod nightly;
 
 pub use apt::{AptError, install};
 pub(crate) use cargo_tools::cargo;
 pub use cargo_tools::{CARGO_DENY_VERSION, ToolError, ensure_cargo_deny, has_nextest};
+pub use nightly::{NoNightly, ensure_cargo_fuzz, nightly_cargo};
 
 use std::path::{Path, PathBuf};
 
@@ -72,6 +74,12 @@ pub const NEEDS: &[Need] = &[
         package: "wireguard-tools",
         why: "shows the tunnels as WireGuard sees them",
         purposes: &[(Purpose::World, Weight::Useful), (Purpose::Tests, Weight::Required)],
+    },
+    Need {
+        program: "wireguard-go",
+        package: "wireguard-go",
+        why: "is the other end of our WireGuard in userspace",
+        purposes: &[(Purpose::Tests, Weight::Useful)],
     },
     Need {
         program: "sysctl",

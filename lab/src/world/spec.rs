@@ -127,6 +127,14 @@ pub enum SpecError {
     /// A site without a node.
     #[error("the first site has at least one node")]
     EmptySite,
+    /// A site with more nodes than there are.
+    #[error("the first site cannot have {site} nodes: the world has {nodes}")]
+    LargeSite {
+        /// Nodes of the site.
+        site: u8,
+        /// Nodes of the world.
+        nodes: u8,
+    },
     /// The interval of BFD.
     #[error("BFD cannot have an interval of {0} ms: it must be from {least} to {most} ms",
         least = BFD_MS.start(), most = BFD_MS.end())]
@@ -168,6 +176,10 @@ impl WorldSpec {
         }
         if self.site_nodes == 0 {
             return Err(SpecError::EmptySite);
+        }
+        // One is what nobody asked for: a world may do without nodes.
+        if self.site_nodes > self.nodes.max(1) {
+            return Err(SpecError::LargeSite { site: self.site_nodes, nodes: self.nodes });
         }
         if let Some(bad) = self.bfd_interval_ms.filter(|interval| !BFD_MS.contains(interval)) {
             return Err(SpecError::Bfd(bad));
@@ -215,6 +227,10 @@ mod tests {
         }
         let spec = WorldSpec { site_nodes: 0, ..WorldSpec::default() };
         assert_eq!(spec.validate(), Err(SpecError::EmptySite));
+        let spec = WorldSpec { nodes: 2, site_nodes: 5, ..WorldSpec::default() };
+        assert_eq!(spec.validate(), Err(SpecError::LargeSite { site: 5, nodes: 2 }));
+        assert_eq!(WorldSpec { nodes: 5, ..spec }.validate(), Ok(()));
+        assert_eq!(WorldSpec { nodes: 0, ..WorldSpec::default() }.validate(), Ok(()));
         assert_eq!(WorldSpec::default().validate(), Ok(()));
     }
 

@@ -10,7 +10,7 @@ use holdfast_api::Reason;
 use holdfast_api::tunnel::{BfdState, PublicKey, TunnelKind};
 use ipnet::IpNet;
 use netd::model::{Item, Keyed};
-use netd::tuntap::{self, Tun};
+use netd::tuntap;
 use netd::{
     Kernel, LinkKind, LinkName, Network, Observed, Ownership, Route, Step, WgKey, WireguardDevice,
     WireguardPeer,
@@ -401,8 +401,7 @@ fn userspace(
     private_key: PrivateKey,
     options: &Options,
 ) -> Result<Engine, EndsError> {
-    let tun_options = tuntap::Options { nonblocking: true, ..tuntap::Options::default() };
-    let tun = Tun::open(link, tun_options).map_err(EndsError::Tun)?;
+    let end = wireguard::LinkEnd::open(link).map_err(EndsError::Tun)?;
     let index = link_index(link);
     let device = wireguard::Options {
         name: link.to_string(),
@@ -410,8 +409,9 @@ fn userspace(
         listen_port: options.listen_port,
         fwmark: tunnels::names::FWMARK,
         handshakes_per_second: HANDSHAKES_PER_SECOND,
+        tuning: wireguard::Tuning::default(),
     };
-    let device = wireguard::Device::start(tun.into_fd(), device).map_err(EndsError::Engine)?;
+    let device = wireguard::Device::start(end, device).map_err(EndsError::Engine)?;
     let _uapi = options.uapi.as_ref().and_then(|(dir, runtime)| {
         let _inside = runtime.enter();
         uapi::Listener::open(dir, &device)

@@ -13,7 +13,6 @@ use holdfast_api::resources::{TunnelPeer, TunnelPeerSpec};
 use holdfast_api::tunnel::{BfdState, BfdTimers, PublicKey, TunnelKind};
 use ipnet::IpNet;
 use netd::netns::NetNs;
-use netd::tuntap::{self, Tun};
 use regional_edge::dataplane::{Dataplane, Event, Options};
 use regional_edge::state::DataState;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +21,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tunnels::bfd::{self, Role, Settings};
-use tunnels::wireguard::{self, PeerConfig, PrivateKey};
+use tunnels::wireguard::{self, LinkEnd, PeerConfig, PrivateKey};
 
 pub(crate) const SITE: &str = "10.1.0.0/24";
 pub(crate) const SITE_HOST: &str = "10.1.0.1";
@@ -253,16 +252,16 @@ impl Node {
         let mut tunnels = Vec::new();
         for (n, edge_key, edge_overlay) in edges {
             let link = link(*n);
-            let options = tuntap::Options { nonblocking: true, ..Default::default() };
-            let tun = Tun::open(&link.parse().unwrap(), options).unwrap();
+            let end = LinkEnd::open(&link.parse().unwrap()).unwrap();
             let device = wireguard::Options {
                 name: link.clone(),
                 private_key: key.clone(),
                 listen_port: 0,
                 fwmark: 0,
                 handshakes_per_second: 10,
+                tuning: wireguard::Tuning::default(),
             };
-            let device = wireguard::Device::start(tun.into_fd(), device).unwrap();
+            let device = wireguard::Device::start(end, device).unwrap();
             let endpoint: IpAddr = [192, 0, 2, 4 * n - 3].into();
             let config = PeerConfig {
                 endpoint: Some(SocketAddr::new(endpoint, PORT)),

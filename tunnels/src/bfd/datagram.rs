@@ -1,17 +1,14 @@
-//! Control packets as whole IP packets (RFC 5881 §4 and §5), for links whose packets pass
+//! Control packets, and others between the two ends of a tunnel, as whole IP packets (RFC 5881 §4 and §5), for links whose packets pass
 //! through our hands anyway: no socket, no crossing of the TUN device, no second thread to
 //! wake for each of them, and no queue of the link in which they could wait or get lost.
 
 use super::packet::PACKET_BYTES;
-use super::socket::CONTROL_PORT;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const UDP: u8 = 17;
 const UDP_HEADER: usize = 8;
 const V4_HEADER: usize = 20;
 const V6_HEADER: usize = 40;
-/// The UDP header and a control packet.
-const UDP_LENGTH: u16 = 32;
 /// The most that [`wrap`] makes of a control packet.
 pub(crate) const LONGEST: usize = V6_HEADER + UDP_HEADER + PACKET_BYTES;
 const HOPS: u8 = 255;
@@ -26,39 +23,47 @@ pub(crate) struct Datagram<'a> {
     pub(crate) to: IpAddr,
     /// TTL or hop limit.
     pub(crate) ttl: u8,
+    /// The UDP port that it is for.
+    pub(crate) port: u16,
     pub(crate) payload: &'a [u8],
 }
 
-/// Wraps a control packet into the beginning of `buffer`; none when the addresses are of two
-/// families.
+/// What is around a payload between these addresses.
+pub(crate) fn header_bytes(to: IpAddr) -> usize {
+    UDP_HEADER + if to.is_ipv4() { V4_HEADER } else { V6_HEADER }
+}
+
+/// Wraps a payload into the beginning of `buffer`, to the second of the ports; none when the
+/// addresses are of two families or there is no room.
 pub(crate) fn wrap<'a>(
     from: IpAddr,
     to: IpAddr,
-    source_port: u16,
-    packet: &[u8; PACKET_BYTES],
-    buffer: &'a mut [u8; LONGEST],
+    ports: [u16; 2],
+    payload: &[u8],
+    buffer: &'a mut [u8],
 ) -> Option<&'a [u8]> {
+    let udp_length = u16::try_from(UDP_HEADER + payload.len()).ok()?;
+    let whole = buffer.get_mut(..header_bytes(to) + payload.len())?;
     // The addresses are the end of either header.
     let (header, addresses) = match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
-            buffer[..V4_HEADER].copy_from_slice(&v4_header(from, to));
+            whole[..V4_HEADER].copy_from_slice(&v4_header(from, to, udp_length));
             (V4_HEADER, 12)
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
-            buffer[..V6_HEADER].copy_from_slice(&v6_header(from, to));
+            whole[..V6_HEADER].copy_from_slice(&v6_header(from, to, udp_length));
             (V6_HEADER, 8)
         }
         _ => return None,
     };
-    let whole = &mut buffer[..header + UDP_HEADER + PACKET_BYTES];
     let udp = &mut whole[header..];
-    udp[..2].copy_from_slice(&source_port.to_be_bytes());
-    udp[2..4].copy_from_slice(&CONTROL_PORT.to_be_bytes());
-    udp[4..6].copy_from_slice(&UDP_LENGTH.to_be_bytes());
+    udp[..2].copy_from_slice(&ports[0].to_be_bytes());
+    udp[2..4].copy_from_slice(&ports[1].to_be_bytes());
+    udp[4..6].copy_from_slice(&udp_length.to_be_bytes());
     udp[6..8].fill(0);
-    udp[UDP_HEADER..].copy_from_slice(packet);
+    udp[UDP_HEADER..].copy_from_slice(payload);
     // The pseudo header of RFC 768 and RFC 8200 §8.1 adds up to the same for both families.
-    let pseudo = u32::from(UDP) + u32::from(UDP_LENGTH);
+    let pseudo = u32::from(UDP) + u32::from(udp_length);
     let checksum = match fold(pseudo + sum(&whole[addresses..])) {
         // Zero would mean that there is none.
         0 => u16::MAX,
@@ -68,8 +73,8 @@ pub(crate) fn wrap<'a>(
     Some(whole)
 }
 
-/// Looks whether a packet is one of BFD's: UDP to port 3784, whole, without extensions.
-pub(crate) fn unwrap(packet: &[u8]) -> Option<Datagram<'_>> {
+/// Looks whether a packet is a datagram to one of `ports`: UDP, whole, without extensions.
+pub(crate) fn unwrap<'a>(packet: &'a [u8], ports: &[u16]) -> Option<Datagram<'a>> {
     let (from, to, ttl, udp) = match packet.first()? >> 4 {
         4 => {
             let header = packet.first_chunk::<V4_HEADER>()?;
@@ -96,17 +101,17 @@ pub(crate) fn unwrap(packet: &[u8]) -> Option<Datagram<'_>> {
     };
     let port = u16::from_be_bytes([*udp.get(2)?, *udp.get(3)?]);
     let length = usize::from(u16::from_be_bytes([*udp.get(4)?, *udp.get(5)?]));
-    if port != CONTROL_PORT {
+    if !ports.contains(&port) {
         return None;
     }
     // The checksum is not looked at: WireGuard has authenticated every bit.
-    Some(Datagram { from, to, ttl, payload: udp.get(UDP_HEADER..length)? })
+    Some(Datagram { from, to, ttl, port, payload: udp.get(UDP_HEADER..length)? })
 }
 
-fn v4_header(from: Ipv4Addr, to: Ipv4Addr) -> [u8; V4_HEADER] {
+fn v4_header(from: Ipv4Addr, to: Ipv4Addr, udp_length: u16) -> [u8; V4_HEADER] {
     let mut header = [0; V4_HEADER];
     header[..2].copy_from_slice(&[0x45, DSCP]);
-    header[2..4].copy_from_slice(&(UDP_LENGTH + 20).to_be_bytes());
+    header[2..4].copy_from_slice(&(udp_length.saturating_add(20)).to_be_bytes());
     header[6] = DO_NOT_FRAGMENT;
     header[8..10].copy_from_slice(&[HOPS, UDP]);
     header[12..16].copy_from_slice(&from.octets());
@@ -116,19 +121,20 @@ fn v4_header(from: Ipv4Addr, to: Ipv4Addr) -> [u8; V4_HEADER] {
     header
 }
 
-fn v6_header(from: Ipv6Addr, to: Ipv6Addr) -> [u8; V6_HEADER] {
+fn v6_header(from: Ipv6Addr, to: Ipv6Addr, udp_length: u16) -> [u8; V6_HEADER] {
     let mut header = [0; V6_HEADER];
     header[..2].copy_from_slice(&[0x60 | DSCP >> 4, DSCP << 4]);
-    header[4..6].copy_from_slice(&UDP_LENGTH.to_be_bytes());
+    header[4..6].copy_from_slice(&udp_length.to_be_bytes());
     header[6..8].copy_from_slice(&[UDP, HOPS]);
     header[8..24].copy_from_slice(&from.octets());
     header[24..].copy_from_slice(&to.octets());
     header
 }
 
-/// The sum of 16-bit words of RFC 1071; what is summed here is short and of even length.
+/// The sum of 16-bit words of RFC 1071; what is summed here is short.
 fn sum(bytes: &[u8]) -> u32 {
-    bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum()
+    let word = |pair: &[u8]| u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]);
+    bytes.chunks(2).map(|pair| u32::from(word(pair))).sum()
 }
 
 fn fold(mut sum: u32) -> u16 {
@@ -140,20 +146,28 @@ fn fold(mut sum: u32) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::socket::CONTROL_PORT;
     use super::*;
     use proptest::prelude::*;
 
     proptest! {
         #[test]
-        fn what_is_wrapped_is_unwrapped(v6: bool, a: [u8; 16], b: [u8; 16], port: u16, packet: [u8; PACKET_BYTES]) {
+        fn what_is_wrapped_is_unwrapped(v6: bool, a: [u8; 16], b: [u8; 16], ports: [u16; 2], payload in proptest::collection::vec(any::<u8>(), 0..1500)) {
             let ip = |bytes: [u8; 16]| match v6 {
                 true => IpAddr::from(bytes),
                 false => IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]),
             };
             let (from, to) = (ip(a), ip(b));
-            let mut buffer = [0xaa; LONGEST];
-            let bytes = wrap(from, to, port, &packet, &mut buffer).unwrap();
-            prop_assert_eq!(unwrap(bytes), Some(Datagram { from, to, ttl: 255, payload: &packet }));
+            let mut buffer = [0xaa; 2000];
+            let bytes = wrap(from, to, ports, &payload, &mut buffer).unwrap();
+            let port = ports[1];
+            prop_assert_eq!(unwrap(bytes, &[port]), Some(Datagram { from, to, ttl: 255, port, payload: &payload }));
+            prop_assert_eq!(unwrap(bytes, &[!port]), None);
+            prop_assert_eq!(bytes.len(), header_bytes(to) + payload.len());
+            let udp = &bytes[header_bytes(to) - UDP_HEADER..];
+            let addresses = if v6 { 8..40 } else { 12..20 };
+            let pseudo = sum(&bytes[addresses]) + u32::from(UDP) + u32::try_from(udp.len()).unwrap();
+            prop_assert_eq!(fold(pseudo + sum(udp)), 0, "the checksum of UDP");
             if !v6 {
                 prop_assert_eq!(fold(sum(&bytes[..V4_HEADER])), 0, "a right checksum adds up to nothing");
             }
@@ -164,7 +178,7 @@ mod tests {
             if let Some(first) = bytes.first_mut() {
                 *first = version << 4 | 5;
             }
-            if let Some(found) = unwrap(&bytes) {
+            if let Some(found) = unwrap(&bytes, &[CONTROL_PORT, 0]) {
                 prop_assert!(found.payload.len() < bytes.len());
             }
         }
@@ -174,21 +188,27 @@ mod tests {
     fn other_traffic_is_left_alone() {
         let (here, there) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         let mut buffer = [0; LONGEST];
-        let good = wrap(here, there, 50_000, &[7; PACKET_BYTES], &mut buffer).unwrap().to_vec();
+        let good = wrap(here, there, [50_000, CONTROL_PORT], &[7; PACKET_BYTES], &mut buffer)
+            .unwrap()
+            .to_vec();
         let with = |at: usize, value: u8| {
             let mut bytes = good.clone();
             bytes[at] = value;
             bytes
         };
-        assert!(unwrap(&good).is_some());
-        assert_eq!(unwrap(&with(9, 6)), None, "TCP");
-        assert_eq!(unwrap(&with(7, 1)), None, "a later fragment");
-        assert_eq!(unwrap(&with(6, 0x20)), None, "a first fragment");
-        assert_eq!(unwrap(&with(23, 0xc9)), None, "another port");
-        assert_eq!(unwrap(&with(25, 200)), None, "longer than it is");
-        assert_eq!(unwrap(&good[..27]), None, "cut short");
-        assert_eq!(unwrap(&with(8, 64)).unwrap().ttl, 64, "routed: for the session to discard");
+        assert!(unwrap(&good, &[CONTROL_PORT]).is_some());
+        assert_eq!(unwrap(&with(9, 6), &[CONTROL_PORT]), None, "TCP");
+        assert_eq!(unwrap(&with(7, 1), &[CONTROL_PORT]), None, "a later fragment");
+        assert_eq!(unwrap(&with(6, 0x20), &[CONTROL_PORT]), None, "a first fragment");
+        assert_eq!(unwrap(&with(23, 0xc9), &[CONTROL_PORT]), None, "another port");
+        assert_eq!(unwrap(&with(25, 200), &[CONTROL_PORT]), None, "longer than it is");
+        assert_eq!(unwrap(&good[..27], &[CONTROL_PORT]), None, "cut short");
+        assert_eq!(
+            unwrap(&with(8, 64), &[CONTROL_PORT]).unwrap().ttl,
+            64,
+            "routed: for the session to discard"
+        );
         let v6 = "::1".parse().unwrap();
-        assert_eq!(wrap(here, v6, 1, &[0; PACKET_BYTES], &mut buffer), None);
+        assert_eq!(wrap(here, v6, [1, 2], &[0; PACKET_BYTES], &mut buffer), None);
     }
 }

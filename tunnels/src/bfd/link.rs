@@ -3,21 +3,30 @@
 //! Who drives the sessions differs. Those over sockets are driven by the service's thread.
 //! Those on a device are driven by the device's own thread, as its [`Resident`]: it is awake
 //! when one of their packets came, and answers it without waking anybody else. Changes of
-//! state always go to the service's thread.
+//! state always go to the service's thread, which also looks whether the device's thread still
+//! comes: one that stands still would never notice that nobody answers.
 //!
 //! Fails: a packet that cannot be sent is logged at DEBUG and counts as lost. When a device
 //! ends, its sessions are held down, so that nobody trusts what nobody watches.
 
 use super::datagram::{LONGEST, unwrap, wrap};
+use super::path_mtu::PathMtu;
 use super::session::{Change, Settings};
 use super::sessions::{LinkId, Outgoing, Sessions, Status};
-use super::socket::{LinkSocket, SOURCE_PORTS};
+use super::socket::{CONTROL_PORT, LinkSocket, SOURCE_PORTS};
+use crate::path_mtu::packet::PORT as PATH_MTU_PORT;
+use crate::path_mtu::{Phase, Search};
 use crate::wake::Wake;
-use crate::wireguard::{Resident, WeakDevice};
+use crate::wireguard::{Fragments, Resident, WeakDevice};
+use holdfast_api::tunnel::BfdState;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// What is due for so long on a device was left alone: its thread stands still. Longer than any
+/// thread waits for a processor, and the service's thread wakes about as seldom for it.
+pub(super) const UNATTENDED: Duration = Duration::from_secs(1);
 
 /// The way that packets take.
 enum Carrier {
@@ -36,6 +45,8 @@ struct State<K> {
     sessions: Sessions<K>,
     /// Changes that the follower is still to be told.
     told: Vec<(K, Change)>,
+    path_mtu: PathMtu<K>,
+    path_mtus_told: Vec<(K, Option<u16>)>,
     closed: bool,
 }
 
@@ -46,6 +57,7 @@ pub(super) struct Link<K> {
     state: Mutex<State<K>>,
     /// Wakes the thread of the service.
     service: Arc<Wake>,
+    seed: u64,
 }
 
 impl<K: Ord + Clone> Link<K> {
@@ -67,8 +79,14 @@ impl<K: Ord + Clone> Link<K> {
 
     fn new(id: LinkId, carrier: Carrier, seed: u64, service: Arc<Wake>) -> Self {
         let sessions = Sessions::new(seed);
-        let state = Mutex::new(State { sessions, told: Vec::new(), closed: false });
-        Link { id, carrier, state, service }
+        let state = Mutex::new(State {
+            sessions,
+            told: Vec::new(),
+            path_mtu: PathMtu::new(),
+            path_mtus_told: Vec::new(),
+            closed: false,
+        });
+        Link { id, carrier, state, service, seed }
     }
 
     /// The sockets, when it has some: then the service's thread calls [`Link::serve`].
@@ -93,17 +111,33 @@ impl<K: Ord + Clone> Link<K> {
         self.stir();
     }
 
+    /// Searches for the largest packet that passes to the peer of a session, up to `most` bytes; one
+    /// search a link. Over sockets there is none.
+    pub(super) fn search_path_mtu(&self, key: K, peer: IpAddr, most: u16) {
+        if let Carrier::Device(_) = &self.carrier {
+            let search = Search::new(most, self.seed, Instant::now());
+            self.lock().path_mtu.begin(key, peer, search);
+            self.stir();
+        }
+    }
+
+    pub(super) fn path_mtu(&self, key: &K) -> Option<(Phase, Option<u16>)> {
+        self.lock().path_mtu.status(key)
+    }
+
     /// Forgets a session and tells its peer.
     pub(super) fn remove(&self, key: &K) -> bool {
         let removed = match &self.carrier {
             Carrier::Sockets(socket) => {
                 self.farewell(key, |out| log(self.id, out, socket.send(out.to, &out.bytes)))
             }
-            // The engine is locked first, as it is where the device's thread drives us.
-            Carrier::Device(on) => on
-                .device
-                .with_link(|send| self.farewell(key, |out| on.send(self.id, out, send)))
-                .unwrap_or_else(|| self.forget(key)),
+            Carrier::Device(on) => {
+                let mut packets = Vec::new();
+                let mut send = |packet: &[u8], _| packets.push(packet.to_vec());
+                let removed = self.farewell(key, |out| on.send(self.id, out, &mut send));
+                on.device.send(packets);
+                removed
+            }
         };
         self.service.wake();
         self.stir();
@@ -112,7 +146,9 @@ impl<K: Ord + Clone> Link<K> {
 
     /// Forgets a session without a word to its peer.
     pub(super) fn forget(&self, key: &K) -> bool {
-        self.lock().sessions.remove(key)
+        let mut state = self.lock();
+        state.path_mtu.forget(key);
+        state.sessions.remove(key)
     }
 
     pub(super) fn status(&self, key: &K) -> Option<Status> {
@@ -124,26 +160,41 @@ impl<K: Ord + Clone> Link<K> {
     }
 
     /// Hands over what the follower is to be told.
-    pub(super) fn take_told(&self, into: &mut Vec<(K, Change)>) {
-        into.append(&mut self.lock().told);
+    pub(super) fn take_told(
+        &self,
+        into: &mut Vec<(K, Change)>,
+        path_mtus: &mut Vec<(K, Option<u16>)>,
+    ) {
+        let mut state = self.lock();
+        into.append(&mut state.told);
+        path_mtus.append(&mut state.path_mtus_told);
     }
 
-    /// Takes in what came over the sockets if they are `ready`, and does what is due. When to
-    /// call it again is the answer; never for a link that the device's thread drives.
+    /// Takes in what came over the sockets if they are `ready`, and does what is due; of a link
+    /// that the device's thread drives, only what it left undone. When to call it again is the
+    /// answer.
     pub(super) fn serve(&self, ready: bool, control: &mut [u8], now: Instant) -> Option<Instant> {
-        let Carrier::Sockets(socket) = &self.carrier else { return None };
         let mut state = self.lock();
-        if ready {
-            state.receive_all(self.id, socket, control, now);
+        match &self.carrier {
+            Carrier::Sockets(socket) => {
+                if ready {
+                    state.receive_all(self.id, socket, control, now);
+                }
+                let State { sessions, told, .. } = &mut *state;
+                sessions.run(now, |out| log(self.id, &out, socket.send(out.to, &out.bytes)), told);
+                sessions.wake_at()
+            }
+            Carrier::Device(_) => {
+                state.look_after(self.id, now);
+                state.sessions.wake_at().map(|due| due + UNATTENDED)
+            }
         }
-        let State { sessions, told, .. } = &mut *state;
-        sessions.run(now, |out| log(self.id, &out, socket.send(out.to, &out.bytes)), told);
-        sessions.wake_at()
     }
 
     fn farewell(&self, key: &K, mut send: impl FnMut(&Outgoing)) -> bool {
         let now = Instant::now();
-        let State { sessions, told, .. } = &mut *self.lock();
+        let State { sessions, told, path_mtu, .. } = &mut *self.lock();
+        path_mtu.forget(key);
         if sessions.hold_down(key, true, now).is_some() {
             // This may turn up something about other sessions as well.
             sessions.run(now, |out| send(&out), told);
@@ -182,6 +233,20 @@ impl<K: Ord + Clone> State<K> {
         }
     }
 
+    /// Has time pass for sessions that nobody drives: their peers are silent, since nobody listens.
+    /// Nothing is sent. When their driver comes back they go on by themselves.
+    fn look_after(&mut self, link: LinkId, now: Instant) {
+        let is_left_alone = |due: Instant| now >= due + UNATTENDED;
+        if self.closed || !self.sessions.wake_at().is_some_and(is_left_alone) {
+            return;
+        }
+        let before = self.told.len();
+        self.sessions.run(now, |_| {}, &mut self.told);
+        if self.told.len() > before {
+            tracing::error!(link, "the thread of a WireGuard device stands still");
+        }
+    }
+
     fn receive_all(&mut self, link: LinkId, socket: &LinkSocket, control: &mut [u8], now: Instant) {
         let mut buffer = [0; 256];
         // More than the sessions of one edge send between two turns; the rest waits for the next.
@@ -201,28 +266,37 @@ impl<K: Ord + Clone> State<K> {
 impl<K: Ord + Clone + Send> Resident for Link<K> {
     fn receive(&self, packet: &[u8], now: Instant) -> bool {
         let Carrier::Device(on) = &self.carrier else { return false };
-        let Some(datagram) = unwrap(packet).filter(|datagram| datagram.to == on.local) else {
+        let ours = unwrap(packet, &[CONTROL_PORT, PATH_MTU_PORT]);
+        let Some(datagram) = ours.filter(|datagram| datagram.to == on.local) else {
             return false;
         };
         let mut state = self.lock();
         if state.closed {
             return false;
         }
+        if datagram.port == PATH_MTU_PORT {
+            // RFC 5881 §5 for these as well: nobody but the other end of the tunnel.
+            return datagram.ttl == 255 && state.path_mtu.receive(&datagram, now);
+        }
         state.receive(self.id, datagram.from, datagram.ttl, datagram.payload, now);
         true
     }
 
-    fn run(&self, now: Instant, send: &mut dyn FnMut(&[u8])) -> Option<Instant> {
+    fn run(&self, now: Instant, send: &mut dyn FnMut(&[u8], Fragments)) -> Option<Instant> {
         let Carrier::Device(on) = &self.carrier else { return None };
-        let State { sessions, told, closed } = &mut *self.lock();
+        let State { sessions, told, path_mtu, path_mtus_told, closed } = &mut *self.lock();
         if *closed {
             return None;
         }
         sessions.run(now, |out| on.send(self.id, &out, send), told);
-        if !told.is_empty() {
+        let session = path_mtu.key().and_then(|key| sessions.status(key));
+        let up = session.is_some_and(|status| status.state == BfdState::Up);
+        let whole = |packet: &[u8]| send(packet, Fragments::Forbidden);
+        path_mtus_told.extend(path_mtu.run(on.local, up, now, whole));
+        if !told.is_empty() || !path_mtus_told.is_empty() {
             self.service.wake();
         }
-        sessions.wake_at()
+        [sessions.wake_at(), path_mtu.wake_at()].into_iter().flatten().min()
     }
 
     fn ended(&self) {
@@ -238,10 +312,11 @@ impl<K: Ord + Clone + Send> Resident for Link<K> {
 }
 
 impl OnDevice {
-    fn send(&self, link: LinkId, out: &Outgoing, send: &mut dyn FnMut(&[u8])) {
+    fn send(&self, link: LinkId, out: &Outgoing, send: &mut dyn FnMut(&[u8], Fragments)) {
         let mut buffer = [0; LONGEST];
-        match wrap(self.local, out.to, self.source_port, &out.bytes, &mut buffer) {
-            Some(packet) => send(packet),
+        let ports = [self.source_port, CONTROL_PORT];
+        match wrap(self.local, out.to, ports, &out.bytes, &mut buffer) {
+            Some(packet) => send(packet, Fragments::Allowed),
             None => log(link, out, Err(io::Error::other("the addresses are of two families"))),
         }
     }
@@ -256,7 +331,8 @@ fn log(link: LinkId, out: &Outgoing, sent: io::Result<()>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bfd::{Role, State as BfdState};
+    use crate::bfd::Role;
+    use crate::path_mtu::LEAST;
     use holdfast_api::tunnel::BfdTimers;
 
     const HERE: [u8; 4] = [10, 0, 0, 1];
@@ -280,7 +356,7 @@ mod tests {
             for (from, to) in [(&here, &there), (&there, &here)] {
                 let now = Instant::now();
                 let mut sent: Vec<Vec<u8>> = Vec::new();
-                from.run(now, &mut |packet| sent.push(packet.to_vec()));
+                from.run(now, &mut |packet, _| sent.push(packet.to_vec()));
                 assert!(sent.iter().all(|packet| to.receive(packet, now)));
             }
         }
@@ -293,7 +369,7 @@ mod tests {
         let (here, there) = up();
         let mut sent = Vec::new();
         there.hold_down(&0, true);
-        there.run(Instant::now(), &mut |packet| sent.push(packet.to_vec()));
+        there.run(Instant::now(), &mut |packet, _| sent.push(packet.to_vec()));
         let bye = sent.first().unwrap();
         let now = Instant::now();
         assert!(!there.receive(bye, now), "to another address of ours");
@@ -301,17 +377,17 @@ mod tests {
         assert!(here.receive(bye, now));
         here.close();
         assert!(!here.receive(bye, now), "nobody is there any more");
-        assert_eq!(here.run(now, &mut |_| panic!("nothing is said")), None);
+        assert_eq!(here.run(now, &mut |_, _| panic!("nothing is said")), None);
     }
 
     #[test]
     fn a_device_that_ends_takes_its_sessions_down() {
         let (here, _there) = up();
         let mut told = Vec::new();
-        here.take_told(&mut told);
+        here.take_told(&mut told, &mut Vec::new());
         told.clear();
         here.ended();
-        here.take_told(&mut told);
+        here.take_told(&mut told, &mut Vec::new());
         let changes: Vec<_> =
             told.iter().map(|(key, change)| (*key, change.from, change.to)).collect();
         assert_eq!(changes, [(0, BfdState::Up, BfdState::AdminDown)]);
@@ -319,11 +395,75 @@ mod tests {
         assert!(here.remove(&0) && !here.remove(&0));
     }
 
+    /// Who is looked after by nobody is not up: BFD's own timers would run in the thread that
+    /// stands still.
+    #[test]
+    fn a_device_that_stands_still_takes_its_sessions_down_and_brings_them_back() {
+        let (here, there) = up();
+        let mut told = Vec::new();
+        here.take_told(&mut told, &mut Vec::new());
+        told.clear();
+        let due = here.lock().sessions.wake_at().unwrap();
+        let soon = due + UNATTENDED / 2;
+        assert_eq!(here.serve(false, &mut [], soon), Some(due + UNATTENDED));
+        assert_eq!(here.status(&0).unwrap().state, BfdState::Up, "late is not dead");
+
+        let late = here.serve(false, &mut [], due + UNATTENDED);
+        assert!(late > Some(due + UNATTENDED), "looked after again");
+        here.take_told(&mut told, &mut Vec::new());
+        let changes: Vec<_> = told.iter().map(|(_, change)| (change.from, change.to)).collect();
+        assert_eq!(changes, [(BfdState::Up, BfdState::Down)]);
+
+        let mut now = due + UNATTENDED;
+        let is_up = |link: &Link<u8>| link.status(&0).unwrap().state == BfdState::Up;
+        for _ in 0..100 {
+            now += Duration::from_millis(100);
+            for (from, to) in [(&here, &there), (&there, &here)] {
+                let mut sent: Vec<Vec<u8>> = Vec::new();
+                from.run(now, &mut |packet, _| sent.push(packet.to_vec()));
+                assert!(sent.iter().all(|packet| to.receive(packet, now)));
+            }
+        }
+        assert!(is_up(&here) && is_up(&there));
+        here.close();
+        here.serve(false, &mut [], now + UNATTENDED * 10);
+        assert!(is_up(&here), "nobody asks any more");
+    }
+
+    /// What is larger than the way between them takes vanishes.
+    #[test]
+    fn what_passes_between_two_links_is_found_and_told_once() {
+        let (here, there) = up();
+        here.search_path_mtu(0, THERE.into(), 1420);
+        let mut now = Instant::now();
+        let mut told = Vec::new();
+        for _ in 0..600 {
+            now += Duration::from_millis(50);
+            for (from, to) in [(&here, &there), (&there, &here)] {
+                let mut sent: Vec<(Vec<u8>, Fragments)> = Vec::new();
+                from.run(now, &mut |packet, fragments| sent.push((packet.to_vec(), fragments)));
+                for (packet, fragments) in sent {
+                    assert_eq!(fragments == Fragments::Forbidden, packet.len() > 100);
+                    if packet.len() <= 1340 {
+                        assert!(to.receive(&packet, now));
+                    }
+                }
+            }
+            here.take_told(&mut Vec::new(), &mut told);
+        }
+        let (phase, mtu) = here.path_mtu(&0).unwrap();
+        assert!(phase == Phase::Complete && (1337..=1340).contains(&mtu.unwrap()), "{mtu:?}");
+        assert_eq!(told, [(0, Some(LEAST)), (0, mtu)]);
+        assert_eq!(there.path_mtu(&0), None, "who answers does not search");
+        here.remove(&0);
+        assert_eq!(here.path_mtu(&0), None);
+    }
+
     #[test]
     fn a_packet_of_another_family_is_not_sent() {
         let here = link(HERE);
         here.insert(0, "::1".parse().unwrap(), settings());
         let now = Instant::now();
-        assert!(here.run(now, &mut |_| panic!("nothing is sent")) > Some(now));
+        assert!(here.run(now, &mut |_, _| panic!("nothing is sent")) > Some(now));
     }
 }

@@ -12,6 +12,7 @@
 mod datagram;
 mod link;
 mod packet;
+mod path_mtu;
 mod service;
 mod session;
 mod sessions;

@@ -2,7 +2,7 @@
 //!
 //! Each link has its own sessions, behind its own short lock ([`super::link`]). The service's
 //! thread owns the clock of those over sockets of the kernel; those on a WireGuard device of
-//! this process are driven by the device's thread, so at rest nothing wakes ours for them.
+//! this process are driven by the device's thread; ours looks about once a second whether it does.
 //! Sessions and links are changed from any thread. Changes of state are handed to a
 //! [`Follower`] *in the thread of the service* and without a lock, whoever noticed them.
 //!
@@ -12,12 +12,14 @@
 //!
 //! Fails: opening a link's sockets, for the caller to report. A packet that cannot be sent is
 //! logged at DEBUG and counts as lost. When the service is dropped all sessions end, without a
-//! word to their peers. When a device ends, its sessions are held down and the follower told.
+//! word to their peers. When a device ends, its sessions are held down and the follower told; when
+//! its thread stands still they go down within a little more than a second, and come back with it.
 
 use super::link::Link;
 use super::session::{Change, Settings};
 use super::sessions::{LinkId, Status};
 use super::socket::{LinkSocket, SocketError};
+use crate::path_mtu::Phase;
 use crate::wake::{Deadline, Wake};
 use crate::wireguard::Device;
 use nix::poll::{PollFd, PollFlags};
@@ -32,6 +34,11 @@ use std::time::Instant;
 pub trait Follower<K>: Send + 'static {
     /// A session changed its state.
     fn changed(&mut self, key: &K, change: Change, now: Instant);
+
+    /// Packets up to so many bytes pass to the peer of a session; none: as many as usual.
+    fn path_mtu(&mut self, key: &K, mtu: Option<u16>) {
+        let _ = (key, mtu);
+    }
 
     /// Called on each turn of the service; the answer is when it wants to be called again at
     /// the latest.
@@ -151,6 +158,20 @@ impl<K: Ord + Clone + Send + 'static> Service<K> {
         new.insert(key, peer, settings);
     }
 
+    /// Searches for the largest packet that passes to `peer`, up to `most` bytes, while the session
+    /// is up, and tells the follower. Only through a device of this process, one search a link; the
+    /// other end has to run sessions through a device of its process as well.
+    pub fn search_path_mtu(&self, key: K, peer: IpAddr, most: u16) {
+        if let Some(link) = self.link_of(&key) {
+            link.search_path_mtu(key, peer, most);
+        }
+    }
+
+    /// Where the search of a session is, and what it has found.
+    pub fn path_mtu(&self, key: &K) -> Option<(Phase, Option<u16>)> {
+        self.link_of(key)?.path_mtu(key)
+    }
+
     /// Forgets a session. Its peer is told "AdminDown" once, so that it need not wait for
     /// silence; the follower is not told.
     pub fn remove(&self, key: &K) -> bool {
@@ -219,6 +240,7 @@ fn lock<K>(shared: &Mutex<Shared<K>>) -> MutexGuard<'_, Shared<K>> {
 
 fn run<K: Ord + Clone>(shared: &Mutex<Shared<K>>, wake: &Wake, mut follower: impl Follower<K>) {
     let mut told = Vec::new();
+    let mut path_mtus = Vec::new();
     let mut links: Vec<Arc<Link<K>>> = Vec::new();
     let mut version = u64::MAX;
     let mut control = LinkSocket::control_buffer();
@@ -244,10 +266,13 @@ fn run<K: Ord + Clone>(shared: &Mutex<Shared<K>>, wake: &Wake, mut follower: imp
         for (link, ready) in links.iter().zip(ready_or_not) {
             let due = link.serve(ready, &mut control, now);
             until = [until, due].into_iter().flatten().min();
-            link.take_told(&mut told);
+            link.take_told(&mut told, &mut path_mtus);
         }
         for (key, change) in told.drain(..) {
             follower.changed(&key, change, now);
+        }
+        for (key, mtu) in path_mtus.drain(..) {
+            follower.path_mtu(&key, mtu);
         }
         until = [until, follower.turn(now)].into_iter().flatten().min();
         let mut fds: Vec<PollFd<'_>> = vec![PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
@@ -263,7 +288,7 @@ fn run<K: Ord + Clone>(shared: &Mutex<Shared<K>>, wake: &Wake, mut follower: imp
         ready.extend(any);
         drop(fds);
         if woken {
-            wake.clear();
+            wake.take(true);
         }
     }
 }

@@ -167,6 +167,13 @@ impl Control {
                     self.prober.hurry(name, now);
                 }
             }
+            Event::PathMtu(id, mtu) => {
+                if let Some(tunnel) = self.tunnels.values_mut().find(|tunnel| tunnel.id == id) {
+                    tracing::info!(edge = tunnel.edge.name, link = tunnel.link(), ?mtu, "path MTU");
+                    tunnel.path_mtu = mtu;
+                    self.look = true;
+                }
+            }
             Event::Switched(switched) => {
                 let name = |id: Option<TunnelId>| self.edges.get(&id?).map(String::as_str);
                 let (from, to) = (name(switched.switch.from), name(switched.switch.to));

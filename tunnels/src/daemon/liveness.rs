@@ -27,6 +27,8 @@ pub(super) struct Switched {
 pub(super) enum Event {
     /// A session changed its state.
     Session(TunnelId, Change),
+    /// Packets up to so many bytes pass; none: as many as usual.
+    PathMtu(TunnelId, Option<u16>),
     /// Traffic moved.
     Switched(Switched),
     /// The kernel did not take a switch; the network has to be looked at.
@@ -132,6 +134,10 @@ impl Follower<TunnelId> for Liveness {
     fn changed(&mut self, key: &TunnelId, change: Change, now: Instant) {
         self.report(*key, change.to == State::Up, now);
         let _ = self.lock().events.send(Event::Session(*key, change));
+    }
+
+    fn path_mtu(&mut self, key: &TunnelId, mtu: Option<u16>) {
+        let _ = self.lock().events.send(Event::PathMtu(*key, mtu));
     }
 
     fn turn(&mut self, now: Instant) -> Option<Instant> {

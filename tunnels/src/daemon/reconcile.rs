@@ -133,7 +133,9 @@ impl Control {
                     tunnel.bfd_link = Some(link);
                     tunnel.bfd_index = tunnel.index();
                     tunnel.since = now;
-                    self.bfd.insert(tunnel.id, link, tunnel.edge.overlay_address, settings.bfd);
+                    let peer = tunnel.edge.overlay_address;
+                    self.bfd.insert(tunnel.id, link, peer, settings.bfd);
+                    self.bfd.search_path_mtu(tunnel.id, peer, want::MOST_MTU);
                 }
                 Err(error) => {
                     tracing::error!(error = chain(&error), "no liveness on a tunnel");

@@ -2,7 +2,9 @@
 
 use super::control::{Control, Trouble};
 use super::tunnel::{Tunnel, TunnelId};
+use super::want;
 use crate::bfd::State;
+use crate::path_mtu::Phase;
 use holdfast_api::tunnel::{CandidateState, LastFailover, TunnelKind, TunnelState, TunnelsState};
 use holdfast_api::{Reason, Severity};
 use netd::WgKey;
@@ -105,8 +107,19 @@ impl Control {
             rx_bytes: traffic.rx_bytes,
             tx_bytes: traffic.tx_bytes,
             handshake_age_secs: traffic.handshake_age.map(|age| age.as_secs()),
+            path_mtu: self.path_mtu(tunnel.id),
             since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
             reason: (state != State::Up).then_some(Reason::TunnelNoData),
+        }
+    }
+
+    /// None while it is not known, and over a device of the kernel.
+    fn path_mtu(&self, id: TunnelId) -> Option<u32> {
+        match self.bfd.path_mtu(&id)? {
+            (Phase::Complete, mtu) => Some(mtu.unwrap_or(want::MOST_MTU).into()),
+            (Phase::Disabled | Phase::Base | Phase::Searching | Phase::Error, mtu) => {
+                mtu.map(u32::from)
+            }
         }
     }
 

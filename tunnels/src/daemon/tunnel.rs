@@ -4,7 +4,9 @@ use super::settings::Settings;
 use super::want::{self, Wanted};
 use crate::bfd::{LinkId, State};
 use crate::names;
-use crate::wireguard::{Device, DeviceError, Options, PeerConfig, PeerStatus, uapi};
+use crate::wireguard::{
+    Device, DeviceError, LinkEnd, Options, PeerConfig, PeerStatus, Tuning, uapi,
+};
 use holdfast_api::Reason;
 use holdfast_api::tunnel::{EdgeCandidate, TunnelKind};
 use netd::tuntap;
@@ -73,6 +75,8 @@ pub(super) struct Tunnel {
     pub(super) state: State,
     /// Since when.
     pub(super) since: Instant,
+    /// The largest packet that passes, when that is less than usual.
+    pub(super) path_mtu: Option<u16>,
 }
 
 impl Tunnel {
@@ -109,6 +113,7 @@ impl Tunnel {
             bfd_index: None,
             state: State::Down,
             since: now,
+            path_mtu: None,
         })
     }
 
@@ -120,6 +125,7 @@ impl Tunnel {
             peer: self.edge.overlay_address,
             public_key: self.edge.public_key,
             endpoint: self.edge.endpoint,
+            mtu: self.path_mtu.unwrap_or(want::MOST_MTU).into(),
         }
     }
 
@@ -188,8 +194,7 @@ fn peer_config(edge: &EdgeCandidate) -> PeerConfig {
 
 fn open_device(slot: u8, edge: &EdgeCandidate, settings: &Settings) -> Result<Device, TunnelError> {
     let name = want::link_name(slot);
-    let options = tuntap::Options { nonblocking: true, ..tuntap::Options::default() };
-    let tun = tuntap::Tun::open(&name, options)
+    let link = LinkEnd::open(&name)
         .map_err(|source| TunnelError::Tun { edge: edge.name.clone(), source })?;
     let options = Options {
         name: name.to_string(),
@@ -197,8 +202,9 @@ fn open_device(slot: u8, edge: &EdgeCandidate, settings: &Settings) -> Result<De
         listen_port: want::listen_port(settings, slot).unwrap_or(0),
         fwmark: names::FWMARK,
         handshakes_per_second: HANDSHAKES_PER_SECOND,
+        tuning: Tuning::default(),
     };
-    let device = Device::start(tun.into_fd(), options)
+    let device = Device::start(link, options)
         .map_err(|source| TunnelError::Engine { edge: edge.name.clone(), source })?;
     device.set_peer(edge.public_key, peer_config(edge));
     Ok(device)

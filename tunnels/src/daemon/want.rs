@@ -2,7 +2,7 @@
 //!
 //! | what | which |
 //! |---|---|
-//! | link | `hf-wg<slot>`, up, MTU 1420, loose reverse-path filter; forwarding when there are site prefixes |
+//! | link | `hf-wg<slot>`, up, MTU 1420 or what the path takes, loose reverse-path filter; forwarding when there are site prefixes |
 //! | address | the node's overlay address, peer: the edge's |
 //! | nexthop | one per slot over its link; one that leads nowhere; the group with one member |
 //! | routes, table 7200 | each prefix over the group, and behind it one to nowhere; each edge over its own link |
@@ -15,7 +15,6 @@
 
 use super::settings::Settings;
 use crate::names::{self, CATCH_METRIC, FWMARK, GROUP, NOWHERE, RULE_PRIORITY, TABLE};
-use crate::wireguard::DEFAULT_MTU;
 use holdfast_api::tunnel::TunnelKind;
 use ipnet::IpNet;
 use netd::{
@@ -23,6 +22,9 @@ use netd::{
     Observed, Route, RouteTarget, Rule, Step, WgKey, WireguardDevice, WireguardPeer,
 };
 use std::net::{IpAddr, SocketAddr};
+
+/// The MTU of links whose path takes what a path usually takes, [`crate::wireguard::DEFAULT_MTU`].
+pub(super) const MOST_MTU: u16 = 1420;
 
 /// A tunnel as far as the kernel knows it.
 #[derive(Debug, Clone)]
@@ -37,6 +39,8 @@ pub(super) struct Wanted {
     pub(super) public_key: holdfast_api::tunnel::PublicKey,
     /// Where the edge is.
     pub(super) endpoint: SocketAddr,
+    /// The link's MTU.
+    pub(super) mtu: u32,
 }
 
 /// The link of a slot.
@@ -106,7 +110,7 @@ fn describe_link(settings: &Settings, tunnel: &Wanted, families: &[Family]) -> L
         TunnelKind::WireguardKernel => LinkKind::Wireguard(describe_device(settings, tunnel)),
     };
     let mut link = Link::new(link_name(tunnel.slot), kind)
-        .with_mtu(DEFAULT_MTU)
+        .with_mtu(tunnel.mtu)
         .with_sysctl(LinkSysctl::rp_filter(), "2");
     if settings.forwards {
         for family in families {
@@ -179,6 +183,7 @@ mod tests {
             peer: edge.overlay_address,
             public_key: edge.public_key,
             endpoint: edge.endpoint,
+            mtu: MOST_MTU.into(),
         }
     }
 
@@ -190,6 +195,15 @@ mod tests {
         assert_eq!(plan(network, &have, &owner), Ok(Vec::new()));
         have.others = Default::default();
         have
+    }
+
+    #[test]
+    fn a_link_has_the_mtu_of_its_path_and_the_usual_one_otherwise() {
+        assert_eq!(u32::from(MOST_MTU), crate::wireguard::DEFAULT_MTU);
+        let narrow = Wanted { mtu: 1340, ..wanted(0) };
+        let network = network(&settings(), &[narrow, wanted(1)], &Observed::default());
+        let mtus: Vec<_> = network.links.iter().map(|link| link.mtu).collect();
+        assert_eq!(mtus, [Some(1340), Some(1420)]);
     }
 
     #[test]

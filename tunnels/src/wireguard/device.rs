@@ -1,42 +1,49 @@
-//! A thread that moves packets between a TUN device and the network.
+//! A device and its handles.
 //!
-//! It owns the TUN device, the UDP socket and the clock; the [`Engine`] is shared under one
-//! short lock with whoever asks for the state or changes peers. A [`Resident`] may live on it,
-//! whose packets need not cross the link; it is called with the engine locked, so its own lock
-//! comes after the engine's, and it calls nothing of the device.
-//!
-//! At rest a wake-up is what costs, not the work in it: the thread sleeps until a packet comes
-//! or something is really due, and a packet that comes alone takes three system calls, answer
-//! included.
+//! Its thread alone has the [`Engine`] ([`worker`]); whoever asks for the state or changes peers
+//! sends it a command, which it does between two turns, so there is no lock on the way of packets. A
+//! [`Resident`] may live on it, whose packets need not cross the link; the thread calls it, so it
+//! asks nothing of the device.
 //!
 //! Fails: making the socket, for the caller to report. When the TUN device is taken away the
-//! thread ends, and [`Device::is_alive`] says so. A datagram that cannot be sent is dropped, as
-//! IP may. When the last handle is dropped the thread ends and with it the link, unless the
-//! TUN device was made persistent. However the thread ends, its resident is told.
+//! thread ends, and [`Device::is_alive`] says so; from then on there are no peers. When the last
+//! handle is dropped the thread ends and with it the link, unless the TUN device was made
+//! persistent; a thread that stands still is left behind with its link, and ends when it comes to.
+//! However the thread ends, its resident is told. One that has not answered once is not waited for
+//! again before it does something.
 
-use super::engine::{Engine, Output};
+mod worker;
+
+use super::engine::{Engine, Start};
 use super::key::PrivateKey;
+use super::memory::Pages;
+use super::outbox::Fragments;
 use super::peer::{PeerConfig, PeerStatus};
-use crate::udp;
-use crate::wake::{Deadline, Wake, wait};
+use super::port::Port;
+use super::tun::LinkEnd;
+use crate::wake::Wake;
 use holdfast_api::Reason;
 use holdfast_api::tunnel::PublicKey;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags};
+use std::collections::BTreeSet;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::Notify;
 
-/// Packets that are moved one way before the other way has its turn.
-const TURN: usize = 64;
-/// A turn that comes so long after the last one found the device at rest.
-const REST: Duration = Duration::from_millis(5);
-/// The largest packet that a link can have.
-const PACKET_BYTES: usize = 65_535;
+/// How long the thread has to do a command. It does them between turns, so that this is only
+/// passed when something keeps it from running at all.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A thread that shall end and has not for so long stands still.
+const LAST_TURN: Duration = Duration::from_secs(2);
+/// Between two looks whether it has.
+const END_PAUSE: Duration = Duration::from_micros(200);
+/// Peers that are changed or told between two turns: packets wait no longer than for those.
+pub(super) const PEERS_AT_ONCE: usize = 64;
+
+/// Helpers at most, unless more are asked for: beyond that the device's own thread is the bound.
+const MOST_HELPERS: usize = 4;
 
 /// How a device shall be.
 #[derive(Debug, Clone)]
@@ -51,6 +58,17 @@ pub struct Options {
     pub fwmark: u32,
     /// Handshakes per second beyond which cookies are asked for; at least 1.
     pub handshakes_per_second: u64,
+    /// What it works with.
+    pub tuning: Tuning,
+}
+
+/// What a device works with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// Threads that help to seal and open what comes in large pieces; none: half as many as cores.
+    pub helpers: Option<usize>,
+    /// Which pages packets are in, if there are enough of them.
+    pub pages: Pages,
 }
 
 /// Why a device could not be made or changed.
@@ -86,45 +104,35 @@ impl DeviceError {
 }
 
 /// Something that lives on a device: it exchanges packets with the peers without crossing the
-/// link. It is called in the device's thread with the engine locked: it is quick, and does not
-/// call the device.
+/// link. It is called in the device's thread: it is quick, and asks nothing of the device.
 pub(crate) trait Resident: Send + Sync {
     /// Sees a packet before the link does; true: it took it. [`Resident::run`] follows soon.
     fn receive(&self, packet: &[u8], now: Instant) -> bool;
 
     /// Does what is due; what it sends goes out as if it had come from the link. When it wants
     /// to be called again at the latest is the answer; [`WeakDevice::wake`] makes it sooner.
-    fn run(&self, now: Instant, send: &mut dyn FnMut(&[u8])) -> Option<Instant>;
+    fn run(&self, now: Instant, send: &mut dyn FnMut(&[u8], Fragments)) -> Option<Instant>;
 
-    /// The device moves no packets any more. Called without the lock.
+    /// The device moves no packets any more.
     fn ended(&self);
 }
 
-/// The UDP socket, and what would cost a system call to ask it.
-struct Port {
-    socket: UdpSocket,
-    is_v6: bool,
-    number: u16,
-}
-
-impl Port {
-    fn open(number: u16, mark: u32) -> io::Result<Self> {
-        let socket = udp::open(number, mark)?;
-        let address = socket.local_addr()?;
-        Ok(Port { socket, is_v6: address.is_ipv6(), number: address.port() })
-    }
-}
+/// What the thread is to do with what it has.
+type Command = Box<dyn FnOnce(&mut worker::Worker<'_>, Instant) + Send>;
 
 struct Shared {
-    engine: Mutex<Engine>,
+    commands: mpsc::Sender<Command>,
     port: Mutex<Arc<Port>>,
     fwmark: Mutex<u32>,
     resident: Mutex<Option<Arc<dyn Resident>>>,
     name: String,
-    /// Also after a change of `port` or `resident`, which the thread looks at only then.
+    /// After a command, or a change of `port` or `resident`: the thread looks at them only then.
     wake: Wake,
     stop: AtomicBool,
+    /// It has not answered and done nothing since.
+    is_silent: AtomicBool,
     alive: AtomicBool,
+    ended: Notify,
 }
 
 /// A running device.
@@ -138,36 +146,44 @@ pub struct Device {
 pub struct WeakDevice(Weak<Shared>);
 
 impl Device {
-    /// Starts the device over `tun`, a TUN device without packet information that does not
-    /// block, in the calling thread's network namespace.
+    /// Starts the device over `link`, in the calling thread's network namespace.
     ///
     /// # Errors
     /// The port is taken, or the kernel gives no thread.
-    pub fn start(tun: impl Into<OwnedFd>, options: Options) -> Result<Self, DeviceError> {
+    pub fn start(link: LinkEnd, options: Options) -> Result<Self, DeviceError> {
         let name = options.name.clone();
         let port = Port::open(options.listen_port, options.fwmark).map_err(|source| {
             DeviceError::Listen { name: name.clone(), port: options.listen_port, source }
         })?;
         let fail = |source| DeviceError::Start { name: name.clone(), source };
         let limit = options.handshakes_per_second.max(1);
-        let engine = Engine::new(options.private_key, limit, Instant::now());
+        let mut seed = [0; 8];
+        // Without randomness there are no handshakes either, so jitter does not matter.
+        let _ = getrandom::fill(&mut seed);
+        let start = Start { now: Instant::now(), wall: wall(), seed: u64::from_ne_bytes(seed) };
+        let engine = Engine::new(options.private_key, limit, link.offers(), start);
+        let (commands, todo) = mpsc::channel();
+        let helpers = options.tuning.helpers.unwrap_or_else(usual_helpers);
+        let means = worker::Means::new(&name, helpers, options.tuning.pages).map_err(fail)?;
         let shared = Arc::new(Shared {
-            engine: Mutex::new(engine),
+            commands,
             port: Mutex::new(Arc::new(port)),
             fwmark: Mutex::new(options.fwmark),
             resident: Mutex::new(None),
             name: options.name.clone(),
             wake: Wake::new().map_err(fail)?,
             stop: AtomicBool::new(false),
+            is_silent: AtomicBool::new(false),
             alive: AtomicBool::new(true),
+            ended: Notify::new(),
         });
         let thread = {
-            let (shared, tun) = (Arc::clone(&shared), tun.into());
+            let shared = Arc::clone(&shared);
             std::thread::Builder::new()
                 .name(options.name)
                 .spawn(move || {
                     let _end = End(&shared);
-                    if let Err(error) = run(&shared, &tun) {
+                    if let Err(error) = worker::run(&shared, &link, engine, &todo, means) {
                         tracing::error!(link = shared.name, %error, "the WireGuard device failed");
                     }
                 })
@@ -191,47 +207,64 @@ impl Device {
         self.shared.alive.load(Ordering::Acquire)
     }
 
+    /// Waits until it moves no packets any more, as when its link is deleted.
+    pub async fn ended(&self) {
+        // Before the flag is looked at: who ends after that is heard.
+        let ended = self.shared.ended.notified();
+        if self.is_alive() {
+            ended.await;
+        }
+    }
+
     /// The UDP port that it listens on.
     pub fn listen_port(&self) -> u16 {
         self.shared.port().number
     }
 
-    /// Adds or changes a peer; see [`Engine::set_peer`].
+    /// Adds a peer or changes one. The session of a known peer goes on, unless its preshared key
+    /// changed. An endpoint of `None` leaves a known peer where it is. Prefixes that another peer
+    /// had become this one's.
     pub fn set_peer(&self, key: PublicKey, config: PeerConfig) {
-        self.shared.engine().set_peer(key, config, Instant::now());
-        self.shared.wake.wake();
+        self.shared.ask(move |engine, now| engine.set_peer(key, config, now));
     }
 
     /// Makes exactly these the peers; those that stay keep their sessions.
     pub fn set_peers(&self, peers: impl IntoIterator<Item = (PublicKey, PeerConfig)>) {
-        let mut engine = self.shared.engine();
-        let mut gone: std::collections::BTreeSet<_> = engine.keys().into_iter().collect();
-        for (key, config) in peers {
-            gone.remove(&key);
-            engine.set_peer(key, config, Instant::now());
+        let mut gone = self.shared.keys();
+        let mut peers = peers.into_iter().peekable();
+        while peers.peek().is_some() {
+            let some: Vec<_> = peers.by_ref().take(PEERS_AT_ONCE).collect();
+            for (key, _) in &some {
+                gone.remove(key);
+            }
+            self.shared.ask(move |engine, now| {
+                for (key, config) in some {
+                    engine.set_peer(key, config, now);
+                }
+            });
         }
-        for key in gone {
-            engine.remove_peer(&key);
-        }
-        drop(engine);
-        self.shared.wake.wake();
+        self.shared.ask(move |engine, _| {
+            for key in gone {
+                engine.remove_peer(&key);
+            }
+        });
     }
 
     /// Removes a peer; false when there was none.
     pub fn remove_peer(&self, key: &PublicKey) -> bool {
-        self.shared.engine().remove_peer(key)
+        let key = *key;
+        self.shared.ask(move |engine, _| engine.remove_peer(&key)).unwrap_or(false)
     }
 
     /// Takes another private key; all sessions begin anew.
     pub fn set_private_key(&self, key: PrivateKey) {
-        self.shared.engine().set_private_key(key, Instant::now());
-        self.shared.wake.wake();
+        self.shared.ask(move |engine, now| engine.set_private_key(Some(key), now));
     }
 
     /// Shakes hands with a peer anew, because no data passes.
     pub fn renew(&self, key: &PublicKey) {
-        self.shared.engine().renew(key, Instant::now());
-        self.shared.wake.wake();
+        let key = *key;
+        self.shared.ask(move |engine, now| engine.renew(&key, now));
     }
 
     /// Has `resident` live on it from now on, instead of whoever did.
@@ -246,12 +279,13 @@ impl Device {
 
     /// What can be said about one peer.
     pub fn peer(&self, key: &PublicKey) -> Option<PeerStatus> {
-        self.shared.engine().status(key)
+        let key = *key;
+        self.shared.ask(move |engine, now| engine.status(&key, now)).flatten()
     }
 
     /// What can be said about all peers, in the order of their keys.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        self.shared.engine().statuses().collect()
+        self.shared.peers()
     }
 }
 
@@ -259,21 +293,35 @@ impl Drop for Device {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.wake.wake();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+        let Some(thread) = self.thread.take() else { return };
+        let patience = Instant::now() + LAST_TURN;
+        while !thread.is_finished() {
+            if Instant::now() >= patience {
+                // Whoever ends a device that stands still must not stand still with it.
+                let link = &self.shared.name;
+                tracing::error!(link, "the thread of a WireGuard device does not end; it is left");
+                return;
+            }
+            std::thread::park_timeout(END_PAUSE);
+        }
+        if thread.join().is_err() {
             tracing::error!(link = self.shared.name, "the thread of a WireGuard device panicked");
         }
     }
 }
 
 impl WeakDevice {
-    /// Runs `work` with the engine and wakes the device after it; none when it is gone.
-    pub(super) fn with_engine<T>(&self, work: impl FnOnce(&mut Engine) -> T) -> Option<T> {
-        let shared = self.0.upgrade()?;
-        let result = work(&mut shared.engine());
-        shared.wake.wake();
-        Some(result)
+    /// Has the thread run `work` with the engine; none when it is gone or does not answer.
+    pub(super) fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Engine, Instant) -> T + Send + 'static,
+    ) -> Option<T> {
+        self.0.upgrade()?.ask(work)
+    }
+
+    /// What can be said about all peers; none when it is gone.
+    pub(super) fn peers(&self) -> Option<Vec<PeerStatus>> {
+        Some(self.0.upgrade()?.peers())
     }
 
     /// Has the resident called soon.
@@ -283,14 +331,15 @@ impl WeakDevice {
         }
     }
 
-    /// Runs `work`, which may send packets as if they came from the link, in the calling
-    /// thread and with the engine locked; none when the device is gone.
-    pub(crate) fn with_link<T>(&self, work: impl FnOnce(&mut dyn FnMut(&[u8])) -> T) -> Option<T> {
-        let shared = self.0.upgrade()?;
-        let (port, now) = (shared.port(), Instant::now());
-        let mut engine = shared.engine();
-        let mut wires = Wires { tun: None, port: &port, resident: None, now };
-        Some(work(&mut |packet| engine.from_link(packet, &mut wires)))
+    /// Sends packets as if they came from the link, without waiting for it.
+    pub(crate) fn send(&self, packets: Vec<Vec<u8>>) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.tell(Box::new(move |worker, now| {
+                for packet in packets {
+                    worker.send(&packet, now);
+                }
+            }));
+        }
     }
 
     /// Of a device that was dropped.
@@ -314,7 +363,7 @@ impl WeakDevice {
         }
         let before = shared.port();
         if port == before.number {
-            socket2::SockRef::from(&before.socket).set_mark(mark)?;
+            before.set_mark(mark)?;
         } else {
             let port = Arc::new(Port::open(port, mark)?);
             *lock(&shared.port) = port;
@@ -326,9 +375,51 @@ impl WeakDevice {
 }
 
 impl Shared {
-    /// A panic elsewhere leaves the engine usable: at worst one packet was not finished.
-    fn engine(&self) -> MutexGuard<'_, Engine> {
-        lock(&self.engine)
+    fn tell(&self, command: Command) {
+        // When the thread has ended nobody needs it any more.
+        let _ = self.commands.send(command);
+        self.wake.wake();
+    }
+
+    /// None when the thread has ended, or does not come to it.
+    fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Engine, Instant) -> T + Send + 'static,
+    ) -> Option<T> {
+        if self.is_silent.load(Ordering::Acquire) {
+            // If it goes on it says so.
+            self.wake.wake();
+            return None;
+        }
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.tell(Box::new(move |worker, now| {
+            // Who asked may have lost patience.
+            let _ = answer.send(work(&mut worker.engine, now));
+        }));
+        let answered = answered.recv_timeout(PATIENCE);
+        if matches!(answered, Err(mpsc::RecvTimeoutError::Timeout)) {
+            tracing::warn!(link = self.name, "a WireGuard device does not answer");
+            self.is_silent.store(true, Ordering::Release);
+        }
+        answered.ok()
+    }
+
+    fn keys(&self) -> BTreeSet<PublicKey> {
+        self.ask(|engine, _| engine.keys().into_iter().collect()).unwrap_or_default()
+    }
+
+    fn peers(&self) -> Vec<PeerStatus> {
+        let mut all: Vec<PeerStatus> = Vec::new();
+        loop {
+            let after = all.last().map(|last| last.public_key);
+            let some = self.ask(move |engine, now| {
+                engine.statuses(after, now).take(PEERS_AT_ONCE).collect::<Vec<_>>()
+            });
+            match some {
+                Some(some) if !some.is_empty() => all.extend(some),
+                _ => return all,
+            }
+        }
     }
 
     fn port(&self) -> Arc<Port> {
@@ -338,6 +429,16 @@ impl Shared {
     fn resident(&self) -> Option<Arc<dyn Resident>> {
         lock(&self.resident).clone()
     }
+}
+
+/// One by two cores: the others have what the device moves packets for.
+fn usual_helpers() -> usize {
+    std::thread::available_parallelism().map_or(0, |cores| (cores.get() / 2).min(MOST_HELPERS))
+}
+
+/// The time since 1970; none before.
+fn wall() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -354,117 +455,8 @@ impl Drop for End<'_> {
         if let Some(resident) = self.0.resident() {
             resident.ended();
         }
+        self.0.ended.notify_waiters();
     }
-}
-
-/// Writes straight to the kernel. What it does not take now is lost, as on any wire.
-struct Wires<'a> {
-    /// None where packets are only sent.
-    tun: Option<&'a OwnedFd>,
-    port: &'a Port,
-    resident: Option<&'a dyn Resident>,
-    now: Instant,
-}
-
-impl Output for Wires<'_> {
-    fn to_network(&mut self, to: SocketAddr, datagram: &[u8]) {
-        let address = udp::address_for(self.port.is_v6, to);
-        if let Err(error) = self.port.socket.send_to(datagram, address) {
-            tracing::debug!(%to, %error, "datagram not sent");
-        }
-    }
-
-    fn to_link(&mut self, packet: &[u8]) {
-        if self.resident.is_some_and(|resident| resident.receive(packet, self.now)) {
-            return;
-        }
-        if let Some(tun) = self.tun
-            && let Err(error) = nix::unistd::write(tun, packet)
-        {
-            tracing::debug!(%error, "packet not delivered");
-        }
-    }
-}
-
-fn run(shared: &Shared, tun: &OwnedFd) -> io::Result<()> {
-    let mut buffer = vec![0; PACKET_BYTES];
-    let (mut port, mut resident) = (shared.port(), shared.resident());
-    // Nothing is known yet, so everything is looked at.
-    let [mut woken, mut from_network, mut from_link] = [true; 3];
-    let mut before = Instant::now();
-    while !shared.stop.load(Ordering::Acquire) {
-        if woken {
-            shared.wake.clear();
-            (port, resident) = (shared.port(), shared.resident());
-        }
-        let now = Instant::now();
-        // What comes after a rest mostly comes alone: asking for a second packet would be a
-        // system call for nothing. If it did not come alone, poll says so at once.
-        let most = if now.duration_since(before) >= REST { 1 } else { TURN };
-        before = now;
-        let resident = resident.as_deref();
-        let mut wires = Wires { tun: Some(tun), port: &port, resident, now };
-        let deadline = {
-            let mut engine = shared.engine();
-            if from_network {
-                drain_network(&mut engine, &port.socket, most, &mut buffer, &mut wires);
-            }
-            // Before what comes from the link: it is in a hurry, and answers what just came.
-            let resident = resident.and_then(|resident| {
-                resident.run(now, &mut |packet| engine.from_link(packet, &mut wires))
-            });
-            if now >= engine.due_at() {
-                engine.timers(now, &mut wires);
-            }
-            if from_link {
-                drain_link(&mut engine, tun, most, &mut buffer, &mut wires)?;
-            }
-            resident.map_or(engine.wake_at(), |at| at.min(engine.wake_at()))
-        };
-        let mut fds = [
-            PollFd::new(shared.wake.as_fd(), PollFlags::POLLIN),
-            PollFd::new(port.socket.as_fd(), PollFlags::POLLIN),
-            PollFd::new(tun.as_fd(), PollFlags::POLLIN),
-        ];
-        wait(&mut fds, Deadline::at(Some(deadline)))?;
-        [woken, from_network, from_link] = fds.map(|fd| fd.any().unwrap_or(true));
-    }
-    Ok(())
-}
-
-fn drain_network(
-    engine: &mut Engine,
-    socket: &UdpSocket,
-    most: usize,
-    buffer: &mut [u8],
-    wires: &mut Wires<'_>,
-) {
-    for _ in 0..most {
-        match socket.recv_from(buffer) {
-            Ok((bytes, from)) => engine.from_network(from, &buffer[..bytes], wires),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            // ICMP errors about datagrams sent earlier say nothing about the socket.
-            Err(error) => tracing::debug!(%error, "UDP receive"),
-        }
-    }
-}
-
-fn drain_link(
-    engine: &mut Engine,
-    tun: &OwnedFd,
-    most: usize,
-    buffer: &mut [u8],
-    wires: &mut Wires<'_>,
-) -> io::Result<()> {
-    for _ in 0..most {
-        match nix::unistd::read(tun, buffer) {
-            Ok(bytes) => engine.from_link(&buffer[..bytes], wires),
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
-            // EBADFD: the link was deleted under us.
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

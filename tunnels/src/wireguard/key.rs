@@ -2,7 +2,6 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use boringtun::x25519;
 use holdfast_api::tunnel::PublicKey;
 use std::fmt;
 use std::io;
@@ -77,7 +76,7 @@ impl PrivateKey {
 
     /// The public key that belongs to it.
     pub fn public(&self) -> PublicKey {
-        PublicKey(x25519::PublicKey::from(&self.secret()).to_bytes())
+        PublicKey(x25519_dalek::PublicKey::from(&self.secret()).to_bytes())
     }
 
     /// The bytes, for whoever must hand them on (the kernel, wg(8)).
@@ -85,8 +84,8 @@ impl PrivateKey {
         &self.0
     }
 
-    pub(super) fn secret(&self) -> x25519::StaticSecret {
-        x25519::StaticSecret::from(*self.0)
+    pub(super) fn secret(&self) -> x25519_dalek::StaticSecret {
+        x25519_dalek::StaticSecret::from(*self.0)
     }
 }
 

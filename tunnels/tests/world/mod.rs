@@ -10,7 +10,6 @@ use holdfast_api::tunnel::{
 };
 use holdfast_poll::until;
 use netd::netns::NetNs;
-use netd::tuntap;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -21,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tunnels::bfd::{Change, Follower, Role, Service, Settings};
-use tunnels::wireguard::{Device, Options, PeerConfig, PrivateKey};
+use tunnels::wireguard::{Device, LinkEnd, Options, PeerConfig, PrivateKey, Tuning};
 
 /// An address behind every edge.
 pub(crate) const TARGET: &str = "10.200.0.1";
@@ -225,7 +224,8 @@ impl World {
     /// Whether the target answers.
     pub(crate) fn ping(&self) -> bool {
         let target = if self.v6 { TARGET6 } else { TARGET };
-        self.node.run("ping", &["-c", "1", "-W", "1", "-n", target]).status.success()
+        // One answer is enough: a machine that is busy keeps one waiting at times.
+        self.node.run("ping", &["-c", "3", "-i", "0.2", "-W", "1", "-n", target]).status.success()
     }
 
     /// What `ip -j …` says in the node's namespace.
@@ -384,15 +384,12 @@ impl Edge {
             listen_port: self.port,
             fwmark: 0,
             handshakes_per_second: 100,
+            tuning: Tuning::default(),
         };
         let device = self
             .namespace
             .net
-            .enter(|| {
-                let tun_options = tuntap::Options { nonblocking: true, ..Default::default() };
-                let tun = tuntap::Tun::open(&name, tun_options).unwrap();
-                Device::start(tun.into_fd(), options).unwrap()
-            })
+            .enter(|| Device::start(LinkEnd::open(&name).unwrap(), options).unwrap())
             .unwrap();
         self.port = device.listen_port();
         let overlay = self.overlay().to_string();
@@ -409,6 +406,16 @@ impl Edge {
         let settings = Settings::new(BfdTimers::default(), Role::Passive).unwrap();
         bfd.insert("node", link, node, settings);
         self.device = Some(device);
+        self.bfd = Some(bfd);
+    }
+
+    /// Runs its sessions through its device, as an edge whose kernel has no WireGuard.
+    pub(crate) fn run_through_device(&mut self) {
+        let device = self.device.as_ref().unwrap();
+        let bfd = Service::start(u64::from(self.n), Quiet).unwrap();
+        let link = bfd.open_device(device, self.overlay());
+        let settings = Settings::new(BfdTimers::default(), Role::Passive).unwrap();
+        bfd.insert("node", link, node_overlay(self.v6), settings);
         self.bfd = Some(bfd);
     }
 

@@ -12,6 +12,7 @@
 mod clock;
 mod follow;
 mod handle;
+mod look;
 mod memory;
 mod recall;
 mod stored;
@@ -19,13 +20,14 @@ mod tell;
 
 pub use handle::{Releases, Report};
 
+use super::admit;
 use super::execute::{Context, Pace};
 use super::journal::{Cause, Journal, JournalError, Kept};
 use super::machine::{Machine, Wanted};
 use super::model::{Inventory, Release};
 use super::parse::{ParseError, parse};
 use super::plan::Step;
-use super::target::{Failure, Lead, MESSAGE_BYTES, Observed, Retry, Target};
+use super::target::{Failure, Lead, MESSAGE_BYTES, Retry, Target};
 use crate::paths::ClusterPaths;
 use clock::Clock;
 use follow::Resting;
@@ -57,6 +59,8 @@ pub struct ReleaseEngine<T> {
     pace: Pace,
     clock: Clock,
     wanted: watch::Receiver<Option<Kept>>,
+    /// The datastore is being put back to a snapshot.
+    restoring: watch::Receiver<bool>,
     /// A release that is wanted and whose text cannot be kept yet, and why not.
     unkept: Option<(ReleaseRef, Failure)>,
     report: Arc<watch::Sender<Report>>,
@@ -78,7 +82,10 @@ pub struct ReleaseEngine<T> {
     kept_text: Option<String>,
     /// Digest of the release whose images alone this node was told to keep.
     kept_only: Option<String>,
-    looked: Instant,
+    /// When what is in force was seen to be there; none when it is to be looked at now.
+    looked: Option<Instant>,
+    /// Why nobody knows whether what is in force is there.
+    doubt: Option<Failure>,
     phase_since: Instant,
 }
 
@@ -92,6 +99,7 @@ impl<T: Target> ReleaseEngine<T> {
         let tried = record.attempt.as_ref().and_then(|attempt| text(&attempt.release.digest));
         let machine = Machine::new(record, good, tried);
         let (want, wanted) = watch::channel(None);
+        let (restores, restoring) = watch::channel(false);
         let (report, reports) = watch::channel(Report::default());
         let mut engine = ReleaseEngine {
             target,
@@ -101,6 +109,7 @@ impl<T: Target> ReleaseEngine<T> {
             pace: Pace::default(),
             clock: Clock::default(),
             wanted,
+            restoring,
             unkept: None,
             report: Arc::new(report),
             led: None,
@@ -112,11 +121,12 @@ impl<T: Target> ReleaseEngine<T> {
             recall_at: Instant::now(),
             kept_text: None,
             kept_only: None,
-            looked: Instant::now(),
+            looked: None,
+            doubt: Some(look::at_start()),
             phase_since: Instant::now(),
         };
         engine.tell(None);
-        (engine, Releases::new(journal, want, reports))
+        (engine, Releases::new(journal, want, restores, reports))
     }
 
     /// Works until it is dropped, or its last handle is.
@@ -129,11 +139,12 @@ impl<T: Target> ReleaseEngine<T> {
                     pause = pause.min(SOON);
                 }
                 tokio::select! {
-                    // Both only end a pause.
+                    // All only end a pause.
                     changed = self.wanted.changed() => match changed {
                         Ok(()) => self.wanted.mark_changed(),
                         Err(_) => return,
                     },
+                    changed = self.restoring.changed() => if changed.is_err() { return },
                     () = tokio::time::sleep(pause) => {}
                 }
             }
@@ -145,6 +156,9 @@ impl<T: Target> ReleaseEngine<T> {
         if self.machine.wanted().is_none() && !self.machine.is_busy() && !self.machine.is_torn() {
             self.tell(None);
             return Some(LOOK_EVERY);
+        }
+        if *self.restoring.borrow() && !self.machine.is_busy() {
+            return Some(self.doubts(&look::restoring()));
         }
         if self.led.is_none_or(|at| at.elapsed() >= LEADS_FOR) {
             let asked = Instant::now();
@@ -160,15 +174,11 @@ impl<T: Target> ReleaseEngine<T> {
                     (self.followed, self.resting) = (None, None);
                 }
                 Ok(Lead::Others) => return Some(self.follow().await),
-                Ok(Lead::Unrenewed(failure)) | Err(failure) => {
-                    self.tell(Some(&failure));
-                    return Some(SOON);
-                }
+                Ok(Lead::Unrenewed(failure)) | Err(failure) => return Some(self.doubts(&failure)),
             }
         }
         if let Err(failure) = self.recall().await {
-            self.tell(Some(&failure));
-            return Some(SOON);
+            return Some(self.doubts(&failure));
         }
         let step = match self.prepare() {
             Ok(Some(step)) => step,
@@ -229,16 +239,19 @@ impl<T: Target> ReleaseEngine<T> {
         if matches!(step, Step::PrePull(_)) {
             self.kept_only = None;
         }
+        let back = self.machine.is_going_back();
         let report = Arc::clone(&self.report);
-        let say = move |words: String| {
-            let words = brief(&words, MESSAGE_BYTES);
-            report.send_if_modified(|report| {
-                let is_new = report.state.message != words;
-                report.state.message = words;
+        // Of what is taken back the cause counts; else nothing that an earlier attempt ran into.
+        let cause = self.machine.cause().filter(|_| back).map(|cause| cause.reason);
+        let say = move |reason: Option<Reason>, words: String| {
+            let told = (reason.or(cause), brief(&words, MESSAGE_BYTES));
+            report.send_if_modified(|Report { state, .. }| {
+                let before = std::mem::replace(&mut state.message, told.1);
+                let is_new = (state.reason, &before) != (told.0, &state.message);
+                state.reason = told.0;
                 is_new
             });
         };
-        let back = self.machine.is_going_back();
         let release = if back { self.machine.good() } else { self.machine.trying() };
         let good = self.machine.record().good.as_ref();
         let mut site = self.machine.site_record(step);
@@ -307,11 +320,11 @@ impl<T: Target> ReleaseEngine<T> {
         match step {
             Step::Commit if !self.machine.is_busy() => {
                 tracing::info!(release = good, "the release is in force");
-                self.looked = Instant::now();
+                (self.looked, self.doubt) = (Some(Instant::now()), None);
             }
             Step::Settle if !self.machine.is_busy() => {
                 tracing::warn!(release = good, "the last good release is in force again");
-                self.looked = Instant::now();
+                (self.looked, self.doubt) = (Some(Instant::now()), None);
             }
             _ if !was_back && self.machine.is_going_back() => {
                 tracing::warn!("the release failed and is taken back");
@@ -362,11 +375,22 @@ impl<T: Target> ReleaseEngine<T> {
             return Ok(unusable(Reason::ReleaseInvalid, message));
         }
         match read(kept) {
+            Ok(release) if let Err(failure) = self.may_be_tried(&release) => {
+                Ok(unusable(failure.reason, &failure.message))
+            }
             Ok(release) => {
                 self.journal.keep(kept)?;
                 Ok(Wanted::Release(Arc::new(release)))
             }
             Err(error) => Ok(unusable(error.reason(), &chain(&error))),
+        }
+    }
+
+    fn may_be_tried(&self, release: &Release) -> Result<(), Failure> {
+        let good = self.machine.record().good.as_ref().map(|good| &good.release.digest);
+        match good == Some(&release.reference.digest) {
+            true => Ok(()),
+            false => admit::release(release),
         }
     }
 
@@ -390,18 +414,7 @@ impl<T: Target> ReleaseEngine<T> {
                 tracing::warn!(reason = %failure.reason, message = failure.message, "the release is on this node alone");
             }
         }
-        if self.looked.elapsed() >= LOOK_EVERY {
-            self.looked = Instant::now();
-            // A restored datastore remembers something else.
-            self.has_recalled = false;
-            self.kept_text = None;
-            if self.has_lost_objects().await {
-                tracing::warn!("objects of the release are gone; it is applied again");
-                self.machine.stray();
-                return Duration::ZERO;
-            }
-        }
-        LOOK_EVERY.saturating_sub(self.looked.elapsed()).min(NEWCOMERS_EVERY)
+        self.look().await
     }
 
     /// Holds the images of this release, and no others: also after a restart of the manager, and
@@ -413,16 +426,6 @@ impl<T: Target> ReleaseEngine<T> {
             self.kept_only = Some(digest.clone());
         }
         Ok(())
-    }
-
-    async fn has_lost_objects(&self) -> bool {
-        let Some(good) = self.machine.good() else { return false };
-        for item in good.items.iter().filter(|item| !item.passes()) {
-            if matches!(self.target.observe(&item.object.id).await, Ok(Observed::Absent)) {
-                return true;
-            }
-        }
-        false
     }
 
     /// Stores the record while nothing is under way; what cannot be stored now is before the next

@@ -1,10 +1,11 @@
 //! One step, carried out on a target. No choices are made here; whether a failure is lived with,
 //! tried again or ends the attempt is the machine's to say.
 
+use super::admit;
 use super::model::{Inventory, Item, Release, SiteRecord, Strategy};
 use super::order::has_readiness;
 use super::plan::Step;
-use super::target::{Check, Explained, Failure, Lead, Observed, Progress, Retry, Target};
+use super::target::{Check, Explained, Failure, Lead, Observed, Retry, Target};
 use crate::object::ObjectId;
 use holdfast_api::Reason;
 use std::time::{Duration, Instant};
@@ -24,13 +25,22 @@ const EXPLAIN_EVERY: Duration = Duration::from_secs(3);
 pub(super) struct Pace {
     pub(super) first: Duration,
     pub(super) longest: Duration,
+    /// Why something is not ready.
+    pub(super) explain: Duration,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Pace { first: Duration::from_millis(50), longest: Duration::from_millis(500) }
+        Pace {
+            first: Duration::from_millis(50),
+            longest: Duration::from_millis(500),
+            explain: EXPLAIN_EVERY,
+        }
     }
 }
+
+/// Takes what is waited for, for people, and the reason code where there is one.
+pub(super) type Say<'a> = &'a (dyn Fn(Option<Reason>, String) + Send + Sync);
 
 /// What a step is about.
 pub(super) struct Context<'a> {
@@ -47,7 +57,7 @@ pub(super) struct Context<'a> {
     pub(super) pace: Pace,
     /// When the step was begun first.
     pub(super) began: Option<Instant>,
-    pub(super) say: Progress<'a>,
+    pub(super) say: Say<'a>,
 }
 
 impl Context<'_> {
@@ -89,14 +99,19 @@ impl Context<'_> {
         match step {
             Step::Preflight(check) => target.check(*check).await,
             Step::DryRun(id) => {
-                self.not_foreign(target, id).await?;
                 let release = self.release.ok_or_else(nothing_to_try)?;
-                target.dry_run(release, self.item(id)?).await
+                let item = self.item(id)?;
+                if !self.is_in_force(release) {
+                    admit::item(item)?;
+                }
+                self.not_foreign(target, id).await?;
+                target.dry_run(release, item).await
             }
             Step::PrePull(_) => {
                 let release = self.release.ok_or_else(nothing_to_try)?;
-                target.pull_here(release, self.say).await?;
-                target.pulled_everywhere(release, self.say).await
+                let say = |words| (self.say)(None, words);
+                target.pull_here(release, &say).await?;
+                target.pulled_everywhere(release, &say).await
             }
             Step::Record => target.record(&self.site).await,
             Step::Apply(id) => {
@@ -140,6 +155,11 @@ impl Context<'_> {
         }
     }
 
+    fn is_in_force(&self, release: &Release) -> bool {
+        let good = self.site.good.as_ref().map(|good| &good.release.digest);
+        good == Some(&release.reference.digest)
+    }
+
     /// An object that was there before us, made by somebody else, is not taken over.
     async fn not_foreign(&self, target: &impl Target, id: &ObjectId) -> Result<Observed, Failure> {
         let observed = target.observe(id).await?;
@@ -165,6 +185,8 @@ impl Context<'_> {
         let began = self.began.unwrap_or(asks.began);
         let passes = self.release.and_then(|release| release.item(id)).is_some_and(Item::passes);
         let mut hopeless: Option<Instant> = None;
+        // The last answer counts until the next one: it tells more than what is waited for.
+        let mut why: Option<Explained> = None;
         loop {
             let waits_for = match target.observe(id).await? {
                 Observed::Ready | Observed::Foreign => return Ok(()),
@@ -178,12 +200,12 @@ impl Context<'_> {
                 Observed::Waiting(what) => what,
             };
             let late = began.elapsed() >= patience;
-            if late || asked_why.elapsed() >= EXPLAIN_EVERY {
+            if late || asked_why.elapsed() >= self.pace.explain {
                 asked_why = Instant::now();
                 // A pod of what is taken back need not heal.
                 let grace = if self.back { Duration::ZERO } else { HOPELESS_FOR.min(patience / 2) };
                 target.clear_way(id, grace).await?;
-                let why = target.explain(id).await?;
+                why = target.explain(id).await?;
                 hopeless = match &why {
                     Some(why) if why.hopeless => hopeless.or(Some(asked_why)),
                     _ => None,
@@ -191,9 +213,10 @@ impl Context<'_> {
                 if late || hopeless.is_some_and(|since| since.elapsed() >= HOPELESS_FOR) {
                     return Err(too_late(id, began.elapsed(), &waits_for, why));
                 }
-                (self.say)(format!("{id}: {}", why.map_or(waits_for, |why| why.message)));
-            } else {
-                (self.say)(format!("{id}: {waits_for}"));
+            }
+            match &why {
+                Some(why) => (self.say)(Some(why.reason), format!("{id}: {}", why.message)),
+                None => (self.say)(None, format!("{id}: {waits_for}")),
             }
             asks.pause().await;
         }
@@ -232,7 +255,7 @@ impl Context<'_> {
         loop {
             match target.observe(id).await? {
                 Observed::Absent | Observed::Foreign => return Ok(()),
-                Observed::Leaving => (self.say)(format!("{id} is being removed")),
+                Observed::Leaving => (self.say)(None, format!("{id} is being removed")),
                 Observed::Ready | Observed::Waiting(_) | Observed::Failed(..) => {
                     target.delete(id).await?;
                 }
@@ -281,3 +304,6 @@ impl Asks {
         tokio::time::sleep(pause.max(self.pace.first).min(self.pace.longest)).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,6 +41,10 @@ pub(super) struct Conduct {
     pub(super) refused: BTreeSet<String>,
     /// Objects, as `name=content`, that never become ready.
     pub(super) crashing: BTreeSet<String>,
+    /// So many looks at any object find that it waits.
+    pub(super) waiting: usize,
+    /// Why objects wait.
+    pub(super) explained: Option<Explained>,
     /// Names of objects that are not let go.
     pub(super) undeletable: BTreeSet<String>,
     /// Checks that do not hold.
@@ -260,12 +264,17 @@ impl Target for Fake {
         if self.conduct().crashing.contains(&mark) {
             return Ok(Observed::Failed(Reason::PodCrashing, "it ends again and again".into()));
         }
+        let mut conduct = self.conduct();
+        if conduct.waiting > 0 {
+            conduct.waiting -= 1;
+            return Ok(Observed::Waiting("it is not on a node yet".into()));
+        }
         Ok(Observed::Ready)
     }
 
     async fn explain(&self, _: &ObjectId) -> Result<Option<Explained>, Failure> {
         self.ask()?;
-        Ok(None)
+        Ok(self.conduct().explained.clone())
     }
 
     async fn clear_way(&self, _: &ObjectId, _: std::time::Duration) -> Result<(), Failure> {

@@ -15,17 +15,19 @@ const CONTAINER_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralCo
 /// A pod's spec is found by its shape wherever it stands in an object (a mapping with a list
 /// `containers`), so custom resources with a pod template count like any workload.
 pub fn images<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Vec<String> {
-    let mut found = BTreeSet::new();
-    for object in objects {
-        let named = object.annotation(PRE_PULL_ANNOTATION).unwrap_or_default();
-        let named = named.split(|c: char| c == ',' || c.is_whitespace());
-        found.extend(named.filter(|name| !name.is_empty()).map(in_full));
-        // A definition's schema has fields of the same names, which hold no images.
-        if object.id.kind != "CustomResourceDefinition" {
-            collect(&object.value, &mut found);
-        }
+    objects.into_iter().flat_map(named_in).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The same of one object; what is no name is as it was written.
+pub(super) fn named_in(object: &Object) -> BTreeSet<String> {
+    let named = object.annotation(PRE_PULL_ANNOTATION).unwrap_or_default();
+    let named = named.split(|c: char| c == ',' || c.is_whitespace());
+    let mut found: BTreeSet<String> = named.filter(|name| !name.is_empty()).map(in_full).collect();
+    // A definition's schema has fields of the same names, which hold no images.
+    if object.id.kind != "CustomResourceDefinition" {
+        collect(&object.value, &mut found);
     }
-    found.into_iter().collect()
+    found
 }
 
 fn collect(value: &Value, found: &mut BTreeSet<String>) {

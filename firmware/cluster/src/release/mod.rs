@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`model`] | a release, its objects, what a site has of ours |
 //! | [`parse`] | YAML to objects; every complaint names file, document and field |
+//! | `admit` | what is asked of a release that is new here |
 //! | [`images`], [`credentials`] | which images a release needs, and who asks registries for them |
 //! | [`order`] | what comes before what |
 //! | [`plan`] | steps, in order; a dry run prints them |
@@ -26,6 +27,7 @@
 //! It deletes only what carries [`MANAGED_BY_LABEL`](holdfast_api::marks::MANAGED_BY_LABEL), and
 //! refuses to apply over an object that is there without it.
 
+mod admit;
 pub mod credentials;
 pub mod engine;
 mod execute;

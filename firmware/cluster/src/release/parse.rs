@@ -152,6 +152,8 @@ pub fn parse(
     let mut raw = Vec::new();
     let budget = yaml::Budget::new();
     for (file, text) in manifests {
+        // YAML 1.2, 5.2: a byte order mark may begin a stream.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         scan::check(text).map_err(|scan::Unfit { line, problem }| ParseError::Unfit {
             file: file.clone(),
             line,

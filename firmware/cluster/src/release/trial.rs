@@ -6,6 +6,7 @@
 //! looked at for images. An agent has the kubelet's rights: it knows whether the release is in force,
 //! and says that it knows no more.
 
+use super::admit;
 use super::execute::{Context, Pace};
 use super::model::{Good, Inventory, Release, SiteRecord, Strayed};
 use super::plan::{self, Have, Step};
@@ -61,6 +62,9 @@ impl Known {
             return self.ask_as_agent(target).await;
         }
         let mut problems: Vec<Failure> = self.failed.iter().map(refused).collect();
+        if !self.steps.is_empty() {
+            problems.extend(admit::release(&self.release).err());
+        }
         let until = Instant::now() + patience;
         let is_answered = self.try_steps(target, until, &mut problems).await;
         let lacking = match is_answered && !self.release.images.is_empty() {
@@ -81,7 +85,11 @@ impl Known {
         let mut problems = Vec::new();
         match target.in_force().await {
             Ok(Some(digest)) if digest == self.release.reference.digest => return Trial::default(),
-            Ok(_) => {}
+            Ok(_) => {
+                problems.extend(admit::release(&self.release).err());
+                problems
+                    .extend(self.release.items.iter().filter_map(|item| admit::item(item).err()));
+            }
             Err(failure) => problems.push(failure),
         }
         let message = "an agent may not read what the site has: objects were not tried, nodes were \
@@ -101,11 +109,11 @@ impl Known {
             release: Some(&self.release),
             good: self.text.as_deref(),
             known: self.good.as_ref().map(|good| good.objects.clone()).unwrap_or_default(),
-            site: SiteRecord::default(),
+            site: SiteRecord { good: self.good.clone(), ..SiteRecord::default() },
             back: false,
             pace: Pace::default(),
             began: None,
-            say: &|_| {},
+            say: &|_, _| {},
         };
         let is_tried = |step: &&Step| match step {
             Step::Preflight(check) => *check != Check::Snapshot,

@@ -129,6 +129,11 @@ impl Releasing {
         }
     }
 
+    /// Tells the engine whether the datastore is being put back to a snapshot.
+    pub(super) fn restoring(&self, is: bool) {
+        self.handle.restoring(is);
+    }
+
     /// A dry run, answered when the site was asked: the task goes on meanwhile.
     pub(super) fn plan(&self, input: ReleaseInput, wanted: &Wanted, answer: Answer<PlanReport>) {
         let known = match self.known(input, wanted) {

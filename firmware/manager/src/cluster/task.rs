@@ -145,6 +145,9 @@ impl Task {
     /// Works until the manager's handle is gone. Every arm may be cancelled: each only receives.
     pub(super) async fn run(mut self) {
         loop {
+            if let Some(releasing) = &self.releasing {
+                releasing.restoring(self.is_restoring());
+            }
             self.publish();
             let look = self.next_look;
             let looks = self.looks();

@@ -1,6 +1,8 @@
 //! Two real devices over loopback; pairs of sockets stand in for the TUN devices.
 
+use super::worker::REST;
 use super::*;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
@@ -38,8 +40,9 @@ impl End {
             listen_port: 0,
             fwmark: 0,
             handshakes_per_second: 100,
+            tuning: Tuning::default(),
         };
-        End { device: Device::start(tun, options).unwrap(), key, link }
+        End { device: Device::start(LinkEnd::plain(tun.into()), options).unwrap(), key, link }
     }
 
     fn knows(&self, other: &End, ip: [u8; 4]) {
@@ -87,10 +90,10 @@ impl Resident for Echo {
         ours
     }
 
-    fn run(&self, now: Instant, send: &mut dyn FnMut(&[u8])) -> Option<Instant> {
+    fn run(&self, now: Instant, send: &mut dyn FnMut(&[u8], Fragments)) -> Option<Instant> {
         assert!(!self.panics, "on purpose");
         for _ in 0..self.due.swap(0, Ordering::Relaxed) {
-            send(&packet(self.local, self.remote, MARK));
+            send(&packet(self.local, self.remote, MARK), Fragments::Allowed);
         }
         Some(now + PATIENCE * 100)
     }
@@ -130,14 +133,19 @@ fn residents_talk_without_the_links_and_the_links_without_them() {
 #[test]
 fn a_burst_after_a_rest_arrives_whole() {
     let (a, b) = pair();
+    b.link.set_read_timeout(Some(REST * 2)).unwrap();
     for round in 0..5u8 {
+        let nothing = b.link.recv(&mut [0; 10]);
+        assert!(nothing.is_err(), "the rest");
         // The send buffer of the stand-in takes ten.
         for n in 0..8 {
             a.link.send(&packet(A, B, &[round, n])).unwrap();
         }
+        b.link.set_read_timeout(Some(PATIENCE)).unwrap();
         for n in 0..8 {
             assert_eq!(b.read(), packet(A, B, &[round, n]));
         }
+        b.link.set_read_timeout(Some(REST * 2)).unwrap();
     }
 }
 
@@ -155,5 +163,53 @@ fn however_the_thread_ends_its_resident_is_told() {
     let (late, hears) = echo(B, A, 0, false);
     b.device.set_resident(late);
     assert_eq!(hears.recv_timeout(PATIENCE).unwrap(), b"ended");
-    assert!(b.device.peers().len() == 1, "it can still be asked");
+    assert!(b.device.peers().is_empty(), "it can still be asked");
+}
+
+/// Stands still until somebody says go.
+struct Stuck(Mutex<mpsc::Receiver<()>>, mpsc::Sender<()>);
+
+impl Resident for Stuck {
+    fn receive(&self, _packet: &[u8], _now: Instant) -> bool {
+        false
+    }
+
+    fn run(&self, _now: Instant, _send: &mut dyn FnMut(&[u8], Fragments)) -> Option<Instant> {
+        let _ = self.1.send(());
+        let _ = lock(&self.0).recv();
+        None
+    }
+
+    fn ended(&self) {}
+}
+
+#[test]
+fn a_thread_that_stands_still_does_not_hold_up_who_ends_it() {
+    let (a, _b) = pair();
+    let (go, goes) = mpsc::channel();
+    let (stands, stood) = mpsc::channel();
+    a.device.set_resident(Arc::new(Stuck(Mutex::new(goes), stands)));
+    stood.recv_timeout(PATIENCE).unwrap();
+    let weak = a.device.downgrade();
+    // Once it is waited for, and not again.
+    assert_eq!([(); 20].map(|()| a.device.peers().len()), [0; 20]);
+    drop(a);
+    assert!(weak.0.upgrade().is_some(), "the thread has it still");
+    drop(go);
+    holdfast_poll::until("its end", PATIENCE, || weak.0.upgrade().map_or(Ok(()), |_| Err("there")));
+}
+
+/// What a device knew is gone with it, keys and peers.
+#[test]
+fn nothing_is_left_of_a_device_that_was_dropped() {
+    let (a, b) = pair();
+    a.link.send(&packet(A, B, b"hello")).unwrap();
+    assert_eq!(b.read(), packet(A, B, b"hello"));
+    for end in [a, b] {
+        let weak = end.device.downgrade();
+        assert!(weak.0.upgrade().is_some());
+        drop(end);
+        assert!(weak.0.upgrade().is_none());
+        assert_eq!(weak.ask(|engine, _| engine.keys()), None);
+    }
 }

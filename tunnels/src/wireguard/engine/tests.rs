@@ -1,23 +1,33 @@
 //! Engines joined by memory, with somebody on the wire between them.
 
 use super::*;
+use crate::wireguard::PresharedKey;
+use crate::wireguard::inner::ecn::Ecn;
+use crate::wireguard::outbox::{Fragments, Run};
+use ipnet::IpNet;
 use proptest::prelude::*;
+use std::net::{IpAddr, SocketAddr};
+
+mod flood;
+mod foreign;
+mod story;
+mod stream;
 
 const A: [u8; 4] = [10, 0, 0, 1];
 const B: [u8; 4] = [10, 0, 0, 2];
 
-#[derive(Default)]
+/// What an engine sent, one datagram each, and what it delivered.
+#[derive(Debug, Default)]
 struct Collect {
     network: Vec<(SocketAddr, Vec<u8>)>,
     link: Vec<Vec<u8>>,
 }
 
-impl Output for Collect {
-    fn to_network(&mut self, to: SocketAddr, datagram: &[u8]) {
-        self.network.push((to, datagram.to_vec()));
-    }
-    fn to_link(&mut self, packet: &[u8]) {
-        self.link.push(packet.to_vec());
+impl Network for Collect {
+    fn send(&mut self, memory: &[u8], runs: &[Run]) {
+        for single in runs.iter().flat_map(Run::singles) {
+            self.network.push((single.way.to, memory[single.range].to_vec()));
+        }
     }
 }
 
@@ -26,14 +36,22 @@ struct End {
     address: SocketAddr,
     key: PublicKey,
     received: Vec<Vec<u8>>,
+    now: Instant,
+}
+
+fn start(now: Instant) -> Start {
+    Start { now, wall: Duration::from_secs(1_700_000_000), seed: 1 }
 }
 
 impl End {
     fn new(port: u16) -> Self {
-        let private = PrivateKey::generate().unwrap();
+        Self::at(port, PrivateKey::generate().unwrap(), 1000, Instant::now())
+    }
+
+    fn at(port: u16, private: PrivateKey, limit: u64, now: Instant) -> Self {
         let key = private.public();
-        let engine = Engine::new(private, 1000, Instant::now());
-        End { engine, address: ([192, 0, 2, 1], port).into(), key, received: Vec::new() }
+        let engine = Engine::new(private, limit, Offers { tcp: true, udp: true }, start(now));
+        End { engine, address: ([192, 0, 2, 1], port).into(), key, received: Vec::new(), now }
     }
 
     fn knows(&mut self, other: &End, ip: [u8; 4], eager: bool) {
@@ -44,7 +62,41 @@ impl End {
             eager,
             ..PeerConfig::default()
         };
-        self.engine.set_peer(other.key, config, Instant::now());
+        self.engine.set_peer(other.key, config, self.now);
+    }
+
+    fn status(&self, other: &End) -> PeerStatus {
+        self.engine.status(&other.key, self.now).unwrap()
+    }
+
+    fn take(&mut self, from: SocketAddr, datagram: &[u8]) -> Collect {
+        let mut outbox = Outbox::alone(Collect::default());
+        let mut memory = datagram.to_vec();
+        let segment = memory.len().max(1);
+        let datagrams =
+            Datagrams { at: None, from, ecn: Ecn::NotEct, range: 0..memory.len(), segment };
+        self.engine.take_datagrams(&mut memory, &datagrams, &mut outbox, &mut |_| false, self.now);
+        self.engine.answer_some(&mut outbox, self.now);
+        let link = &mut outbox.network.link;
+        self.engine.deliver(&mut memory[..], |slices| {
+            link.push(slices[1..].iter().flat_map(|slice| slice.to_vec()).collect());
+        });
+        outbox.flush();
+        outbox.network
+    }
+
+    fn give(&mut self, packet: &[u8]) -> Collect {
+        let mut outbox = Outbox::alone(Collect::default());
+        self.engine.send(packet, Fragments::Allowed, &mut outbox, self.now);
+        outbox.flush();
+        outbox.network
+    }
+
+    fn timers(&mut self) -> Collect {
+        let mut outbox = Outbox::alone(Collect::default());
+        self.engine.timers(&mut outbox, self.now);
+        outbox.flush();
+        outbox.network
     }
 }
 
@@ -66,8 +118,7 @@ fn settle(ends: &mut [&mut End], first: Collect, from: SocketAddr) -> Vec<Vec<u8
         let (from, to, datagram) = wire.remove(0);
         seen.push(datagram.clone());
         for end in ends.iter_mut().filter(|end| end.address == to) {
-            let mut out = Collect::default();
-            end.engine.from_network(from, &datagram, &mut out);
+            let mut out = end.take(from, &datagram);
             end.received.append(&mut out.link);
             wire.extend(
                 out.network.into_iter().map(|(next, datagram)| (end.address, next, datagram)),
@@ -79,8 +130,7 @@ fn settle(ends: &mut [&mut End], first: Collect, from: SocketAddr) -> Vec<Vec<u8
 }
 
 fn send(from: &mut End, to: &mut End, packet: &[u8]) -> Vec<Vec<u8>> {
-    let mut out = Collect::default();
-    from.engine.from_link(packet, &mut out);
+    let out = from.give(packet);
     let address = from.address;
     settle(&mut [from, to], out, address)
 }
@@ -105,7 +155,7 @@ fn packets_arrive_whole_and_nobody_on_the_wire_can_read_them() {
     send(&mut b, &mut a, &packet(B, A, b"understood"));
     assert_eq!(a.received, [packet(B, A, b"understood")]);
     assert!(seen.iter().all(|d| !d.windows(6).any(|w| w == b"attack")));
-    let status = a.engine.status(&b.key).unwrap();
+    let status = a.status(&b);
     assert!(status.handshake_age.is_some() && status.rx_bytes > 0 && status.tx_bytes > 0);
 }
 
@@ -115,8 +165,7 @@ fn a_recorded_datagram_is_not_accepted_twice() {
     send(&mut a, &mut b, &packet(A, B, b"one"));
     let seen = send(&mut a, &mut b, &packet(A, B, b"two"));
     assert_eq!(b.received.len(), 2);
-    let mut out = Collect::default();
-    b.engine.from_network(a.address, &seen[0], &mut out);
+    let out = b.take(a.address, &seen[0]);
     assert!(out.link.is_empty() && out.network.is_empty());
 }
 
@@ -138,7 +187,7 @@ fn a_peer_is_followed_when_it_moves() {
     a.address = ([198, 51, 100, 7], 9).into();
     send(&mut a, &mut b, &packet(A, B, b"from abroad"));
     assert_eq!(b.received.len(), 2);
-    assert_eq!(b.engine.status(&a.key).unwrap().config.endpoint, Some(a.address));
+    assert_eq!(b.status(&a).config.endpoint, Some(a.address));
     send(&mut b, &mut a, &packet(B, A, b"hello"));
     assert_eq!(a.received.len(), 1);
 }
@@ -148,89 +197,123 @@ fn strangers_get_no_answer() {
     let (mut a, b) = pair();
     let mut stranger = End::new(3);
     stranger.knows(&a, A, true);
-    let mut out = Collect::default();
-    stranger.engine.timers(Instant::now(), &mut out);
-    let hello = &out.network[0].1;
-    let mut answer = Collect::default();
-    a.engine.from_network(stranger.address, hello, &mut answer);
-    a.engine.from_network(stranger.address, b"", &mut answer);
-    a.engine.from_network(stranger.address, &[4, 0, 0, 0], &mut answer);
-    assert!(answer.network.is_empty() && answer.link.is_empty());
+    let out = stranger.timers();
+    for datagram in [&out.network[0].1[..], b"", &[4, 0, 0, 0]] {
+        let answer = a.take(stranger.address, datagram);
+        assert!(answer.network.is_empty() && answer.link.is_empty());
+    }
     assert_eq!(a.engine.keys(), [b.key]);
 }
 
 #[test]
 fn under_load_strangers_must_show_a_cookie_first() {
-    let (mut a, mut b) = (End::new(1), End::new(2));
-    b.engine = Engine::new(b.engine.private_key.clone(), 1, Instant::now());
+    let now = Instant::now();
+    let mut a = End::new(1);
+    let mut b = End::at(2, PrivateKey::generate().unwrap(), 1, now);
     a.knows(&b, B, true);
     b.knows(&a, A, false);
     // Use the limit of one handshake a second up.
-    let mut now = Instant::now();
-    let mut spent = Collect::default();
-    a.engine.timers(now, &mut spent);
-    b.engine.from_network(a.address, &spent.network[0].1, &mut Collect::default());
-    now += Duration::from_millis(250);
-    let mut second = Collect::default();
-    a.engine.timers(now, &mut second);
-    let mut cookie = Collect::default();
-    b.engine.from_network(a.address, &second.network[0].1, &mut cookie);
+    let spent = a.timers();
+    b.take(a.address, &spent.network[0].1);
+    a.now += Duration::from_millis(250);
+    b.now = a.now;
+    let second = a.timers();
+    let cookie = b.take(a.address, &second.network[0].1);
     assert_eq!(cookie.network[0].1.len(), 64, "a cookie and no session");
-    a.engine.from_network(b.address, &cookie.network[0].1, &mut Collect::default());
-    now += Duration::from_millis(450);
-    let mut third = Collect::default();
-    a.engine.timers(now, &mut third);
+    a.take(b.address, &cookie.network[0].1);
+    a.now = a.engine.due_at().unwrap();
+    b.now = a.now;
+    let third = a.timers();
     let address = a.address;
     settle(&mut [&mut a, &mut b], third, address);
-    assert!(a.engine.status(&b.key).unwrap().handshake_age.is_some());
+    assert!(a.status(&b).handshake_age.is_some());
 }
 
 #[test]
 fn an_eager_peer_shakes_hands_at_once_and_again_soon() {
     let (mut a, mut b) = (End::new(1), End::new(2));
     a.knows(&b, B, true);
-    let start = Instant::now();
+    let start = a.now;
     let mut hellos = Vec::new();
-    let mut now = start;
     while hellos.len() < 5 {
-        let mut out = Collect::default();
-        a.engine.timers(now, &mut out);
-        hellos.extend(out.network.iter().map(|_| (now - start).as_millis() / 100));
-        now = a.engine.wake_at();
+        a.now = a.engine.due_at().unwrap().max(a.now);
+        let out = a.timers();
+        hellos.extend(out.network.iter().map(|_| (a.now - start).as_millis()));
     }
-    assert_eq!(hellos, [0, 2, 6, 14, 30], "the pause doubles: 200, 400, 800, 1600 ms");
+    for (pair, pause) in hellos.windows(2).zip([200, 400, 800, 1600]) {
+        let waited = pair[1] - pair[0];
+        assert!((pause..=pause * 5 / 4).contains(&waited), "the pause doubles: {hellos:?}");
+    }
     // The edge learns of the node only now.
     b.knows(&a, A, false);
-    let mut out = Collect::default();
-    while out.network.is_empty() {
-        now = a.engine.wake_at();
-        a.engine.timers(now, &mut out);
-    }
+    a.now = a.engine.due_at().unwrap();
+    b.now = a.now;
+    let out = a.timers();
     let address = a.address;
     settle(&mut [&mut a, &mut b], out, address);
-    assert!(a.engine.status(&b.key).unwrap().handshake_age.is_some());
-    let mut out = Collect::default();
-    a.engine.timers(now + Duration::from_secs(9), &mut out);
-    assert!(out.network.iter().all(|(_, d)| d[0] != 1), "no handshake while a session stands");
+    assert!(a.status(&b).handshake_age.is_some());
+    a.now += Duration::from_secs(9);
+    assert!(a.timers().network.is_empty(), "no handshake while a session stands");
 }
 
 #[test]
 fn a_peer_that_lost_its_session_is_reached_again_by_renewal() {
     let (mut a, mut b) = pair();
     send(&mut a, &mut b, &packet(A, B, b"one"));
-    let key = b.engine.private_key.clone();
-    b.engine = Engine::new(key, 1000, Instant::now());
+    let received = std::mem::take(&mut b.received);
+    b = End { received, ..End::at(2, b.engine.private_key().unwrap().clone(), 1000, b.now) };
     b.knows(&a, A, false);
     send(&mut a, &mut b, &packet(A, B, b"into the void"));
     assert_eq!(b.received.len(), 1);
-    let now = Instant::now();
-    a.engine.renew(&b.key, now);
-    let mut out = Collect::default();
-    a.engine.timers(now, &mut out);
+    a.engine.renew(&b.key, a.now);
+    let out = a.timers();
     let address = a.address;
     settle(&mut [&mut a, &mut b], out, address);
     send(&mut a, &mut b, &packet(A, B, b"two"));
     assert_eq!(b.received.len(), 2);
+}
+
+/// A box without a clock starts in 1970, and learns later what time it is.
+#[test]
+fn the_clock_may_jump_both_ways() {
+    let (mut a, mut b) = pair();
+    send(&mut a, &mut b, &packet(A, B, b"one"));
+    let shake = |a: &mut End, b: &mut End| {
+        a.now += Duration::from_secs(10);
+        b.now = a.now;
+        a.engine.renew(&b.key, a.now);
+        let out = a.timers();
+        let address = a.address;
+        settle(&mut [a, b], out, address);
+        a.status(b).handshake_age == Some(Duration::ZERO)
+    };
+    assert!(shake(&mut a, &mut b));
+    a.engine.set_wall(a.now, Duration::ZERO);
+    assert!(shake(&mut a, &mut b), "stamps never go back");
+    let received = Vec::new();
+    let key = a.engine.private_key().unwrap().clone();
+    a = End { received, ..End::at(1, key, 1000, a.now) };
+    a.engine.set_wall(a.now, Duration::ZERO);
+    a.knows(&b, B, false);
+    assert!(!shake(&mut a, &mut b), "a new start in 1970 looks like a recording");
+    a.engine.set_wall(a.now, Duration::from_secs(1_800_000_000));
+    assert!(shake(&mut a, &mut b), "and no more once the time is known");
+}
+
+#[test]
+fn without_a_key_nothing_is_said_and_with_one_it_goes_on() {
+    let (mut a, mut b) = pair();
+    send(&mut a, &mut b, &packet(A, B, b"one"));
+    let key = a.engine.private_key().unwrap().clone();
+    a.engine.set_private_key(None, a.now);
+    assert!(a.engine.private_key().is_none());
+    assert!(a.give(&packet(A, B, b"two")).network.is_empty());
+    let out = b.give(&packet(B, A, b"three"));
+    assert!(a.take(b.address, &out.network[0].1).link.is_empty());
+    a.engine.set_private_key(Some(key), a.now);
+    (a.now, b.now) = (a.now + Duration::from_secs(6), b.now + Duration::from_secs(6));
+    send(&mut a, &mut b, &packet(A, B, b"four"));
+    assert_eq!(b.received.last(), Some(&packet(A, B, b"four")));
 }
 
 #[test]
@@ -245,12 +328,9 @@ fn a_datagram_of_the_tunnel_does_not_enter_the_tunnel() {
     a.engine.set_peer(b.key, config, Instant::now());
     let IpAddr::V4(to) = b.address.ip() else { panic!() };
     let own = packet(A, to.octets(), &[0, 1, 0, 2, 0, 8, 0, 0]);
-    let mut out = Collect::default();
-    a.engine.from_link(&own, &mut out);
-    assert!(out.network.is_empty());
+    assert!(a.give(&own).network.is_empty());
     let other_port = packet(A, to.octets(), &[0, 1, 0, 3, 0, 8, 0, 0]);
-    a.engine.from_link(&other_port, &mut out);
-    assert!(!out.network.is_empty());
+    assert!(!a.give(&other_port).network.is_empty());
 }
 
 #[test]
@@ -258,11 +338,11 @@ fn changing_a_peer_keeps_its_session_and_prefixes_move_between_peers() {
     let (mut a, mut b) = pair();
     send(&mut a, &mut b, &packet(A, B, b"one"));
     let wide: IpNet = "10.0.0.0/24".parse().unwrap();
-    let mut config = a.engine.status(&b.key).unwrap().config;
+    let mut config = a.status(&b).config;
     config.allowed_ips.insert(wide);
     config.endpoint = None;
     a.engine.set_peer(b.key, config.clone(), Instant::now());
-    let status = a.engine.status(&b.key).unwrap();
+    let status = a.status(&b);
     assert!(status.handshake_age.is_some() && status.config.endpoint == Some(b.address));
     let c = End::new(3);
     a.engine.set_peer(
@@ -271,12 +351,20 @@ fn changing_a_peer_keeps_its_session_and_prefixes_move_between_peers() {
         Instant::now(),
     );
     assert_eq!(a.engine.owner(wide), Some(c.key));
-    assert!(!a.engine.status(&b.key).unwrap().config.allowed_ips.contains(&wide));
+    assert!(!a.status(&b).config.allowed_ips.contains(&wide));
     assert!(a.engine.remove_peer(&c.key) && !a.engine.remove_peer(&c.key));
     assert_eq!(a.engine.owner(wide), None);
     config.keepalive_secs = 7;
+    a.engine.set_peer(b.key, config.clone(), a.now);
+    let sent = a.timers().network;
+    let [(_, keepalive)] = &sent[..] else { panic!("{} datagrams", sent.len()) };
+    assert_eq!(keepalive.len(), 32, "keepalives are no reason for another session");
+    config.eager = true;
+    a.engine.set_peer(b.key, config.clone(), a.now);
+    assert!(a.timers().network.is_empty(), "nor is a hurry that has what it wants");
+    config.preshared_key = PresharedKey::from_bytes([7; 32]);
     a.engine.set_peer(b.key, config, Instant::now());
-    assert!(a.engine.status(&b.key).unwrap().handshake_age.is_none(), "another session");
+    assert!(!a.engine.has_session(&b.key, a.now), "another preshared key is one");
 }
 
 #[test]
@@ -312,14 +400,12 @@ proptest! {
     #[test]
     fn arbitrary_bytes_are_dropped(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..6) {
         let (mut a, _b) = pair();
-        let mut out = Collect::default();
         if bytes.len() >= 12 {
             bytes[..4].copy_from_slice(&[kind, 0, 0, 0]);
             bytes[4..12].fill(0);
         }
-        a.engine.from_network(([192, 0, 2, 9], 1).into(), &bytes, &mut out);
+        let out = a.take(([192, 0, 2, 9], 1).into(), &bytes);
         prop_assert!(out.network.is_empty() && out.link.is_empty());
-        a.engine.from_link(&bytes, &mut out);
-        prop_assert!(out.link.is_empty());
+        prop_assert!(a.give(&bytes).link.is_empty());
     }
 }

@@ -11,21 +11,32 @@
 mod apply;
 mod request;
 
+pub(super) use apply::apply_peers as apply_to;
 pub use request::{Change, Request, parse};
 
 use super::device::{Device, WeakDevice};
 use nix::errno::Errno;
 use std::fs::Permissions;
-use std::io;
+use std::io::{
+    self,
+    ErrorKind::{AlreadyExists, NotFound},
+};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 use zeroize::Zeroizing;
 
-/// A request longer than this is not from wg(8): 3,000 peers with a few prefixes fit.
-const LONGEST_REQUEST: u64 = 4 << 20;
+/// A request longer than this is not from wg(8): 10,000 peers with thirty prefixes each fit.
+const LONGEST_REQUEST: u64 = 16 << 20;
+
+/// How often the directory may be taken away under us.
+const MOST_ATTEMPTS: u32 = 1000;
+
+/// After an error the next connection waits so long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Why the socket could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -70,10 +81,21 @@ impl Drop for Listener {
 }
 
 fn bind(dir: &Path, path: &Path) -> io::Result<UnixListener> {
+    for _ in 1..MOST_ATTEMPTS {
+        match try_bind(dir, path) {
+            // Whoever leaves the directory last may take it away, also just now.
+            Err(error) if matches!(error.kind(), NotFound | AlreadyExists) => {}
+            done => return done,
+        }
+    }
+    try_bind(dir, path)
+}
+
+fn try_bind(dir: &Path, path: &Path) -> io::Result<UnixListener> {
     // 0700: the socket is not reachable for others in the moment before its mode is set.
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != NotFound => return Err(error),
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
@@ -95,9 +117,10 @@ async fn serve(listener: UnixListener, device: WeakDevice) {
                     }
                 });
             }
+            // No descriptors left, or whoever called is gone: the next one may have more luck.
             Err(error) => {
                 tracing::warn!(%error, "UAPI socket");
-                return;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -108,26 +131,28 @@ async fn converse(stream: UnixStream, device: &WeakDevice) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read.take(LONGEST_REQUEST));
     // Requests and answers hold private keys.
-    let mut request = Zeroizing::new(String::new());
+    let mut request = Zeroizing::new(Vec::new());
     loop {
         let before = request.len();
-        if read.read_line(&mut request).await? == 0 {
+        // Not as text: with each line all that came before it would be looked at again.
+        if read.read_until(b'\n', &mut request).await? == 0 {
             return Ok(());
         }
-        if &request[before..] != "\n" {
+        if &request[before..] != b"\n" {
             continue;
         }
-        let answer = answer(request.trim_end_matches('\n'), device);
+        let answer = answer(&request, device);
         write.write_all(answer.as_bytes()).await?;
-        request = Zeroizing::new(String::new());
+        request = Zeroizing::new(Vec::new());
         read.get_mut().set_limit(LONGEST_REQUEST);
     }
 }
 
-fn answer(request: &str, device: &WeakDevice) -> Zeroizing<String> {
-    let result = match parse(request) {
+fn answer(request: &[u8], device: &WeakDevice) -> Zeroizing<String> {
+    let text = std::str::from_utf8(request).map_err(|_| Errno::EPROTO);
+    let result = match text.and_then(|text| parse(text.trim_end_matches('\n'))) {
         Ok(Request::Get) => apply::render(device),
-        Ok(Request::Set(changes)) => apply::apply(device, &changes).map(|()| Zeroizing::default()),
+        Ok(Request::Set(changes)) => apply::apply(device, changes).map(|()| Zeroizing::default()),
         Err(errno) => Err(errno),
     };
     let (mut text, errno) = match result {
@@ -140,3 +165,34 @@ fn answer(request: &str, device: &WeakDevice) -> Zeroizing<String> {
 
 /// The device ended while it was asked.
 const GONE: Errno = Errno::ENODEV;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn a_directory_that_others_take_away_is_made_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("wireguard");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let _entered = runtime.enter();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let _ = std::fs::remove_dir(&dir);
+                }
+            });
+            for n in 0..20_000 {
+                let path = dir.join(format!("{n}.sock"));
+                let bound = bind(&dir, &path).map(|_| std::fs::remove_file(&path));
+                if bound.is_err() {
+                    done.store(true, Ordering::Relaxed);
+                }
+                bound.unwrap().unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
+}

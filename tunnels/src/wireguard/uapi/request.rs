@@ -19,7 +19,7 @@ pub enum Request {
 /// One line of a `set`.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// The device's key; none takes it away, which this device does not do.
+    /// The device's key; none takes it away.
     PrivateKey(Option<PrivateKey>),
     /// The UDP port.
     ListenPort(u16),

@@ -172,11 +172,13 @@ fn explain(source: &Source, state: &KubernetesState, now: Timestamp) -> String {
              come up.\n  \
              * Other servers of the site must be stopped (`holdfast kube stop` on each), and join anew\n    \
              afterwards (`holdfast kube start --rejoin`).\n";
-    if words::release_name(&state.release.wanted).is_some() && !words::settled(&state.release) {
+    let release = &state.release;
+    let is_settled = words::settled(release) || words::doubted(release);
+    if words::release_name(&release.wanted).is_some() && !is_settled {
         let _ = writeln!(
             text,
             "  * A release is under way: {}.",
-            words::release_line(&state.release, crate::output::Paint(false))
+            words::release_line(release, crate::output::Paint(false))
         );
     }
     text
@@ -224,7 +226,9 @@ impl Watch {
     fn judge(&mut self, state: &KubernetesState, after: Duration) -> Verdict {
         // A manager that restarted counts from zero, so any other number is a sign.
         self.begun |= state.phase == KubernetesPhase::Restoring || state.starts != self.starts;
-        let over = self.begun && state.phase == KubernetesPhase::Ready;
+        // What the snapshot lacks of the release is seen a moment after Kubernetes is ready.
+        let is_looked_at = !words::doubted(&state.release);
+        let over = self.begun && state.phase == KubernetesPhase::Ready && is_looked_at;
         let ours = state.snapshots.problem.clone().filter(|p| OURS.contains(&p.reason));
         // The same failure as before the command is its own once it is over.
         let failed = self.problems.on(&state.snapshots).or_else(|| ours.clone().filter(|_| over));
@@ -237,7 +241,10 @@ impl Watch {
                     words::phase_name(state.phase)
                 ),
                 after,
-                reason: ours.map(|problem| problem.reason).or(state.reason),
+                reason: ours
+                    .map(|problem| problem.reason)
+                    .or(state.reason)
+                    .or(state.release.reason.filter(|_| !is_looked_at)),
             }),
         }
     }
@@ -246,6 +253,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use holdfast_api::kubernetes::ReleasePhase;
     use holdfast_api::local::Problem;
 
     fn state(phase: KubernetesPhase, starts: u32) -> KubernetesState {
@@ -275,6 +283,19 @@ mod tests {
         // So quick that only the number of starts tells.
         let mut watch = Watch::after(&state(Ready, 3));
         assert_eq!(look(&mut watch, &state(Ready, 4)), "reached");
+    }
+
+    #[test]
+    fn a_restore_is_not_over_before_the_release_was_looked_at() {
+        use KubernetesPhase::{Ready, Restoring};
+        let mut watch = Watch::after(&state(Ready, 3));
+        assert_eq!(look(&mut watch, &state(Restoring, 3)), "not yet");
+        let mut ready = state(Ready, 4);
+        ready.release.phase = ReleasePhase::Committed;
+        ready.release.reason = Some(Reason::KubernetesApiUnavailable);
+        assert_eq!(look(&mut watch, &ready), "not yet");
+        ready.release.reason = None;
+        assert_eq!(look(&mut watch, &ready), "reached");
     }
 
     fn with(phase: KubernetesPhase, reason: Reason) -> KubernetesState {

@@ -74,8 +74,10 @@ pub(super) fn judge(state: &KubernetesState, after: Duration) -> Verdict {
         return Verdict::Hopeless(Failure::Failed { problem: Box::new(problem) });
     }
     let mut what = format!("Kubernetes is {}", words::phase_name(state.phase));
-    if !words::settled(release) {
-        let name = words::release_name(&release.wanted).unwrap_or_default();
+    let name = words::release_name(&release.wanted).unwrap_or_default();
+    if words::doubted(release) {
+        let _ = write!(what, " and it is not known whether all of release {name} is there");
+    } else if !words::settled(release) {
         let _ = write!(what, " and release {name} is {}", words::release_phase_name(release.phase));
     }
     let reason = if ready { release.reason } else { state.reason.or(release.reason) };

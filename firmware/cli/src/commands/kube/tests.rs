@@ -98,6 +98,12 @@ fn a_wait_ends_with_readiness_and_the_release_or_when_it_was_given_up() {
     assert_eq!((over, failure.reason()), (false, Some(Reason::KubernetesDiskFull)));
     assert_eq!(failure.to_string(), "Kubernetes is Starting after 7 s");
 
+    // The API server was away, and what is there was not looked at since.
+    let (over, failure) =
+        verdict(&|s| s.release.reason = Some(Reason::KubernetesApiUnavailable)).unwrap_err();
+    assert_eq!((over, failure.reason()), (false, Some(Reason::KubernetesApiUnavailable)));
+    assert!(failure.to_string().contains("it is not known whether"), "{failure}");
+
     // The one in force is not the one that is wanted: the phase is an old one.
     let (over, failure) = verdict(&|s| s.release.wanted.digest = "other".into()).unwrap_err();
     assert_eq!((over, failure.reason(), failure.exit_code()), (false, None, 124));

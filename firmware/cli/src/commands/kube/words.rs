@@ -98,7 +98,14 @@ pub(super) fn digest(release: &ReleaseRef) -> String {
 pub(super) fn settled(state: &ReleaseState) -> bool {
     release_name(&state.wanted).is_none()
         || (state.phase == ReleasePhase::Committed
+            && !doubted(state)
             && state.good.as_ref().is_none_or(|good| good.digest == state.wanted.digest))
+}
+
+/// It came into force, and nobody knows whether its objects are still there: the API server was
+/// away, and what is there was not looked at since.
+pub(super) fn doubted(state: &ReleaseState) -> bool {
+    state.phase == ReleasePhase::Committed && state.reason == Some(Reason::KubernetesApiUnavailable)
 }
 
 /// How far it is and with what: `step 7 of 31: apply Deployment default/web`.

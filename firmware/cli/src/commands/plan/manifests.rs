@@ -62,7 +62,7 @@ impl ManifestsError {
 pub(super) fn read(path: &Path) -> Result<ReleaseInput, ManifestsError> {
     let fail = |source| ManifestsError::Read { path: path.into(), source };
     let is_dir = std::fs::metadata(path).map_err(fail)?.is_dir();
-    let files = if is_dir { list(path).map_err(fail)? } else { vec![path.to_owned()] };
+    let files = if is_dir { list(path)? } else { vec![path.to_owned()] };
     if files.is_empty() {
         return Err(ManifestsError::Nothing { dir: path.into() });
     }
@@ -77,13 +77,17 @@ pub(super) fn read(path: &Path) -> Result<ReleaseInput, ManifestsError> {
 }
 
 /// The files of a folder that are manifests by their names, hidden ones left out.
-fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
+fn list(dir: &Path) -> Result<Vec<PathBuf>, ManifestsError> {
+    let fail = |path: &Path| {
+        let path = path.to_owned();
+        |source| ManifestsError::Read { path, source }
+    };
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
+    for entry in std::fs::read_dir(dir).map_err(fail(dir))? {
+        let path = entry.map_err(fail(dir))?.path();
         let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
         let yaml = path.extension().is_some_and(|end| end == "yaml" || end == "yml");
-        if yaml && !hidden && std::fs::metadata(&path)?.is_file() {
+        if yaml && !hidden && std::fs::metadata(&path).map_err(fail(&path))?.is_file() {
             files.push(path);
         }
     }
@@ -161,6 +165,15 @@ mod tests {
         assert!(matches!(missing, Err(ManifestsError::Read { .. })), "{missing:?}");
         let dir = folder(&[("a.yaml", b"a: \xff")]);
         assert!(matches!(read(dir.path()), Err(ManifestsError::NoText { .. })));
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_told_by_its_name() {
+        let dir = folder(&[("a.yaml", b"a: 1")]);
+        let link = dir.path().join("b.yaml");
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        let Err(ManifestsError::Read { path, .. }) = read(dir.path()) else { panic!() };
+        assert_eq!(path, link);
     }
 
     #[test]

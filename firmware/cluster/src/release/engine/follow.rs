@@ -23,6 +23,8 @@ impl<T: Target> ReleaseEngine<T> {
     /// Another node applies: have the images, and let go of older ones when it is done.
     pub(super) async fn follow(&mut self) -> Duration {
         self.has_recalled = false;
+        // Whoever leads looks; this node does when it leads.
+        (self.looked, self.doubt) = (None, None);
         self.recall_to_follow().await;
         let Some(Wanted::Release(release)) = self.machine.wanted().cloned() else {
             self.tell(None);

@@ -22,6 +22,7 @@ pub struct Report {
 pub struct Releases {
     journal: Journal,
     wanted: watch::Sender<Option<Kept>>,
+    restoring: watch::Sender<bool>,
     report: watch::Receiver<Report>,
 }
 
@@ -29,14 +30,21 @@ impl Releases {
     pub(super) fn new(
         journal: Journal,
         wanted: watch::Sender<Option<Kept>>,
+        restoring: watch::Sender<bool>,
         report: watch::Receiver<Report>,
     ) -> Self {
-        Releases { journal, wanted, report }
+        Releases { journal, wanted, restoring, report }
     }
 
     /// Asks for a release, with its text; none leaves the site as it is.
     pub fn want(&self, wanted: Option<Kept>) {
         self.wanted.send_if_modified(|now| std::mem::replace(now, wanted.clone()) != wanted);
+    }
+
+    /// Whether the datastore is being put back to a snapshot: what is in force is looked at when it
+    /// is over, also when nobody noticed that the API server was away.
+    pub fn restoring(&self, is: bool) {
+        self.restoring.send_if_modified(|now| std::mem::replace(now, is) != is);
     }
 
     /// Where the release is now.

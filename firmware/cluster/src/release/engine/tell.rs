@@ -35,7 +35,8 @@ impl<T: Target> ReleaseEngine<T> {
             state.reason = Some(failure.reason);
             state.message.clone_from(&failure.message);
         }
-        if let Some(trouble) = trouble {
+        let is_doubted = state.phase == ReleasePhase::Committed && self.machine.wanted().is_some();
+        if let Some(trouble) = trouble.or(self.doubt.as_ref().filter(|_| is_doubted)) {
             state.reason = Some(trouble.reason);
             state.message.clone_from(&trouble.message);
         }

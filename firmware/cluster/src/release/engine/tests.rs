@@ -11,6 +11,7 @@ use std::future::Future;
 
 mod killed;
 mod lead;
+mod look;
 mod site;
 
 type Objects<'a> = &'a [(&'a str, &'a str, &'a str)];
@@ -69,7 +70,8 @@ impl Site {
         let ahead = self.ahead;
         self.engine.get_or_insert_with(|| {
             let (mut engine, handle) = ReleaseEngine::open(&paths, Arc::clone(&self.fake));
-            engine.pace = Pace { first: Duration::ZERO, longest: Duration::ZERO };
+            let none = Duration::ZERO;
+            engine.pace = Pace { first: none, longest: none, ..Pace::default() };
             engine.clock.ahead = ahead;
             (engine, handle)
         })
@@ -321,6 +323,38 @@ fn manifests_that_are_not_the_digests_are_refused() {
     site.run();
     assert_eq!(site.state().phase, ReleasePhase::Refused);
     assert_eq!(site.state().reason, Some(Reason::ReleaseInvalid));
+}
+
+/// A folder that was forgotten, a template that came out empty: nobody asked for a site with nothing.
+#[test]
+fn a_release_without_an_object_removes_nothing() {
+    let mut site = Site::with(ONE);
+    site.want(&kept("empty", &[]));
+    site.run();
+    let state = site.state();
+    assert_eq!((state.phase, state.reason), (ReleasePhase::Refused, Some(Reason::ReleaseInvalid)));
+    site.assert_has(Some((&kept("one", ONE), ONE)));
+}
+
+/// A registry that was away is no news once something else is waited for.
+#[test]
+fn what_is_said_of_a_step_has_a_reason_of_its_own() {
+    let mut site = Site::with(ONE);
+    site.want(&kept("two", TWO));
+    let pull = loop {
+        site.engine().0.take_wanted();
+        let step = site.engine().0.prepare().unwrap().unwrap();
+        if matches!(step, Step::PrePull(_)) {
+            break step;
+        }
+        site.carry_out(&step);
+    };
+    let away = Failure::always(Reason::ReleaseRegistry, "the registry is away");
+    site.engine().0.conclude(&pull, Err(away));
+    assert_eq!(site.state().reason, Some(Reason::ReleaseRegistry));
+    block_on(site.engine().0.execute(&pull)).unwrap().unwrap();
+    let state = site.state();
+    assert_eq!((state.message.as_str(), state.reason), ("pulling", None));
 }
 
 /// An aggregated API whose server is gone keeps neither a release nor a rollback from its end.

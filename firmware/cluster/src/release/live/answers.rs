@@ -57,11 +57,12 @@ pub(super) fn refused(object: &Object, tried: &str, error: &ApiError) -> Result<
         }
         _ => (String::new(), told.reason),
     };
-    let mut retry = told.retry;
-    if matches!(error, ApiError::UnknownKind { .. }) && !is_built_in(group(&id.api_version)) {
-        // Its definition may be on its way by other hands.
-        retry = Retry::Soon;
-    }
+    let retry = match error {
+        // Kubernetes' own kinds are all there when it is ready.
+        ApiError::UnknownKind { .. } if is_built_in(group(&id.api_version)) => Retry::Never,
+        // The definition of another one may be on its way by other hands.
+        _ => told.retry,
+    };
     let said = told.message.replace(tried, &id.name);
     let message = format!("{origin}: {field}{said} ({id})");
     Err(Failure::new(reason, message, retry).after(told.after))
@@ -141,6 +142,25 @@ mod tests {
             assert_eq!((whole.reason, whole.retry), told, "{status} {group}");
             assert_eq!(whole.after, Some(std::time::Duration::from_secs(7)));
         }
+    }
+
+    #[test]
+    fn a_misspelt_kind_of_kubernetes_own_is_refused_and_another_one_may_come() {
+        let told = |api_version: &str, kind: &str| {
+            let (api_version, kind) = (api_version.to_owned(), kind.to_owned());
+            let error =
+                ApiError::UnknownKind { api_version: api_version.clone(), kind: kind.clone() };
+            let id = ObjectId { api_version, kind, namespace: None, name: "a".into() };
+            let object = Object { id, origin: Origin::default(), value: json!({}) };
+            refused(&object, "a", &error).unwrap_err()
+        };
+        for (version, kind) in [("v1", "ConfigMapp"), ("apps/v1", "Deploymint"), ("v2", "Pod")] {
+            let failure = told(version, kind);
+            assert_eq!((failure.reason, failure.retry), (Reason::ReleaseInvalid, Retry::Never));
+            assert!(failure.message.contains("kind: "), "{failure}");
+        }
+        let failure = told("x.example/v1", "Gadget");
+        assert_eq!((failure.reason, failure.retry), (Reason::ReleaseInvalid, Retry::Soon));
     }
 
     #[test]

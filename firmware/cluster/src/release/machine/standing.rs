@@ -1,7 +1,7 @@
 //! What people are told of the machine.
 
 use super::{Machine, Wanted};
-use crate::release::journal::Direction;
+use crate::release::journal::{Cause, Direction};
 use crate::release::target::MESSAGE_BYTES;
 use holdfast_api::kubernetes::{FailedRelease, ReleasePhase, ReleaseRef, ReleaseState};
 use holdfast_api::{Reason, brief};
@@ -28,6 +28,11 @@ impl Machine {
         }
     }
 
+    /// Why the attempt is taken back.
+    pub fn cause(&self) -> Option<&Cause> {
+        self.record.attempt.as_ref()?.cause.as_ref()
+    }
+
     /// Whether this version failed and is not tried again.
     pub fn refuses(&self, reference: &ReleaseRef) -> bool {
         self.refusal(reference).is_some()
@@ -43,7 +48,7 @@ impl Machine {
 
     fn standing(&self) -> (ReleasePhase, Option<Reason>, String) {
         if let Some(run) = &self.run {
-            let cause = self.record.attempt.as_ref().and_then(|attempt| attempt.cause.as_ref());
+            let cause = self.cause();
             let trouble = run.flaw.as_ref().or(run.trouble.as_ref());
             let step = || run.step().to_string();
             return match run.direction {

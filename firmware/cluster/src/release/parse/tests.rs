@@ -109,6 +109,12 @@ fn broken_yaml_names_line_and_column() {
 }
 
 #[test]
+fn a_byte_order_mark_begins_a_file_and_is_no_part_of_it() {
+    let release = try_files(&[("a.yaml", &format!("\u{feff}{GOOD}"))]).unwrap();
+    assert_eq!(release.items[0].object.origin.to_string(), "a.yaml, document 1");
+}
+
+#[test]
 fn the_same_object_twice_is_told_with_both_places() {
     let other = GOOD.replace("{name: a}", "{name: a, namespace: default}");
     let error = try_files(&[("a.yaml", GOOD), ("b.yaml", &other)]).unwrap_err();

@@ -41,6 +41,20 @@ async fn a_plan_asks_about_every_object_names_the_nodes_and_changes_nothing() {
     assert_eq!(interrupting(&trial), ["apply DaemonSet default/way"]);
 }
 
+/// Here and on an agent, which asks nobody.
+#[tokio::test]
+async fn a_plan_refuses_what_the_release_would_be_refused_for() {
+    let fake = Fake::default();
+    let bad: Objects<'_> = &[("Deployment", "web", "App:v1"), ("DaemonSet", "way", "a")];
+    let trial = between(ONE, bad, &[]).ask(&fake, true, PATIENCE).await;
+    assert_eq!(reasons(&trial), [Reason::ReleaseInvalid]);
+    assert!(trial.problems[0].message.contains("\"App:v1\" is not"), "{:?}", trial.problems);
+    let trial = between(ONE, bad, &[]).ask(&fake, false, PATIENCE).await;
+    assert_eq!(reasons(&trial), [Reason::ReleaseInvalid, Reason::ReleaseOtherManager]);
+    let trial = between(ONE, &[], &[]).ask(&fake, true, PATIENCE).await;
+    assert_eq!(reasons(&trial), [Reason::ReleaseInvalid], "everything would be removed");
+}
+
 #[tokio::test]
 async fn traffic_is_interrupted_where_its_pods_are_replaced_and_nowhere_else() {
     let fake = Fake::default();

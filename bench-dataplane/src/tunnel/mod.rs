@@ -1,0 +1,16 @@
+//! WireGuard between two namespaces, both ends the same program: ours, or one that it is compared
+//! with.
+
+pub(crate) mod bare;
+pub(crate) mod datagrams;
+pub(crate) mod edge;
+pub(crate) mod flows;
+pub(crate) mod install;
+pub(crate) mod iperf;
+pub(crate) mod leftovers;
+pub(crate) mod offloads;
+pub(crate) mod pairs;
+pub(crate) mod program;
+pub(crate) mod rig;
+pub(crate) mod search;
+pub(crate) mod wakeups;

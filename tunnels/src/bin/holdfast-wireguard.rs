@@ -1,0 +1,125 @@
+//! `holdfast-wireguard`: one WireGuard device in this process, for wg(8) and wg-quick(8).
+//!
+//! `WG_QUICK_USERSPACE_IMPLEMENTATION=holdfast-wireguard wg-quick up FILE`, or by hand:
+//! `holdfast-wireguard wg0 && wg setconf wg0 FILE`. It goes into the background once the device can
+//! be set up, and ends when its link is deleted, when its socket is removed, or by SIGTERM.
+//!
+//! Exit codes: 0 done, or in the background; 1 failed, with the reason on standard error; 2
+//! wrongly typed.
+
+use anyhow::Context;
+use clap::Parser;
+use netd::LinkName;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use tokio::signal::unix::{SignalKind, signal};
+use tunnels::wireguard::{Device, LinkEnd, Options, Pages, PrivateKey, Tuning, uapi};
+
+/// What the child says once it is ready.
+const READY: &str = "ready";
+/// The device's own thread keeps no more than these busy.
+const MOST_HELPERS: usize = 64;
+
+/// Runs a WireGuard device in userspace, to be set up by wg(8). Needs CAP_NET_ADMIN.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The link to make.
+    #[arg(value_name = "LINK")]
+    link: LinkName,
+    /// Stay in the foreground.
+    #[arg(short, long)]
+    foreground: bool,
+    /// Where the socket for wg(8) is made.
+    #[arg(long, value_name = "DIR", default_value = "/var/run/wireguard")]
+    sockets: PathBuf,
+    /// Handshakes per second beyond which strangers must show a cookie.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    handshakes_per_second: u64,
+    /// Threads that help to seal and open; half as many as there are cores, unless it is said.
+    #[arg(long, value_name = "N", value_parser = helpers)]
+    helpers: Option<usize>,
+    /// Which pages packets are in: usual, 2M or 1G, the latter as far as the system's pool has them.
+    #[arg(long, value_name = "SIZE", default_value_t)]
+    pages: Pages,
+    /// What to log, such as "info" or "tunnels=debug".
+    #[arg(long, value_name = "FILTER", env = "HOLDFAST_LOG", default_value = "warn")]
+    log: String,
+    /// Say "ready" on standard output when the device can be set up.
+    #[arg(long, hide = true)]
+    announce: bool,
+}
+
+fn helpers(text: &str) -> Result<usize, String> {
+    let number: usize = text.parse().map_err(|_| "not a number".to_owned())?;
+    if number <= MOST_HELPERS { Ok(number) } else { Err(format!("at most {MOST_HELPERS}")) }
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if !arguments.foreground && !arguments.announce {
+        return in_background();
+    }
+    tunnels::program::log(&arguments.log)?;
+    let runtime = tunnels::program::runtime()?;
+    runtime.block_on(run(&arguments))
+}
+
+/// Starts itself again, without a terminal, and waits until that is ready.
+fn in_background() -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("cannot find this program again")?;
+    let mut child = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .arg("--announce")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .context("cannot start the process in the background")?;
+    let mut line = String::new();
+    if let Some(output) = child.stdout.take() {
+        BufReader::new(output).read_line(&mut line).context("the process in the background")?;
+    }
+    if line.trim_end() == READY {
+        return Ok(());
+    }
+    let status = child.wait().context("the process in the background")?;
+    anyhow::bail!("the process in the background ended at once: {status}")
+}
+
+/// Whoever waits for the end of our output must not wait for our end.
+fn leave_terminal() -> std::io::Result<()> {
+    let nothing = std::fs::File::options().write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdout(&nothing)?;
+    nix::unistd::dup2_stderr(&nothing)?;
+    Ok(())
+}
+
+async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let link = LinkEnd::open(&arguments.link)?;
+    let options = Options {
+        name: arguments.link.to_string(),
+        private_key: PrivateKey::generate()?,
+        listen_port: 0,
+        fwmark: 0,
+        handshakes_per_second: arguments.handshakes_per_second,
+        tuning: Tuning { helpers: arguments.helpers, pages: arguments.pages },
+    };
+    let device = Device::start(link, options)?;
+    let _listener = uapi::Listener::open(&arguments.sockets, &device)?;
+    if arguments.announce {
+        let mut output = std::io::stdout();
+        writeln!(output, "{READY}").and_then(|()| output.flush()).context("standard output")?;
+        leave_terminal().context("cannot let go of the terminal")?;
+    }
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    tokio::select! {
+        () = device.ended() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

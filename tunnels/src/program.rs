@@ -1,0 +1,28 @@
+//! What the programs of this crate begin with.
+
+use anyhow::Context;
+use std::io::IsTerminal;
+use tokio::runtime::{Builder, Runtime};
+use tracing_subscriber::EnvFilter;
+
+/// Logs to standard error what `filter` says, in colours only to a terminal that may have them
+/// (no-color.org).
+///
+/// # Errors
+/// The filter makes no sense.
+pub fn log(filter: &str) -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(filter).context("--log")?)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_writer(std::io::stderr)
+        .init();
+    Ok(())
+}
+
+/// A runtime of one thread, for everything beside packets.
+///
+/// # Errors
+/// The kernel does not give what it needs.
+pub fn runtime() -> anyhow::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}

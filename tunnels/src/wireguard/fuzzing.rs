@@ -1,0 +1,278 @@
+//! Doors for the fuzzers in `fuzz/` and for the test that replays what they found: each takes any
+//! bytes, and none may panic or break what it asserts.
+
+use super::cookie::Stamper;
+use super::engine::{Datagrams, Engine, LinkPacket, Start};
+use super::inner::ecn::Ecn;
+use super::inner::join::{Joiner, Offers};
+use super::inner::offload::{VNET_HEADER_BYTES, VnetHeader};
+use super::inner::packet::{IpHeader, set_ecn};
+use super::inner::split::{Split, complete_checksum};
+use super::key::PrivateKey;
+use super::layout::{Layout, MOST_PACKET_BYTES};
+use super::message::Message;
+use super::outbox::{Network, Outbox, Run};
+use super::peer::PeerConfig;
+use super::sys::Envelope;
+use super::uapi;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// One door.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// The name of its fuzzer and of the folder of its corpus.
+    pub name: &'static str,
+    /// Takes bytes.
+    pub run: fn(&[u8]),
+}
+
+/// All doors.
+pub const TARGETS: [Target; 6] = [
+    Target { name: "datagrams", run: datagrams },
+    Target { name: "handshake", run: handshake },
+    Target { name: "link", run: link },
+    Target { name: "join", run: join },
+    Target { name: "control", run: control_messages },
+    Target { name: "uapi", run: uapi_requests },
+];
+
+/// Takes bytes through the door of this name; there is none of another.
+///
+/// # Panics
+/// There is no such door, or the bytes broke something.
+pub fn run(name: &str, bytes: &[u8]) {
+    let target = TARGETS.iter().find(|target| target.name == name);
+    assert!(target.is_some(), "no target {name}");
+    target.into_iter().for_each(|target| (target.run)(bytes));
+}
+
+/// Of everything that is fuzzed, so that a corpus stays good.
+const OURS: [u8; 32] = [0x11; 32];
+const THEIRS: [u8; 32] = [0x22; 32];
+
+/// What is sent, looked at and forgotten.
+#[derive(Debug, Default)]
+struct Sink;
+
+impl Network for Sink {
+    fn send(&mut self, memory: &[u8], runs: &[Run]) {
+        for single in runs.iter().flat_map(Run::singles) {
+            let datagram = memory.get(single.range.clone());
+            assert!(datagram.is_some_and(|bytes| Message::parse(bytes).is_some()));
+        }
+    }
+}
+
+fn there() -> SocketAddr {
+    ([192, 0, 2, 2], 5000).into()
+}
+
+/// Two devices that know each other.
+fn connected() -> [Engine; 2] {
+    let now = Instant::now();
+    let start = Start { now, wall: Duration::from_secs(1), seed: 1 };
+    let keys = [PrivateKey::from_bytes(OURS), PrivateKey::from_bytes(THEIRS)];
+    let public = [keys[0].public(), keys[1].public()];
+    let mut engines = keys.map(|key| Engine::new(key, 100, Offers { tcp: true, udp: true }, start));
+    for (engine, peer) in engines.iter_mut().zip([public[1], public[0]]) {
+        let config = PeerConfig {
+            endpoint: Some(there()),
+            allowed_ips: ["0.0.0.0/0", "::/0"].iter().filter_map(|net| net.parse().ok()).collect(),
+            ..PeerConfig::default()
+        };
+        engine.set_peer(peer, config, now);
+    }
+    engines
+}
+
+/// The first two bytes are the segment, the third the marks; the rest came from the network.
+fn datagrams(bytes: &[u8]) {
+    let Some((&[s0, s1, class], rest)) = bytes.split_first_chunk() else { return };
+    let [mut engine, _] = connected();
+    let mut outbox = Outbox::alone(Sink);
+    let mut memory = rest.to_vec();
+    let datagrams = Datagrams {
+        at: None,
+        from: there(),
+        ecn: Ecn::of(class),
+        range: 0..memory.len(),
+        segment: u16::from_le_bytes([s0, s1]).into(),
+    };
+    let now = Instant::now();
+    engine.take_datagrams(&mut memory, &datagrams, &mut outbox, &mut |_| false, now);
+    engine.deliver(&mut memory[..], |_| {});
+    engine.timers(&mut outbox, now);
+    outbox.flush();
+}
+
+/// Keeps what is sent.
+#[derive(Debug, Default)]
+struct Wire(Vec<Vec<u8>>);
+
+impl Network for Wire {
+    fn send(&mut self, memory: &[u8], runs: &[Run]) {
+        let singles = runs.iter().flat_map(Run::singles);
+        self.0.extend(singles.filter_map(|single| memory.get(single.range).map(<[u8]>::to_vec)));
+    }
+}
+
+/// Two devices shake hands, and somebody between them changes what passes: of each three bytes the
+/// first says which datagram, the second where in it, the third what to flip. What was changed has
+/// the right first mac all the same, or nothing behind that would be tried.
+fn handshake(bytes: &[u8]) {
+    let mut engines = connected();
+    let keys = [OURS, THEIRS].map(|key| PrivateKey::from_bytes(key).public());
+    let mut now = Instant::now();
+    let mut changes = bytes.chunks_exact(3);
+    engines[0].renew(&keys[1], now);
+    let mut wires: [Outbox<Wire>; 2] = std::array::from_fn(|_| Outbox::alone(Wire::default()));
+    let (mut count, mut delivered) = (0u8, 0);
+    for _ in 0..12 {
+        for side in 0..2 {
+            engines[side].timers(&mut wires[side], now);
+            wires[side].flush();
+            for mut datagram in std::mem::take(&mut wires[side].network.0) {
+                let mut is_changed = false;
+                for change in changes.clone().filter(|change| change[0] == count) {
+                    if let Some(byte) = datagram.get_mut(usize::from(change[1])) {
+                        *byte ^= change[2];
+                        is_changed |= change[2] != 0;
+                    }
+                }
+                if is_changed {
+                    Stamper::new(&keys[1 - side]).stamp(&mut datagram, now);
+                }
+                count = count.saturating_add(1);
+                let datagrams = Datagrams {
+                    at: None,
+                    from: there(),
+                    ecn: Ecn::NotEct,
+                    range: 0..datagram.len(),
+                    segment: datagram.len(),
+                };
+                let other = &mut engines[1 - side];
+                let outbox = &mut wires[1 - side];
+                let mut resident = |_: &[u8]| false;
+                other.take_datagrams(&mut datagram, &datagrams, outbox, &mut resident, now);
+                other.deliver(&mut datagram[..], |_| delivered += 1);
+            }
+        }
+        now += Duration::from_secs(2);
+    }
+    assert_eq!(delivered, 0, "nobody sent data");
+    if changes.all(|change| change[2] == 0) {
+        let is_up =
+            engines[0].status(&keys[1], now).is_some_and(|peer| peer.handshake_age.is_some());
+        assert!(is_up, "nobody changed anything");
+    }
+}
+
+/// A header of the kernel, a guess at headers and parts, and a packet of the link.
+fn link(bytes: &[u8]) {
+    let Some((header, rest)) = bytes.split_first_chunk::<VNET_HEADER_BYTES>() else { return };
+    let Some((&[h, p0, p1], packet)) = rest.split_first_chunk() else { return };
+    let packet = packet.get(..MOST_PACKET_BYTES).unwrap_or(packet);
+    let vnet = VnetHeader::parse(header).unwrap_or_default();
+    if let Some(split) = Split::of(&vnet, packet, packet.len()) {
+        let mut end = split.header_bytes();
+        // A byte each would take long and find nothing.
+        for part in (0..split.count()).take(200) {
+            let payload = split.payload(part);
+            assert_eq!(payload.start + split.header_bytes(), end);
+            end = payload.end + split.header_bytes();
+            split.finish(part, &mut vec![0; split.header_bytes() + payload.len()]);
+        }
+        assert!(end <= packet.len());
+    }
+    let mut copy = packet.to_vec();
+    complete_checksum(&vnet, &mut copy);
+    set_ecn(&mut copy, Ecn::Ce);
+    assert_eq!(copy.len(), packet.len());
+
+    let [mut engine, _] = connected();
+    let mut outbox = Outbox::alone(Sink);
+    let part = usize::from(u16::from_le_bytes([p0, p1]));
+    let layout = if h == 0 { Layout::whole(1420) } else { Layout::split(h.into(), part, 1420) };
+    let mut spill = vec![0; MOST_PACKET_BYTES];
+    let total = layout.scatter(outbox.room(), &mut spill, &mut [], |slices| {
+        let mut rest = packet;
+        slices.iter_mut().map(|slice| std::io::Read::read(&mut rest, slice).unwrap_or(0)).sum()
+    });
+    assert_eq!(total, packet.len());
+    let packet = LinkPacket { vnet, layout, spill: &spill, total };
+    engine.take_packet(packet, &mut outbox, Instant::now());
+    outbox.flush();
+}
+
+/// Packets behind each other, each with its length in front.
+fn join(bytes: &[u8]) {
+    let mut joiner = Joiner::new(Offers { tcp: true, udp: true });
+    let mut memory = bytes.to_vec();
+    let (mut at, mut total) = (0, 0);
+    while let Some(&length) = memory.get(at..).and_then(|rest| rest.first_chunk::<2>()) {
+        let start = at + 2;
+        let end = (start + usize::from(u16::from_le_bytes(length))).min(memory.len());
+        at = end;
+        let Some(ip) = memory.get(start..end).and_then(IpHeader::parse) else { continue };
+        total += ip.total_bytes;
+        joiner.push(&memory[..], start..start + ip.total_bytes, &ip);
+    }
+    let mut delivered = 0;
+    joiner.deliver(&mut memory[..], |slices| {
+        let bytes: usize = slices.iter().skip(1).map(|slice| slice.len()).sum();
+        assert!(bytes <= MOST_PACKET_BYTES);
+        delivered += bytes;
+    });
+    assert!(delivered <= total, "bytes out of nothing");
+}
+
+fn control_messages(bytes: &[u8]) {
+    let mut envelope = Envelope::default();
+    for (to, from) in envelope.control.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    envelope.control_bytes = bytes.len();
+    let (segment, _, _) = envelope.received();
+    assert!(segment != Some(0));
+    for (to, from) in envelope.address.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    let _ = envelope.from();
+}
+
+fn uapi_requests(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(uapi::Request::Set(changes)) = uapi::parse(text)
+    {
+        let [mut engine, _] = connected();
+        let _ = uapi::apply_to(&mut engine, &changes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// What fuzzers found is tried again, and so is every beginning and every damaged byte of it.
+    #[test]
+    fn every_corpus_is_taken_without_harm() {
+        let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+        for target in TARGETS {
+            let mut files = 0;
+            for entry in std::fs::read_dir(corpora.join(target.name)).unwrap() {
+                let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+                run(target.name, &bytes);
+                for cut in (0..bytes.len()).step_by(bytes.len().div_ceil(16).max(1)) {
+                    (target.run)(&bytes[..cut]);
+                    let mut damaged = bytes.clone();
+                    damaged[cut] ^= 0x41;
+                    (target.run)(&damaged);
+                }
+                files += 1;
+            }
+            assert!(files > 0, "{} has no corpus", target.name);
+        }
+    }
+}

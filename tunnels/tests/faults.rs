@@ -1,0 +1,366 @@
+//! What goes wrong around a real WireGuard device while data passes: links, routes, queues, other
+//! programs, and whatever strangers send. Each time the tunnel goes on, and nothing is left behind.
+
+#![allow(clippy::unwrap_used, reason = "helpers of the test; a panic is a failed test")]
+
+mod wires;
+mod world;
+
+use boringtun::noise::{Tunn, TunnResult};
+use boringtun::x25519;
+use netd::tuntap;
+use std::io::{Read, Write};
+use std::net::UdpSocket;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tunnels::wireguard::PublicKey;
+use wires::flow::Flow;
+use wires::{End, Kind, need, tunnel, wg_key};
+use world::wait_for;
+
+/// Two ends with a stream from the first to the second, which moves.
+fn under_load() -> ([End; 2], Flow) {
+    let ends = tunnel([Kind::Ours, Kind::Ours], "");
+    let flow = Flow::start(&ends[0], &ends[1], "10.9.0.2");
+    flow.moves("at first");
+    (ends, flow)
+}
+
+/// Descriptors and threads of the programs.
+fn weight(ends: &[End; 2]) -> Vec<[usize; 2]> {
+    let count = |end: &End, what: &str| {
+        let pid = end.program.as_ref().unwrap().id();
+        std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count()
+    };
+    ends.iter().map(|end| [count(end, "fd"), count(end, "task")]).collect()
+}
+
+/// Has `fault` done to both ends under load, and undone.
+fn survives(fault: impl FnOnce(&[End; 2], &Flow), mending: impl FnOnce(&[End; 2])) {
+    let (ends, flow) = under_load();
+    let before = weight(&ends);
+    fault(&ends, &flow);
+    mending(&ends);
+    flow.moves("after it was mended");
+    flow.end();
+    assert!(ends[1].pings("10.9.0.1", "56"), "the other way");
+    assert_eq!(weight(&ends), before, "descriptors and threads");
+}
+
+fn both(ends: &[End; 2], arguments: &[&str]) {
+    for end in ends {
+        end.run("ip", arguments);
+    }
+}
+
+fn answers(end: &End) -> bool {
+    end.namespace.run("ping", &["-c", "1", "-W", "1", "10.9.0.2"]).status.success()
+}
+
+#[test]
+fn a_wire_that_goes_down_and_comes_back() {
+    need!(Kind::Ours);
+    survives(
+        |ends, flow| {
+            ends[1].run("ip", &["link", "set", "w", "down"]);
+            assert!(flow.stands(|| !answers(&ends[0])));
+        },
+        |ends| drop(ends[1].run("ip", &["link", "set", "w", "up"])),
+    );
+}
+
+/// Also below what IPv6 needs, which takes its addresses away.
+#[test]
+fn the_links_mtu_is_changed() {
+    need!(Kind::Ours);
+    let set = |ends: &[End; 2], mtu: &str| {
+        for end in ends {
+            end.run("ip", &["link", "set", &end.link, "mtu", mtu]);
+        }
+    };
+    survives(
+        |ends, flow| {
+            for mtu in ["1300", "9000", "600", "1281"] {
+                set(ends, mtu);
+                flow.moves(&format!("with an MTU of {mtu}"));
+            }
+        },
+        |ends| set(ends, "1420"),
+    );
+}
+
+/// What is sealed no longer fits: the kernel refuses runs, and fragments take their place.
+#[test]
+fn the_wires_mtu_is_changed() {
+    need!(Kind::Ours);
+    survives(
+        |ends, flow| {
+            for mtu in ["1400", "700", "9000", "1280"] {
+                both(ends, &["link", "set", "w", "mtu", mtu]);
+                flow.moves(&format!("with a wire's MTU of {mtu}"));
+            }
+        },
+        |ends| both(ends, &["link", "set", "w", "mtu", "1500"]),
+    );
+}
+
+/// Errors of sendmsg(2): EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH.
+#[test]
+fn routes_that_refuse() {
+    need!(Kind::Ours);
+    for kind in ["prohibit", "unreachable", "blackhole"] {
+        let rule = |what| ["rule", what, "pref", "5", "to", "192.0.2.0/24", kind];
+        survives(
+            |ends, flow| {
+                // The look-up of what is local goes behind ours.
+                for end in ends {
+                    end.run("ip", &["rule", "add", "pref", "10", "lookup", "local"]);
+                    end.run("ip", &["rule", "delete", "pref", "0"]);
+                }
+                both(ends, &rule("add"));
+                assert!(flow.stands(|| !answers(&ends[0])), "{kind}");
+            },
+            |ends| both(ends, &rule("delete")),
+        );
+    }
+    survives(
+        |ends, flow| {
+            ends[0].run("ip", &["route", "delete", "192.0.2.0/24", "dev", "w"]);
+            assert!(flow.stands(|| !answers(&ends[0])));
+        },
+        |ends| drop(ends[0].run("ip", &["route", "add", "192.0.2.0/24", "dev", "w"])),
+    );
+}
+
+/// A queue that holds two packets, or eight, drops most of a run.
+#[test]
+fn queues_that_are_full() {
+    need!(Kind::Ours);
+    let queues: [&[&str]; 2] =
+        [&["pfifo", "limit", "2"], &["tbf", "rate", "80mbit", "burst", "4kb", "limit", "12kb"]];
+    for queue in queues {
+        let add = [&["qdisc", "add", "dev", "w", "root"], queue].concat();
+        survives(
+            |ends, flow| {
+                for end in ends {
+                    end.run("tc", &add);
+                }
+                flow.moves(&format!("through {queue:?}"));
+            },
+            |ends| {
+                for end in ends {
+                    end.run("tc", &["qdisc", "delete", "dev", "w", "root"]);
+                }
+            },
+        );
+    }
+}
+
+/// Sends what `next` says to the second end's port from outside of the tunnel, from so many ports,
+/// until the stream has moved on several times; how many datagrams, and how many answers.
+fn throw(
+    ends: &[End; 2],
+    flow: &Flow,
+    [ports, burst]: [usize; 2],
+    mut next: impl FnMut(usize) -> Vec<u8>,
+) -> (usize, usize) {
+    let open = || {
+        let socket = UdpSocket::bind("192.0.2.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket
+    };
+    let net = &ends[0].namespace.net;
+    let sockets: Vec<UdpSocket> = net.enter(|| (0..ports).map(|_| open()).collect()).unwrap();
+    let (mut sent, mut answers) = (0, 0);
+    for round in 0..3 {
+        for _ in 0..burst {
+            let socket = &sockets[sent % ports];
+            let _ = socket.send_to(&next(sent), "192.0.2.2:5002");
+            sent += 1;
+            answers += usize::from(socket.recv_from(&mut [0; 2000]).is_ok());
+        }
+        flow.moves(&format!("in round {round} of what strangers send"));
+    }
+    (sent, answers)
+}
+
+#[test]
+fn datagrams_of_every_size() {
+    need!(Kind::Ours);
+    survives(
+        |ends, flow| {
+            // A first byte of each kind of message and none, and rarely the zeros behind it.
+            let answered = throw(ends, flow, [1, 700], |n| {
+                let kind = u8::try_from(n % 6).unwrap();
+                let mut bytes = vec![if n % 5 == 0 { 0xee } else { 0 }; n % 2001];
+                bytes.iter_mut().take(1).for_each(|first| *first = kind);
+                bytes
+            });
+            assert_eq!(answered, (2100, 0), "nobody is told anything");
+        },
+        |_| {},
+    );
+}
+
+/// First messages of a handshake, each for the right key and from somebody unknown.
+#[test]
+fn a_flood_of_initiations() {
+    need!(Kind::Ours);
+    survives(
+        |ends, flow| {
+            let key: PublicKey = ends[1].public.parse().unwrap();
+            let initiations: Vec<Vec<u8>> = (0..64u8)
+                .map(|n| {
+                    let secret = x25519::StaticSecret::from([n + 1; 32]);
+                    let mut tunn = Tunn::new(secret, key.0.into(), None, None, n.into(), None);
+                    let mut buffer = vec![0; 200];
+                    match tunn.format_handshake_initiation(&mut buffer, true) {
+                        TunnResult::WriteToNetwork(bytes) => bytes.to_vec(),
+                        other => panic!("{other:?}"),
+                    }
+                })
+                .collect();
+            let start = Instant::now();
+            let (sent, cookies) = throw(ends, flow, [500, 4000], |n| initiations[n % 64].clone());
+            let took = start.elapsed();
+            eprintln!(
+                "{sent} initiations in {took:?} while data passes: {cookies} were asked for a \
+                 cookie, the others were worked on or dropped"
+            );
+        },
+        |_| {},
+    );
+}
+
+/// A device that a program has is nobody else's, and who tries harms nobody.
+#[test]
+fn a_device_that_another_program_has() {
+    need!(Kind::Ours);
+    survives(
+        |ends, flow| {
+            let end = &ends[0];
+            let second = end.namespace.net.enter(|| {
+                let name = end.link.parse().unwrap();
+                let queue = tuntap::Options { multi_queue: true, ..Default::default() };
+                assert!(tuntap::Tun::open(&name, queue).is_err(), "a second queue");
+                assert!(tuntap::Tun::open(&name, tuntap::Options::default()).is_err());
+                let program = env!("CARGO_BIN_EXE_holdfast-wireguard");
+                Command::new(program).args(["--foreground", &end.link]).output().unwrap()
+            });
+            let second = second.unwrap();
+            assert_eq!(second.status.code(), Some(1));
+            let said = String::from_utf8_lossy(&second.stderr).into_owned();
+            assert!(said.contains(&end.link) && said.contains("the name must be free"), "{said}");
+            flow.moves("with somebody who wanted the same device");
+        },
+        |_| {},
+    );
+}
+
+#[test]
+fn nonsense_at_the_socket_for_wg() {
+    need!(Kind::Ours);
+    survives(
+        |ends, flow| {
+            let path = format!("/var/run/wireguard/{}.sock", ends[0].link);
+            let zeros = "0".repeat(64);
+            let ask = |request: &[u8]| {
+                let mut socket = UnixStream::connect(&path).unwrap();
+                socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+                // It may hang up before it has read all.
+                let _ = socket.write_all(request);
+                let _ = socket.shutdown(std::net::Shutdown::Write);
+                let mut answer = Vec::new();
+                let _ = socket.read_to_end(&mut answer);
+                String::from_utf8(answer).unwrap()
+            };
+            for request in [
+                "get=2\n\n".into(),
+                "set=1\nprivate_key=00\n\n".into(),
+                format!("set=1\npublic_key={zeros}\nallowed_ip=10.9.0.2/33\n\n"),
+                "set=1\nlisten_port=99999\n\n".into(),
+                "set=1\nset=1\n\n".into(),
+                "nothing\n\n".into(),
+                "set=1\nfwmark=-1\n\n".into(),
+            ] {
+                let answer = ask(request.as_bytes());
+                let errno = answer.trim().strip_prefix("errno=");
+                assert!(errno.is_some_and(|errno| errno != "0"), "{request:?}: {answer:?}");
+            }
+            for request in
+                [&b""[..], b"\n", b"get=1", b"set=1\npublic_key=", &[0xff; 5000], &[0; 99]]
+            {
+                assert!(!ask(request).contains("private_key"), "{request:?}");
+            }
+            // Longer than any request may be.
+            assert!(ask(&vec![b'a'; 5 << 20]).is_empty());
+            assert!(ask(b"get=1\n\n").ends_with("errno=0\n\n"));
+            flow.moves("after the nonsense");
+        },
+        |_| {},
+    );
+}
+
+/// The last peer that is given a prefix has it, and a longer prefix wins.
+#[test]
+fn peers_that_want_the_same_addresses() {
+    need!(Kind::Ours);
+    let ends = tunnel([Kind::Ours, Kind::Ours], "");
+    let [a, b] = &ends;
+    let other = wg_key("pubkey", &wg_key("genkey", ""));
+    assert!(answers(a));
+    let set = |key: &str, prefix: &str| {
+        a.run("wg", &["set", &a.link, "peer", key, "allowed-ips", prefix])
+    };
+    let shown = |key: &str| {
+        let all = a.run("wg", &["show", &a.link, "allowed-ips"]);
+        let line = all.lines().find_map(|line| line.strip_prefix(&format!("{key}\t")));
+        line.map(str::to_owned)
+    };
+    set(&other, "10.9.0.2/32");
+    assert_eq!(shown(&b.public).as_deref(), Some("fd09::2/128"), "it lost the other one");
+    assert!(!answers(a), "another peer has the address, who is nowhere");
+    set(&other, "10.9.0.0/24");
+    set(&b.public, "10.9.0.2/32,fd09::2/128");
+    assert!(answers(a), "the longer prefix is the real peer's");
+    a.run("wg", &["set", &a.link, "peer", &other, "remove"]);
+    assert_eq!(shown(&other), None);
+    assert!(answers(a) && b.pings("10.9.0.1", "56"));
+}
+
+/// Peers and devices that come and go leave nothing in the program.
+#[test]
+fn peers_that_come_and_go() {
+    need!(Kind::Ours);
+    let ends = tunnel([Kind::Ours, Kind::Ours], "");
+    let [a, _] = &ends;
+    assert!(answers(a));
+    let peers = |text: &dyn Fn(u32) -> String| {
+        let all: String = (0..2000).map(text).collect();
+        let mut socket =
+            UnixStream::connect(format!("/var/run/wireguard/{}.sock", a.link)).unwrap();
+        socket.write_all(format!("set=1\n{all}\n").as_bytes()).unwrap();
+        let mut answer = [0; 9];
+        socket.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"errno=0\n\n");
+    };
+    let key = |n: u32| format!("public_key={n:08x}{}\n", "1".repeat(56));
+    let resident = || {
+        let pid = a.program.as_ref().unwrap().id();
+        let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+        text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    };
+    let mut after_first = None;
+    for _ in 0..10 {
+        let prefix = |n: u32| format!("allowed_ip=10.100.{}.{}/32\n", n / 256, n % 256);
+        peers(&|n| key(n) + &prefix(n));
+        peers(&|n| key(n) + "remove=true\n");
+        after_first.get_or_insert_with(resident);
+    }
+    let (first, last) = (after_first.unwrap(), resident());
+    assert!(last < first + (16 << 20), "{first} bytes after the first time, {last} after the last");
+    let shown = a.run("wg", &["show", &a.link, "peers"]);
+    assert_eq!(shown.lines().count(), 1, "{shown}");
+    wait_for("an answer", || answers(a).then_some(()));
+}

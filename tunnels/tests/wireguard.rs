@@ -1,0 +1,142 @@
+//! Real WireGuard devices, set up by wg(8) and wg-quick(8), with real packets between them: ours,
+//! and others as the other end, each in a network namespace of its own.
+
+#![allow(clippy::unwrap_used, reason = "helpers of the test; a panic is a failed test")]
+
+mod wires;
+mod world;
+
+use std::path::{Path, PathBuf};
+use wires::{End, Kind, missing, need, stream_both_ways, tunnel, wg_key, wire};
+use world::wait_for;
+
+/// Each may begin, with packets of all sizes of both families, also in fragments.
+fn get_along(kinds: [Kind; 2]) {
+    for first in 0..2 {
+        let ends = tunnel(kinds, &wg_key("genpsk", ""));
+        let (from, n) = (&ends[first], if first == 0 { 2 } else { 1 });
+        for to in from.address(n) {
+            for bytes in ["0", "56", "1300", "1392", "4000"] {
+                assert!(from.pings(&to, bytes), "{kinds:?}: {first} to {to}, {bytes} bytes");
+            }
+        }
+        for (end, other) in [(&ends[0], &ends[1]), (&ends[1], &ends[0])] {
+            let shakes = end.run("wg", &["show", &end.link, "latest-handshakes"]);
+            assert!(!shakes.ends_with("\t0"), "{kinds:?}: {shakes}");
+            let transfer = end.run("wg", &["show", &end.link, "transfer"]);
+            let fields: Vec<&str> = transfer.split('\t').collect();
+            assert_eq!(fields[0], other.public);
+            let bytes = |n: usize| fields[n].parse::<u64>().unwrap();
+            assert!(bytes(1) > 10_000 && bytes(2) > 10_000, "{transfer}");
+        }
+    }
+}
+
+#[test]
+fn ours_gets_along_with_ours() {
+    need!(Kind::Ours);
+    get_along([Kind::Ours, Kind::Ours]);
+}
+
+#[test]
+fn ours_gets_along_with_wireguard_go() {
+    need!(Kind::Ours, Kind::WireguardGo);
+    get_along([Kind::Ours, Kind::WireguardGo]);
+}
+
+#[test]
+fn ours_gets_along_with_the_kernels() {
+    need!(Kind::Ours, Kind::Kernel);
+    get_along([Kind::Ours, Kind::Kernel]);
+}
+
+/// A stream of many megabytes arrives whole both ways, with whatever offloads there are.
+#[test]
+fn a_stream_arrives_whole() {
+    need!(Kind::Ours);
+    let ends = tunnel([Kind::Ours, Kind::Ours], "");
+    stream_both_ways(&ends, 20_000_000);
+}
+
+/// Datagrams that are too large for the wire go in fragments, and the kernel takes no runs of them.
+#[test]
+fn a_wire_with_a_small_mtu_carries_it_all_the_same() {
+    need!(Kind::Ours);
+    let ends = tunnel([Kind::Ours, Kind::Ours], "");
+    for end in &ends {
+        end.run("ip", &["link", "set", "w", "mtu", "1300"]);
+    }
+    stream_both_ways(&ends, 2_000_000);
+}
+
+/// Whoever is written to at one of its addresses answers from there, as long as it has it.
+#[test]
+fn answers_come_from_the_address_that_was_written_to() {
+    need!(Kind::Ours);
+    let ends = tunnel([Kind::Ours, Kind::Ours], "");
+    let [a, b] = &ends;
+    b.run("ip", &["address", "add", "192.0.2.22/24", "dev", "w"]);
+    let (link, public) = (a.link.clone(), b.public.clone());
+    a.run("wg", &["set", &link, "peer", &public, "endpoint", "192.0.2.22:5002"]);
+    assert!(a.pings("10.9.0.2", "56") && b.pings("10.9.0.1", "56"));
+    let endpoint = |end: &End| end.run("wg", &["show", &end.link, "endpoints"]);
+    assert_eq!(endpoint(a), format!("{public}\t192.0.2.22:5002"));
+    b.run("ip", &["address", "delete", "192.0.2.22/24", "dev", "w"]);
+    assert!(b.pings("10.9.0.1", "56"), "from another one where it has lost that");
+    assert_eq!(endpoint(a), format!("{public}\t192.0.2.2:5002"));
+    assert!(a.pings("10.9.0.2", "56"));
+}
+
+#[test]
+fn wg_quick_raises_changes_and_takes_down() {
+    need!(Kind::Ours);
+    if missing(Kind::Kernel).is_none() {
+        eprintln!("skipped: this kernel has WireGuard, which wg-quick prefers to ours");
+        return;
+    }
+    let ends = wire([Kind::Ours, Kind::Ours]);
+    let [a, b] = &ends;
+    let config = |end: &End, n: u8, other: &End, other_n: u8, more: &str| {
+        let [v4, v6] = end.address(n);
+        let allowed = other.address(other_n).join(", ");
+        end.file(
+            &format!("{}.conf", end.link),
+            &format!(
+                "[Interface]\nPrivateKey = {}\nListenPort = {}\nAddress = {v4}/24, {v6}/64\n\n\
+                 [Peer]\nPublicKey = {}\nAllowedIPs = {allowed}\nEndpoint = 192.0.2.{other_n}:{}\n{more}",
+                end.private,
+                5000 + u16::from(n),
+                other.public,
+                5000 + u16::from(other_n),
+            ),
+        )
+    };
+    let quick = |end: &End, what: &str, path: &Path| {
+        let implementation = format!(
+            "WG_QUICK_USERSPACE_IMPLEMENTATION={}",
+            env!("CARGO_BIN_EXE_holdfast-wireguard")
+        );
+        end.run("env", &[&implementation, "wg-quick", what, path.to_str().unwrap()])
+    };
+    let paths = [config(a, 1, b, 2, ""), config(b, 2, a, 1, "")];
+    for (end, path) in ends.iter().zip(&paths) {
+        quick(end, "up", path);
+    }
+    assert!(a.pings("10.9.0.2", "56") && a.pings("fd09::2", "56"));
+    let shakes = || a.run("wg", &["show", &a.link, "latest-handshakes"]);
+    let before = shakes();
+
+    config(a, 1, b, 2, "PersistentKeepalive = 25\n");
+    let stripped = a.file("stripped", &quick(a, "strip", &paths[0]));
+    a.run("wg", &["syncconf", &a.link, stripped.to_str().unwrap()]);
+    let shown = a.run("wg", &["show", &a.link, "persistent-keepalive"]);
+    assert_eq!(shown, format!("{}\t25", b.public));
+    assert_eq!(shakes(), before, "what stayed the same goes on");
+
+    for (end, path) in ends.iter().zip(&paths) {
+        quick(end, "down", path);
+        let socket = PathBuf::from(format!("/var/run/wireguard/{}.sock", end.link));
+        wait_for("the program's end", || (!socket.exists()).then_some(()));
+        assert!(!end.namespace.run("ip", &["link", "show", &end.link]).status.success());
+    }
+}

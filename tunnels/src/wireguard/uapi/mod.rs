@@ -33,7 +33,7 @@ use zeroize::Zeroizing;
 const LONGEST_REQUEST: u64 = 16 << 20;
 
 /// How often the directory may be taken away under us.
-const MOST_ATTEMPTS: u32 = 1000;
+const MOST_ATTEMPTS: u32 = 100;
 
 /// After an error the next connection waits so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -81,19 +81,29 @@ impl Drop for Listener {
 }
 
 fn bind(dir: &Path, path: &Path) -> io::Result<UnixListener> {
+    again(|| {
+        make(dir)?;
+        listen(path)
+    })
+}
+
+/// Whoever leaves the directory last may take it away, also just after it was made.
+fn again<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for _ in 1..MOST_ATTEMPTS {
-        match try_bind(dir, path) {
-            // Whoever leaves the directory last may take it away, also just now.
+        match attempt() {
             Err(error) if matches!(error.kind(), NotFound | AlreadyExists) => {}
             done => return done,
         }
     }
-    try_bind(dir, path)
+    attempt()
 }
 
-fn try_bind(dir: &Path, path: &Path) -> io::Result<UnixListener> {
-    // 0700: the socket is not reachable for others in the moment before its mode is set.
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+/// 0700: the socket is not reachable for others in the moment before its mode is set.
+fn make(dir: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != NotFound => return Err(error),
         _ => {}
@@ -169,30 +179,33 @@ const GONE: Errno = Errno::ENODEV;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicBool, Ordering};
 
-    #[test]
-    fn a_directory_that_others_take_away_is_made_again() {
+    /// Binds while the directory is taken away `thefts` times, each between making it and
+    /// using it.
+    fn bind_among_thieves(thefts: u32) -> io::Result<UnixListener> {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("wireguard");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         let _entered = runtime.enter();
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    let _ = std::fs::remove_dir(&dir);
-                }
-            });
-            for n in 0..20_000 {
-                let path = dir.join(format!("{n}.sock"));
-                let bound = bind(&dir, &path).map(|_| std::fs::remove_file(&path));
-                if bound.is_err() {
-                    done.store(true, Ordering::Relaxed);
-                }
-                bound.unwrap().unwrap();
+        let mut left = thefts;
+        again(|| {
+            make(&dir)?;
+            if let Some(fewer) = left.checked_sub(1) {
+                left = fewer;
+                std::fs::remove_dir(&dir)?;
             }
-            done.store(true, Ordering::Relaxed);
-        });
+            listen(&dir.join("wg0.sock"))
+        })
+    }
+
+    #[test]
+    fn a_directory_that_others_take_away_is_made_again() {
+        bind_among_thieves(0).unwrap();
+        bind_among_thieves(MOST_ATTEMPTS - 1).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_never_stays_is_an_error() {
+        assert_eq!(bind_among_thieves(MOST_ATTEMPTS).unwrap_err().kind(), NotFound);
     }
 }

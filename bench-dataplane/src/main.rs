@@ -53,8 +53,11 @@ enum Command {
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: Option<u32>,
         /// Few and short turns, beside wireguard-go only: less than two minutes for all of a tunnel.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "all_peers")]
         quick: bool,
+        /// Beside all peers that are here, also where wireguard-go alone is the default.
+        #[arg(long)]
+        all_peers: bool,
         #[command(flatten)]
         print: Print,
     },
@@ -105,11 +108,14 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Soak { minutes, print } => {
             let soak: Vec<&Scenario> = scenario::find("soak").into_iter().collect();
             let minutes = Some(minutes);
-            measure(&soak, &Options { rounds: None, quick: false, minutes, progress }, &print)
+            let options =
+                Options { rounds: None, quick: false, all_peers: false, minutes, progress };
+            measure(&soak, &options, &print)
         }
-        Command::Run { scenarios, rounds, quick, print } => {
+        Command::Run { scenarios, rounds, quick, all_peers, print } => {
             let all = if scenarios.is_empty() { scenario::of_a_tunnel() } else { scenarios };
-            measure(&all, &Options { rounds, quick, minutes: None, progress }, &print)
+            let options = Options { rounds, quick, all_peers, minutes: None, progress };
+            measure(&all, &options, &print)
         }
     }
 }
@@ -199,6 +205,8 @@ mod tests {
         assert_eq!(kind, ErrorKind::ValueValidation);
         assert!(text.contains("--rounds"), "{text}");
         assert_eq!(refused("bench-dataplane run").0, ErrorKind::MissingRequiredArgument);
+        let (kind, _) = refused("bench-dataplane run tcp --quick --all-peers");
+        assert_eq!(kind, ErrorKind::ArgumentConflict);
     }
 
     #[test]

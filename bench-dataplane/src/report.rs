@@ -32,11 +32,11 @@ pub struct Series {
     pub name: String,
     /// `ms`, `us`, `ratio`, …
     pub unit: String,
-    /// Half of the samples are at most this.
+    /// The sample in the middle; of an even number the mean of the two there.
     pub median: f64,
-    /// 95 of 100 samples are at most this.
+    /// The smallest sample that 95 of 100 do not exceed (nearest rank).
     pub p95: f64,
-    /// 99 of 100 samples are at most this.
+    /// The smallest sample that 99 of 100 do not exceed (nearest rank).
     pub p99: f64,
     /// Number of samples.
     pub n: usize,
@@ -85,9 +85,9 @@ impl Report {
         }
     }
 
-    /// Notes which programs are measured, and how they were built.
+    /// Notes how the programs that are measured were built; not where they lie, which is nobody's
+    /// business in a report that is handed on.
     pub(crate) fn set_programs(&mut self, dir: &Path) {
-        self.set("programs", dir.display());
         self.set("programs built", built(Some(dir)));
     }
 
@@ -105,7 +105,7 @@ impl Series {
         Series {
             name: name.into(),
             unit: unit.into(),
-            median: quantile(&sorted, 50),
+            median: median(&sorted),
             p95: quantile(&sorted, 95),
             p99: quantile(&sorted, 99),
             n: samples.len(),
@@ -137,6 +137,16 @@ fn known<'de, D: Deserializer<'de>>(of: D) -> Result<u32, D::Error> {
         other => Err(serde::de::Error::custom(format!(
             "reports of version {other}; this bench knows version {VERSION}"
         ))),
+    }
+}
+
+/// The sample in the middle, or the mean of the two there; zero of none.
+pub(crate) fn median(sorted: &[f64]) -> f64 {
+    let upper = sorted.len() / 2;
+    let lower = sorted.len().saturating_sub(1) / 2;
+    match (sorted.get(lower), sorted.get(upper)) {
+        (Some(lower), Some(upper)) => lower.midpoint(*upper),
+        _ => 0.0,
     }
 }
 
@@ -178,12 +188,15 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn quantiles_are_samples_by_nearest_rank() {
+    fn the_median_is_in_the_middle_and_quantiles_are_samples_by_nearest_rank() {
         let series = Series::new("x", "ms", (1..=100).map(f64::from).collect());
-        assert_eq!((series.median, series.p95, series.p99, series.n), (50.0, 95.0, 99.0, 100));
+        assert_eq!((series.median, series.p95, series.p99, series.n), (50.5, 95.0, 99.0, 100));
+        assert_eq!(Series::new("x", "ms", vec![4.0, 1.0, 2.0]).median, 2.0);
+        assert_eq!(Series::new("x", "ms", vec![4.0, 1.0]).median, 2.5);
         let one = Series::new("x", "ms", vec![7.0]);
         assert_eq!((one.median, one.p95, one.p99), (7.0, 7.0, 7.0));
-        assert_eq!(Series::new("x", "ms", Vec::new()).n, 0);
+        let none = Series::new("x", "ms", Vec::new());
+        assert_eq!((none.median, none.n), (0.0, 0));
     }
 
     #[test]

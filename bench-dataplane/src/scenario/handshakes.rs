@@ -4,14 +4,14 @@
 //! second once each has the cookie that it may be asked for, and what one takes of the program's processor time. The other side is one thread on the
 //! same machine and takes about as much for a handshake, so that a program whose rate stops rising
 //! has a core of its own to spare. The restart: 6,000 devices had a session, the program is ended
-//! and started anew, and all notice it within 300 ms; the time from its being set up until the last
-//! is answered, and the program's processor time until then.
+//! and started anew, and all notice it within 300 ms; the time from its start, before it is set up
+//! with all of them, until the last is answered, and the program's processor time until then.
 
 use super::{Options, Scenario};
 use crate::Report;
 use crate::tunnel::edge::Edge;
 use crate::tunnel::pairs::{self, What};
-use crate::tunnel::program::{self, Kind, Program};
+use crate::tunnel::program::{self, Beside, Kind, Program};
 use std::time::Duration;
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -48,14 +48,15 @@ fn run(options: &Options) -> anyhow::Result<Report> {
         true => (QUICK_TIME, QUICK_RESTART_DEVICES),
         false => (TIME, RESTART_DEVICES),
     };
-    let (mut report, ours, peers) = program::side_by_side("handshakes", options)?;
+    let (mut report, ours, peers) =
+        program::side_by_side("handshakes", options, Beside::WireguardGo)?;
     report.set("pairs", pairs);
     report.set("devices", DEVICES);
     report.set("devices shaking hands at once", AT_ONCE);
     report.set("seconds per turn", time.as_secs());
     report.set("devices at the restart", again);
     for peer in peers {
-        let name = peer.kind.name();
+        let name = peer.name();
         let turns = pairs::turns(options, pairs, [&ours, &peer], |_, program| rate(program, time))?;
         let whats: [What<Rate>; 2] = [
             ("handshakes", "1/s", |turn| turn.per_second),

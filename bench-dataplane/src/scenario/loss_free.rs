@@ -2,42 +2,45 @@
 //! one, both ends the same program, beside the others.
 //!
 //! The rate is searched ([`search`]), in trials of a second; each turn has a rig of its own and
-//! begins its search where the turn before found its rate. Beside it: what both programs take of
-//! the processor for a datagram in the last trial without loss, what the larger of both has of
-//! memory after the search, and how far the generator comes without a tunnel. Queues take up what a
-//! tunnel cannot do for a moment, so that a rate found in a second is some hundredths above one
-//! that holds for ever; they do it for all.
+//! begins its search where the turn before found its rate. Queues take up what a tunnel cannot do for
+//! a moment, and each program's are of another size: what was found must hold in a longer trial, or
+//! two hundredths less in another one, and so on. Beside it: what both programs take of the processor
+//! for a datagram in that trial, what the larger of both has of memory after it, and how far the
+//! generator comes without a tunnel.
 
 use super::{Options, Scenario, mib};
 use crate::tunnel::datagrams::{Generator, Trial};
 use crate::tunnel::pairs::{self, What};
-use crate::tunnel::program::{self, Kind, Program};
+use crate::tunnel::program::{self, Beside, Kind, Program};
 use crate::tunnel::rig::Rig;
-use crate::tunnel::search::{Care, Search};
+use crate::tunnel::search::{Care, STEP_DOWN, Search, confirmations};
 use crate::{Report, Series};
 use std::time::Duration;
 
 pub(super) const UDP: Scenario = Scenario {
     name: "udp",
     about: "the highest rate of 1200-byte datagrams without loss through a tunnel of ours; beside the others",
-    run: |options| run("udp", &[1200], 2, options),
+    run: |options| run("udp", &[1200], 2, Beside::All, options),
 };
 
 pub(super) const IMIX: Scenario = Scenario {
     name: "imix",
     about: "the highest rate of datagrams of mixed sizes, IMIX 7:4:1, without loss; beside the others",
-    run: |options| run("imix", &IMIX_PAYLOADS, 1, options),
+    run: |options| run("imix", &IMIX_PAYLOADS, 1, Beside::WireguardGo, options),
 };
 
 pub(super) const PPS: Scenario = Scenario {
     name: "pps",
     about: "the highest rate of 64-byte datagrams without loss; beside the others",
-    run: |options| run("pps", &[64], 1, options),
+    run: |options| run("pps", &[64], 1, Beside::WireguardGo, options),
 };
 
 const PAIRS: u32 = 10;
 const TRIAL: Duration = Duration::from_secs(1);
 const QUICK_TRIAL: Duration = Duration::from_millis(250);
+/// That confirms the rate that was found.
+const CONFIRMATION: Duration = Duration::from_secs(5);
+const QUICK_CONFIRMATION: Duration = Duration::from_millis(500);
 /// Where the first search of all begins, in datagrams a second.
 const GUESS: u64 = 50_000;
 const BARE_ROUNDS: u32 = 3;
@@ -69,6 +72,7 @@ impl Turn {
 #[derive(Clone, Copy)]
 struct How<'a> {
     trial: Duration,
+    confirmation: Duration,
     care: Care,
     /// Of payloads, in turns.
     sizes: &'a [usize],
@@ -78,18 +82,26 @@ fn run(
     scenario: &str,
     sizes: &[usize],
     quick_pairs: u32,
+    others: Beside,
     options: &Options,
 ) -> anyhow::Result<Report> {
     let pairs = options.rounds_or(PAIRS, quick_pairs);
-    let (trial, care, bare_rounds) = match options.quick {
-        true => (QUICK_TRIAL, Care::QUICK, 1),
-        false => (TRIAL, Care::WHOLE, pairs.min(BARE_ROUNDS)),
+    let (how, bare_rounds) = match options.quick {
+        true => (
+            How { trial: QUICK_TRIAL, confirmation: QUICK_CONFIRMATION, care: Care::QUICK, sizes },
+            1,
+        ),
+        false => (
+            How { trial: TRIAL, confirmation: CONFIRMATION, care: Care::WHOLE, sizes },
+            pairs.min(BARE_ROUNDS),
+        ),
     };
-    let how = How { trial, care, sizes };
-    let (mut report, ours, peers) = program::side_by_side(scenario, options)?;
+    let (mut report, ours, peers) = program::side_by_side(scenario, options, others)?;
     report.set("pairs", pairs);
+    let How { trial, confirmation, care: Care { again, precision }, .. } = how;
     report.set("trial", format!("{trial:?}, waits for all that was sent"));
-    let Care { again, precision } = care;
+    let less = format!("{confirmation:?}, each time at {STEP_DOWN} of the rate until one passes");
+    report.set("trial of what was found", less);
     report.set("search", format!("until {precision} apart; lost {} times in a row", again + 1));
     report.set("payloads in turns", format!("{sizes:?} bytes"));
     let mut guesses = [GUESS; 3];
@@ -110,8 +122,8 @@ fn run(
             (&cpu, "us", |turn| turn.micros_per_datagram),
             (&memory, "MiB", |turn| turn.memory),
         ];
-        pairs::add(&mut report, peer.kind.name(), &turns, &whats);
-        disorder(&mut report, scenario, peer.kind.name(), &turns);
+        pairs::add(&mut report, peer.name(), &turns, &whats);
+        disorder(&mut report, scenario, peer.name(), &turns);
     }
     Ok(report)
 }
@@ -141,19 +153,19 @@ fn turn(program: &Program, how: How, guess: &mut u64) -> anyhow::Result<Turn> {
         Ok(rig.usage()?.iter().map(|usage| usage.cpu_ms as f64 * 1e3).sum())
     };
     let mut search = Search::around(*guess, how.care);
-    let (mut best, mut micros_per_datagram): (Option<Trial>, f64) = (None, 0.0);
     while let Some(rate) = search.rate() {
+        search.on(generator.trial(rate, how.trial, how.sizes)?.is_lossless());
+    }
+    *guess = search.found().unwrap_or(*guess);
+    let (mut best, mut micros_per_datagram): (Option<Trial>, f64) = (None, 0.0);
+    for rate in search.found().into_iter().flat_map(confirmations) {
         let before = cpu_micros()?;
-        let trial = generator.trial(rate, how.trial, how.sizes)?;
-        let is_lossless = trial.is_lossless();
-        if is_lossless {
+        let trial = generator.trial(rate, how.confirmation, how.sizes)?;
+        if trial.is_lossless() {
             micros_per_datagram = (cpu_micros()? - before) / trial.sent.max(1) as f64;
             best = Some(trial);
+            break;
         }
-        search.on(is_lossless);
-    }
-    if let Some(found) = search.found() {
-        *guess = found;
     }
     let memory = rig.usage()?.iter().map(|usage| mib(usage.pss_bytes)).fold(0.0, f64::max);
     Ok(Turn { trial: best, micros_per_datagram, memory })

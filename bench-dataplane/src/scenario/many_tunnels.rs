@@ -1,27 +1,30 @@
 //! `many-tunnels`: one program that ends 16, 1,000 and 6,000 tunnels, with data through all of them,
-//! beside the others.
+//! and one that is given 10,000 peers which stay silent; beside the others.
 //!
 //! Datagrams of 1,200 bytes, four to a tunnel and then to the next one, first from all devices to the
 //! edge and then from the edge to all; as fast as the side that sends can, so what is counted is
 //! what arrives. The devices are one thread on the same machine. Beside the rate: what the program
-//! takes of the processor for a byte, and of memory at the end of a turn.
+//! takes of the processor for a byte, and of memory at the end of a turn. Of the silent ones: how long
+//! `wg setconf` takes with all of them, and what memory each costs.
 
 use super::{Options, Scenario, mib};
 use crate::Report;
 use crate::tunnel::edge::{Edge, Passed};
 use crate::tunnel::pairs::{self, What};
-use crate::tunnel::program::{self, Kind, Program};
+use crate::tunnel::program::{self, Beside, Kind, Program};
+use crate::tunnel::silent::{Configured, Peers};
 use std::time::Duration;
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "many-tunnels",
-    about: "data through 16, 1,000, 6,000 tunnels of one program; beside wireguard-go and the kernel",
+    about: "data through 16, 1,000, 6,000 tunnels of one program, and 10,000 peers that are silent; beside wireguard-go",
     run,
 };
 
 const PAIRS: u32 = 10;
 const TUNNELS: [u32; 3] = [16, 1000, 6000];
 const TIME: Duration = Duration::from_secs(3);
+const SILENT: u32 = 10_000;
 const QUICK_TUNNELS: [u32; 1] = [1000];
 const QUICK_TIME: Duration = Duration::from_secs(1);
 
@@ -42,9 +45,12 @@ fn run(options: &Options) -> anyhow::Result<Report> {
         true => (QUICK_TIME, &QUICK_TUNNELS[..]),
         false => (TIME, &TUNNELS[..]),
     };
-    let (mut report, ours, peers) = program::side_by_side("many-tunnels", options)?;
+    let (mut report, ours, peers) =
+        program::side_by_side("many-tunnels", options, Beside::WireguardGo)?;
     report.set("pairs", pairs);
     report.set("seconds per direction and turn", time.as_secs());
+    report.set("silent peers", format!("{SILENT}, each with a preshared key and three prefixes"));
+    let silent = Peers::new(SILENT)?;
     // The others do not take so many handshakes.
     let scales = |peer: &&Program| matches!(peer.kind, Kind::WireguardGo | Kind::Kernel);
     for peer in peers.iter().filter(scales) {
@@ -62,8 +68,16 @@ fn run(options: &Options) -> anyhow::Result<Report> {
                 (&names[3], "s/GB", |turn| turn.down_seconds),
                 (&names[4], "MiB", |turn| turn.memory),
             ];
-            pairs::add(&mut report, peer.kind.name(), &turns, &whats);
+            pairs::add(&mut report, peer.name(), &turns, &whats);
         }
+        (options.progress)(&format!("{SILENT} silent peers"));
+        let turns =
+            pairs::turns(options, pairs, [&ours, peer], |_, program| silent.configure(program))?;
+        let whats: [What<Configured>; 2] = [
+            ("many-tunnels.configure", "s", |turn| turn.time.as_secs_f64()),
+            ("many-tunnels.idle", "bytes", |turn| turn.bytes_each.unwrap_or_default()),
+        ];
+        pairs::add(&mut report, peer.name(), &turns, &whats);
     }
     Ok(report)
 }

@@ -2,13 +2,14 @@
 //! ends the same program, beside the others.
 //!
 //! A turn: a tunnel is made, and comes to rest; its memory, and how often it wakes up; a stream of
-//! TCP, and the most of memory that was seen while it runs; its memory some seconds after. Memory is PSS, of the end that has more.
+//! TCP, and the most of memory that was seen while it runs; its memory some seconds after. Memory
+//! is PSS, of the end that has more.
 
 use super::{Options, Scenario, mib};
 use crate::Report;
 use crate::tunnel::iperf;
 use crate::tunnel::pairs::{self, What};
-use crate::tunnel::program::{self, Kind, Program};
+use crate::tunnel::program::{self, Beside, Kind, Program};
 use crate::tunnel::rig::Rig;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
-const PAIRS: u32 = 5;
+const PAIRS: u32 = 10;
 const POLL: Duration = Duration::from_millis(200);
 
 /// How long the parts of a turn are.
@@ -34,7 +35,7 @@ struct Times {
 
 const WHOLE: Times = Times {
     settle: Duration::from_secs(12),
-    watch: Duration::from_secs(20),
+    watch: Duration::from_secs(10),
     load_seconds: 5,
     after: Duration::from_secs(5),
 };
@@ -56,7 +57,7 @@ struct Turn {
 fn run(options: &Options) -> anyhow::Result<Report> {
     let pairs = options.rounds_or(PAIRS, 1);
     let times = if options.quick { QUICK } else { WHOLE };
-    let (mut report, ours, peers) = program::side_by_side("memory", options)?;
+    let (mut report, ours, peers) = program::side_by_side("memory", options, Beside::WireguardGo)?;
     report.set("pairs", pairs);
     report
         .set("watched at rest", format!("{:?}, {:?} after it was made", times.watch, times.settle));
@@ -75,7 +76,7 @@ fn run(options: &Options) -> anyhow::Result<Report> {
             ("memory.after", "MiB", |turn| turn.after),
             ("memory.wakeups", "1/s", |turn| turn.wakeups_per_second),
         ];
-        pairs::add(&mut report, peer.kind.name(), &turns, &whats);
+        pairs::add(&mut report, peer.name(), &turns, &whats);
     }
     Ok(report)
 }

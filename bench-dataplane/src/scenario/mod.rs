@@ -28,6 +28,8 @@ pub struct Options {
     pub rounds: Option<u32>,
     /// Short: fewer rounds and shorter ones, and only the peer that matters most.
     pub quick: bool,
+    /// Beside all peers also where a scenario takes only the one that matters most.
+    pub all_peers: bool,
     /// How long a scenario that watches is to watch.
     pub minutes: Option<u32>,
     /// Told to people while it runs.

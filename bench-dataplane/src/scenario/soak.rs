@@ -10,8 +10,7 @@ mod judge;
 use super::{Options, Scenario, mib};
 use crate::tunnel::datagrams::{Generator, Trial};
 use crate::tunnel::flows::Flows;
-use crate::tunnel::leftovers;
-use crate::tunnel::program::Kind;
+use crate::tunnel::program;
 use crate::tunnel::rig::Rig;
 use crate::{Report, Series};
 use anyhow::Context;
@@ -36,10 +35,7 @@ const PIECE: Duration = Duration::from_secs(2);
 
 fn run(options: &Options) -> anyhow::Result<Report> {
     let minutes = options.minutes.unwrap_or(if options.quick { 1 } else { MINUTES });
-    leftovers::remove();
-    let mut report = Report::new("soak");
-    let ours = Kind::Ours.find()?;
-    report.set("program holdfast", &ours.version);
+    let (mut report, ours) = program::alone("soak")?;
     report.set("minutes", minutes);
     report.set("flows of TCP", FLOWS);
     report.set(
@@ -168,12 +164,9 @@ fn results(report: &mut Report, samples: &[Sample], pieces: &[Trial]) {
         let name = format!("soak.memory, end {}", end + 1);
         let memory = course(&|sample| sample.memory[end]);
         results.push(Series::course(name, "MiB", EVERY, memory));
-        let points: Vec<(f64, f64)> = judge::warm(samples)
-            .iter()
-            .map(|sample| (sample.at.as_secs_f64() / 3600.0, sample.memory[end]))
-            .collect();
+        let rise = judge::rise(&judge::memory_by_hours(samples, end));
         let name = format!("soak.memory.slope, end {}", end + 1);
-        results.push(Series::new(name, "MiB/h", vec![judge::slope(&points)]));
+        results.push(Series::new(name, "MiB/h", vec![rise.slope]));
     }
     results.extend([
         Series::new("soak.datagrams lost", "%", lost),

@@ -1,16 +1,17 @@
 //! `tcp`: one stream of TCP through a tunnel, both ends the same program, beside the others.
 //!
 //! For each peer ours and it take turns; a rig is made anew for every turn. Beside the rate:
-//! what both programs take of the processor for a byte, also as a multiple of what sealing and
-//! opening it alone takes (the tax), and what the larger of both has of memory at the end of
-//! a turn.
+//! the processor time of both programs for a byte, also as a multiple of what sealing and opening
+//! it alone takes in this process (the tax: median of passes just before and just after the turn,
+//! on the same clock), and what the larger of both has of memory at the end of a turn.
 
 use super::{Options, Scenario, mib};
 use crate::Report;
+use crate::tunnel::bare::Bare;
+use crate::tunnel::iperf;
 use crate::tunnel::pairs::{self, What};
-use crate::tunnel::program::{self, Program};
+use crate::tunnel::program::{self, Beside, Program};
 use crate::tunnel::rig::Rig;
-use crate::tunnel::{bare, iperf};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "tcp",
@@ -33,7 +34,7 @@ pub(super) struct Turn {
     gigabits: f64,
     /// Processor time of both programs for a gigabyte, in seconds.
     seconds_per_gigabyte: f64,
-    /// The same over sealing and opening alone, measured beside it.
+    /// The same over sealing and opening alone, measured before and after it.
     tax: f64,
     /// PSS of the larger of both, in MiB.
     memory: f64,
@@ -42,19 +43,20 @@ pub(super) struct Turn {
 fn run(options: &Options) -> anyhow::Result<Report> {
     let pairs = options.rounds_or(PAIRS, 2);
     let seconds = if options.quick { 2 } else { SECONDS };
-    let (mut report, ours, peers) = program::side_by_side("tcp", options)?;
+    let (mut report, ours, peers) = program::side_by_side("tcp", options, Beside::All)?;
     report.set("pairs", pairs);
     report.set("seconds per turn", seconds);
     for peer in peers {
         let turns =
             pairs::turns(options, pairs, [&ours, &peer], |_, program| turn(program, seconds))?;
-        pairs::add(&mut report, peer.kind.name(), &turns, &WHATS);
+        pairs::add(&mut report, peer.name(), &turns, &WHATS);
     }
     Ok(report)
 }
 
 pub(super) fn turn(program: &Program, seconds: u32) -> anyhow::Result<Turn> {
-    let bare = bare::seconds_per_gigabyte()?;
+    let mut bare = Bare::default();
+    bare.measure()?;
     let rig = Rig::up(program)?;
     let cpu = |rig: &Rig| -> anyhow::Result<f64> {
         Ok(rig.usage()?.iter().map(|usage| usage.cpu_ms as f64 / 1e3).sum())
@@ -64,6 +66,8 @@ pub(super) fn turn(program: &Program, seconds: u32) -> anyhow::Result<Turn> {
     let taken = cpu(&rig)? - before;
     let memory = rig.usage()?.iter().map(|usage| mib(usage.pss_bytes)).fold(0.0, f64::max);
     let seconds_per_gigabyte = taken / (stream.bytes / 1e9);
-    let tax = seconds_per_gigabyte / bare;
+    drop(rig);
+    bare.measure()?;
+    let tax = seconds_per_gigabyte / bare.seconds_per_gigabyte();
     Ok(Turn { gigabits: stream.bits_per_second / 1e9, seconds_per_gigabyte, tax, memory })
 }

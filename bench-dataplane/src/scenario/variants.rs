@@ -1,14 +1,15 @@
 //! `hugepages` and `helpers`: one stream of TCP through a tunnel of ours, beside ours that was told
 //! otherwise: packets in other pages, or sealed and opened without help.
 //!
-//! Huge pages are put into the system's pool for the time of the run, and taken out again. Fails:
-//! where the kernel has no free memory in one piece for them, that size is left out, and the
-//! setup says so.
+//! Huge pages are put into the system's pool for the time of the run, and taken out again. Where
+//! the kernel has no free memory in one piece for them, or a program takes none of that size, that
+//! size is left out, and the setup says so. Fails: when no size is left.
 
 use super::{Options, Scenario, tcp};
 use crate::Report;
 use crate::tunnel::pairs;
-use crate::tunnel::program::{Kind, Program};
+use crate::tunnel::program::{self, Program};
+use crate::tunnel::rig::Rig;
 use anyhow::{Context, ensure};
 use std::path::PathBuf;
 
@@ -30,9 +31,7 @@ const SECONDS: u32 = 5;
 const PAGES_2M: u64 = 8;
 
 fn begin(name: &str) -> anyhow::Result<(Report, Program)> {
-    let mut report = Report::new(name);
-    let ours = Kind::Ours.find()?;
-    report.set("program holdfast", &ours.version);
+    let (mut report, ours) = program::alone(name)?;
     report.set("seconds per turn", SECONDS);
     Ok((report, ours))
 }
@@ -53,7 +52,7 @@ fn compare(
     for (what, unit, of) in tcp::WHATS {
         let what = what.replacen("tcp", &scenario, 1);
         let [told, plain] = [0, 1].map(|side| turns[side].iter().map(of).collect::<Vec<f64>>());
-        report.results.push(pairs::ratio(format!("{what}.ratio.{name}"), &told, &plain));
+        pairs::add_ratio(report, &format!("{what}.ratio.{name}"), &told, &plain);
         for (who, samples) in [(name, told), ("usual", plain)] {
             let who = format!("{what}, {who} beside {name}");
             report.results.push(crate::Series::new(who, unit, samples));
@@ -74,16 +73,29 @@ fn helpers(options: &Options) -> anyhow::Result<Report> {
 fn hugepages(options: &Options) -> anyhow::Result<Report> {
     let (mut report, ours) = begin("hugepages")?;
     for (name, kib, count) in [("2M", 2048, PAGES_2M), ("1G", 1 << 20, 2)] {
-        match Pool::with_free(kib, count) {
-            Ok(_pool) => {
-                let told = ["--pages", name];
+        let told = ["--pages", name];
+        let tried = Pool::with_free(kib, count)
+            .and_then(|pool| Ok((pool, Rig::up(&ours.with(&told))?.huge_kib()?)))
+            .and_then(|(pool, taken)| Ok((pool, huge(kib, &taken)?)));
+        let key = format!("pages of {name}");
+        match tried {
+            Ok((_pool, taken)) => {
+                report.set(&key, format!("{taken} in each program at least"));
                 compare(options, &mut report, &ours, (name, &told, &["--pages", "usual"]))?;
             }
-            Err(error) => report.set(&format!("pages of {name}"), format!("skipped: {error:#}")),
+            Err(error) => report.set(&key, format!("skipped: {error:#}")),
         }
     }
     ensure!(!report.results.is_empty(), "this machine has no huge pages: {:?}", report.setup);
     Ok(report)
+}
+
+/// How many pages of so many KiB each program has at least, of what it has of huge ones in KiB: one
+/// that gets none takes the usual ones, and would be compared with itself.
+fn huge(kib: u64, taken: &[u64]) -> anyhow::Result<u64> {
+    let least = taken.iter().min().copied().unwrap_or_default();
+    ensure!(least >= kib, "a program has {least} KiB of huge pages, not even one of {kib} KiB");
+    Ok(least / kib)
 }
 
 /// Pages in the system's pool (Documentation/admin-guide/mm/hugetlbpage.rst); as many as before
@@ -125,5 +137,19 @@ impl Drop for Pool {
         if let Err(error) = self.set(self.before) {
             eprintln!("huge pages are left in the pool: {error:#}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_with_the_usual_pages_is_no_one_with_huge_ones() {
+        assert_eq!(huge(2048, &[4096, 6144]).unwrap(), 2);
+        for taken in [&[4096, 0][..], &[1024, 4096], &[]] {
+            assert!(huge(2048, taken).is_err(), "{taken:?}");
+        }
+        assert!(huge(1 << 20, &[4096, 4096]).is_err(), "pages of 2 MiB are not of 1 GiB");
     }
 }

@@ -50,7 +50,8 @@ pub(crate) struct Passed {
 /// What a restart of the edge took.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Restart {
-    /// From when it was set up again until everybody was answered, or until patience ended.
+    /// From when the program was started again, before it was set up, until everybody was
+    /// answered, or until patience ended.
     pub(crate) time: Duration,
     /// Who was not answered until then.
     pub(crate) missing: usize,
@@ -144,13 +145,13 @@ impl Edge {
         let Edge { end, crowd, config, .. } = self;
         end.stop();
         std::thread::scope(|scope| {
+            let begin = Instant::now();
             let crowd = scope.spawn(|| shake(crowd, NOTICE));
             let started = start(end, program, config);
-            let ready = Instant::now();
             let shaken = crowd.join().map_err(|_| anyhow::anyhow!("the crowd panicked"))?;
             started?;
             let (at, missing) = shaken?;
-            Ok(Restart { time: at.saturating_duration_since(ready), missing })
+            Ok(Restart { time: at.saturating_duration_since(begin), missing })
         })
     }
 

@@ -3,8 +3,11 @@
 
 pub(crate) mod bare;
 pub(crate) mod datagrams;
+pub(crate) mod echo;
 pub(crate) mod edge;
+pub(crate) mod flowing;
 pub(crate) mod flows;
+pub(crate) mod huge;
 pub(crate) mod install;
 pub(crate) mod iperf;
 pub(crate) mod leftovers;
@@ -13,4 +16,5 @@ pub(crate) mod pairs;
 pub(crate) mod program;
 pub(crate) mod rig;
 pub(crate) mod search;
+pub(crate) mod silent;
 pub(crate) mod wakeups;

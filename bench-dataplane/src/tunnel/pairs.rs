@@ -1,6 +1,7 @@
 //! Two programs in turns, A B A B, and what their ratio is: the machine's moods meet both.
 
 use super::program::Program;
+use crate::report::median;
 use crate::scenario::Options;
 use crate::{Report, Series};
 
@@ -19,7 +20,7 @@ pub(crate) fn turns<T, const N: usize>(
     mut turn: impl FnMut(usize, &Program) -> anyhow::Result<T>,
 ) -> anyhow::Result<[Vec<T>; N]> {
     let mut turns = std::array::from_fn(|_| Vec::new());
-    let name = programs.get(1).map_or("alone", |peer| peer.kind.name());
+    let name = programs.get(1).map_or("alone", |peer| peer.name());
     for pair in 1..=pairs {
         (options.progress)(&format!("{name}: pair {pair} of {pairs}"));
         let mut order: [usize; N] = std::array::from_fn(|side| side);
@@ -33,25 +34,51 @@ pub(crate) fn turns<T, const N: usize>(
     Ok(turns)
 }
 
-/// What ours and a peer's turns found, and their ratios.
+/// What ours and a peer's turns found, and their ratios. The first of `whats` is what a turn is
+/// about: where one side did not do it at all, the rest of that pair has no ratio either.
 pub(crate) fn add<T>(report: &mut Report, peer: &str, turns: &[Vec<T>; 2], whats: &[What<T>]) {
-    for (what, unit, of) in whats {
-        let [mine, theirs] = [0, 1].map(|side| turns[side].iter().map(of).collect::<Vec<f64>>());
-        // The kernel's has no process, and what found no rate has none.
-        if theirs.iter().all(|value| *value > 0.0) {
-            report.results.push(ratio(format!("{what}.ratio.{peer}"), &mine, &theirs));
+    let all = |side: usize, of: &fn(&T) -> f64| turns[side].iter().map(of).collect::<Vec<f64>>();
+    let mut did = [Vec::new(), Vec::new()];
+    for (number, (what, unit, of)) in whats.iter().enumerate() {
+        let [mine, theirs] = [all(0, of), all(1, of)];
+        if number == 0 {
+            did = [mine.clone(), theirs.clone()];
         }
+        let is_one = |pair: usize| number == 0 || did.iter().all(|did| did[pair] > 0.0);
+        ratio(report, &format!("{what}.ratio.{peer}"), [&mine, &theirs], is_one);
         report.results.push(Series::new(format!("{what}, holdfast beside {peer}"), unit, mine));
         report.results.push(Series::new(format!("{what}, {peer}"), unit, theirs));
     }
 }
 
 /// The ratios of neighbours, with the interval in which their median lies in 95 of 100 draws
-/// (bootstrap, Efron 1979).
-pub(crate) fn ratio(name: String, ours: &[f64], peer: &[f64]) -> Series {
-    let pairs: Vec<f64> = ours.iter().zip(peer).map(|(ours, peer)| ours / peer).collect();
-    let interval = interval(&pairs);
-    Series { interval, ..Series::new(name, "ratio", pairs) }
+/// (bootstrap, Efron 1979). A pair whose other side is zero has none; the setup says so.
+pub(crate) fn add_ratio(report: &mut Report, name: &str, ours: &[f64], peer: &[f64]) {
+    ratio(report, name, [ours, peer], |_| true);
+}
+
+/// The same of those pairs that are one.
+fn ratio(report: &mut Report, name: &str, sides: [&[f64]; 2], is_one: impl Fn(usize) -> bool) {
+    let (mut ratios, mut left_out) = (Vec::new(), Vec::new());
+    for (pair, (ours, peer)) in sides[0].iter().zip(sides[1]).enumerate() {
+        match *peer > 0.0 && is_one(pair) {
+            true => ratios.push(ours / peer),
+            false => left_out.push(pair + 1),
+        }
+    }
+    if !left_out.is_empty() {
+        let of = sides[0].len();
+        let which = match ratios.is_empty() {
+            true => "all of them".into(),
+            false => format!("{left_out:?}"),
+        };
+        let why = "a side without a value, or zero on the other side";
+        report.set(&format!("left out of {name}"), format!("of {of} pairs {which}: {why}"));
+    }
+    if !ratios.is_empty() {
+        let interval = interval(&ratios);
+        report.results.push(Series { interval, ..Series::new(name, "ratio", ratios) });
+    }
 }
 
 /// None of fewer than three samples.
@@ -71,7 +98,7 @@ pub(crate) fn interval(samples: &[f64]) -> Option<[f64; 2]> {
         .map(|_| {
             let mut drawn: Vec<f64> = samples.iter().filter_map(|_| draw().copied()).collect();
             drawn.sort_by(f64::total_cmp);
-            drawn.get(drawn.len() / 2).copied().unwrap_or_default()
+            median(&drawn)
         })
         .collect();
     medians.sort_by(f64::total_cmp);
@@ -86,12 +113,54 @@ mod tests {
     proptest! {
         #[test]
         fn the_interval_holds_the_median(samples in proptest::collection::vec(0.1f64..10.0, 3..40)) {
-            let series = ratio("x".into(), &samples, &vec![1.0; samples.len()]);
+            let mut report = Report::new("x");
+            add_ratio(&mut report, "x", &samples, &vec![1.0; samples.len()]);
+            let series = &report.results[0];
             let [low, high] = series.interval.unwrap();
-            prop_assert!(low <= series.p95 && low <= high);
+            prop_assert!(low <= series.median && series.median <= high, "{series:?}");
             let least = samples.iter().copied().fold(f64::MAX, f64::min);
             prop_assert!(low >= least && high <= samples.iter().copied().fold(0.0, f64::max));
         }
+    }
+
+    /// A rate and what it cost, of both sides' turns.
+    fn report(turns: [&[(f64, f64)]; 2]) -> Report {
+        let mut report = Report::new("x");
+        let whats: [What<(f64, f64)>; 2] = [("x", "1/s", |turn| turn.0), ("x.cpu", "s", |t| t.1)];
+        add(&mut report, "y", &turns.map(<[_]>::to_vec), &whats);
+        report
+    }
+
+    fn samples(report: &Report, name: &str) -> Vec<f64> {
+        let found = report.results.iter().find(|series| series.name == name);
+        found.map(|series| series.samples.clone()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_pair_without_a_value_is_left_out_and_told() {
+        let whole = [(2.0, 4.0), (2.0, 4.0), (2.0, 4.0)];
+        let all = report([&whole, &[(1.0, 1.0), (2.0, 2.0), (4.0, 4.0)]]);
+        assert_eq!(samples(&all, "x.ratio.y"), [2.0, 1.0, 0.5]);
+        assert_eq!(samples(&all, "x.cpu.ratio.y"), [4.0, 2.0, 1.0]);
+        assert!(!all.setup.keys().any(|key| key.starts_with("left out")), "{all:?}");
+
+        let theirs = report([&whole, &[(1.0, 1.0), (0.0, 2.0), (4.0, 4.0)]]);
+        assert_eq!(samples(&theirs, "x.ratio.y"), [2.0, 0.5]);
+        assert_eq!(samples(&theirs, "x.cpu.ratio.y"), [4.0, 1.0]);
+        assert_eq!(samples(&theirs, "x, y"), [1.0, 0.0, 4.0]);
+        assert!(theirs.setup["left out of x.ratio.y"].contains("of 3 pairs [2]"), "{theirs:?}");
+
+        let none = report([&whole, &[(0.0, 1.0); 3]]);
+        assert_eq!(samples(&none, "x.ratio.y"), [0.0; 0]);
+        assert!(none.setup["left out of x.ratio.y"].contains("all of them"), "{none:?}");
+    }
+
+    #[test]
+    fn where_ours_did_nothing_its_rate_counts_and_that_it_cost_nothing_does_not() {
+        let report = report([&[(0.0, 0.0), (2.0, 4.0)], &[(1.0, 1.0), (1.0, 1.0)]]);
+        assert_eq!(samples(&report, "x.ratio.y"), [0.0, 2.0]);
+        assert_eq!(samples(&report, "x.cpu.ratio.y"), [4.0]);
+        assert!(report.setup["left out of x.cpu.ratio.y"].contains("[1]"), "{report:?}");
     }
 
     #[test]

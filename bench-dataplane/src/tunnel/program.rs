@@ -36,6 +36,18 @@ pub(crate) struct Program {
     pub(crate) version: String,
     /// What it is told besides.
     arguments: Vec<String>,
+    /// Its link does not split what TCP sends; only looked at where that makes another program of
+    /// it.
+    lacks_offloads: bool,
+}
+
+/// Whom ours is measured beside unless all are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beside {
+    /// Whoever is here.
+    All,
+    /// The one that goals are held against.
+    WireguardGo,
 }
 
 impl Kind {
@@ -71,7 +83,7 @@ impl Kind {
             let version = nix::sys::utsname::uname()
                 .map(|name| name.release().to_string_lossy().into_owned())
                 .unwrap_or_default();
-            return Ok(Program { kind: self, path: None, version, arguments: Vec::new() });
+            return Ok(Program::new(self, None, version));
         };
         let beside = if self == Kind::Ours { world::programs_dir() } else { peers_dir() };
         let beside = beside.map(|dir| dir.join(file)).filter(|path| path.exists());
@@ -83,7 +95,7 @@ impl Kind {
             .or_else(|| lab::packages::find(file).filter(|_| self != Kind::Ours))
             .with_context(|| format!("{file} is not here; {next}"))?;
         let version = version(&path).unwrap_or_else(|| "unknown".into());
-        Ok(Program { kind: self, path: Some(path), version, arguments: Vec::new() })
+        Ok(Program::new(self, Some(path), version))
     }
 }
 
@@ -103,25 +115,56 @@ pub(crate) fn beside(report: &mut Report) -> Vec<Program> {
     here
 }
 
-/// A report of a scenario with what it runs: ours, and the peers that are here; with `quick` only
-/// wireguard-go.
-pub(crate) fn side_by_side(
-    scenario: &str,
-    options: &Options,
-) -> anyhow::Result<(Report, Program, Vec<Program>)> {
+/// A report of a scenario that runs ours, with what ours is.
+pub(crate) fn alone(scenario: &str) -> anyhow::Result<(Report, Program)> {
     leftovers::remove();
     let mut report = Report::new(scenario);
     let ours = Kind::Ours.find()?;
     report.set("program holdfast", &ours.version);
+    if let Some(dir) = ours.path.as_deref().and_then(Path::parent) {
+        report.set_programs(dir);
+    }
+    Ok((report, ours))
+}
+
+/// A report of a scenario with what it runs: ours, and those of the peers that are here which are
+/// taken; with `quick` only wireguard-go.
+pub(crate) fn side_by_side(
+    scenario: &str,
+    options: &Options,
+    others: Beside,
+) -> anyhow::Result<(Report, Program, Vec<Program>)> {
+    let (mut report, ours) = alone(scenario)?;
     let mut peers = beside(&mut report);
     if options.quick {
-        peers.retain(|peer| peer.kind == Kind::WireguardGo);
         report.set("quick", "few and short turns, beside wireguard-go only");
     }
-    for program in std::iter::once(&ours).chain(&peers) {
-        let [wire, link] = Rig::up(program)?.offloads()?;
-        report.set("offloads of the wire", wire);
-        report.set(&format!("offloads of {}'s link", program.kind.name()), link);
+    if options.quick || others == Beside::WireguardGo && !options.all_peers {
+        peers.retain(|peer| {
+            let is_taken = peer.kind == Kind::WireguardGo;
+            if !is_taken {
+                let key = format!("program {}", peer.kind.name());
+                report.set(
+                    &key,
+                    "left out: wireguard-go alone is taken unless --all-peers asks for all",
+                );
+            }
+            is_taken
+        });
+    }
+    let of = |program: &Program| Rig::up(program)?.offloads();
+    let [wire, link] = of(&ours)?;
+    report.set("offloads of the wire", wire);
+    report.set("offloads of holdfast's link", link);
+    for peer in &mut peers {
+        let [_, link] = of(peer)?;
+        peer.on_offloads(&link);
+        report.set(&format!("offloads of {}'s link", peer.kind.name()), link);
+        if peer.lacks_offloads {
+            let text =
+                format!("{}, without offloads: its results are {}'s", peer.version, peer.name());
+            report.set(&format!("program {}", peer.kind.name()), text);
+        }
     }
     for tool in ["iperf3", "wg"] {
         let version = version(Path::new(tool)).unwrap_or_else(|| "unknown".into());
@@ -131,6 +174,25 @@ pub(crate) fn side_by_side(
 }
 
 impl Program {
+    fn new(kind: Kind, path: Option<PathBuf>, version: String) -> Self {
+        Program { kind, path, version, arguments: Vec::new(), lacks_offloads: false }
+    }
+
+    /// As it is called in results: a wireguard-go whose link does not split what TCP sends is
+    /// another one than goals are held against.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.lacks_offloads {
+            true => "wireguard-go-without-offloads",
+            false => self.kind.name(),
+        }
+    }
+
+    /// Its link has these offloads, as far as the kernel tells.
+    fn on_offloads(&mut self, link: &str) {
+        let splits = link.split(", ").any(|name| name == "tx-tcp-segmentation");
+        self.lacks_offloads = self.kind == Kind::WireguardGo && !splits;
+    }
+
     /// The same, told this besides.
     pub(crate) fn with(&self, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
@@ -181,4 +243,24 @@ fn kernel_has_it() -> anyhow::Result<()> {
     let made = made.context("namespace")?.context("ip(8), package iproute2")?;
     anyhow::ensure!(made.success(), "this kernel has no WireGuard");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wireguard_go_without_offloads_has_another_name() {
+        let named = |kind: Kind, link: &str| {
+            let mut program = Program::new(kind, None, "1".into());
+            program.on_offloads(link);
+            program.name()
+        };
+        let whole = "tx-generic-segmentation, tx-tcp-segmentation, tx-tcp6-segmentation";
+        assert_eq!(named(Kind::WireguardGo, whole), "wireguard-go");
+        for link in ["none", "tx-tcp6-segmentation, rx-gro", "unknown: no answer"] {
+            assert_eq!(named(Kind::WireguardGo, link), "wireguard-go-without-offloads", "{link}");
+        }
+        assert_eq!(named(Kind::Boringtun, "none"), "boringtun-cli");
+    }
 }

@@ -1,8 +1,8 @@
 //! Two namespaces, a wire between them, and a tunnel over it.
 
-use super::offloads;
 use super::program::{Kind, Program};
 use super::wakeups::wakeups;
+use super::{huge, offloads};
 use anyhow::{Context, bail, ensure};
 use lab::measure::{Usage, usage};
 use netd::netns::NetNs;
@@ -25,7 +25,24 @@ pub(crate) struct End {
     link: String,
     /// Where the other end reaches it.
     pub(crate) address: Ipv4Addr,
-    program: Option<Child>,
+    device: Device,
+}
+
+/// Who makes the link of a tunnel.
+enum Device {
+    None,
+    Program(Child),
+    /// The link goes only when it is deleted.
+    Kernel,
+}
+
+impl Device {
+    fn program(&self) -> Option<&Child> {
+        match self {
+            Device::Program(child) => Some(child),
+            Device::None | Device::Kernel => None,
+        }
+    }
 }
 
 /// What stands; gone when dropped.
@@ -106,9 +123,15 @@ impl Rig {
         Ok([of(WIRE)?, of(&end.link)?])
     }
 
+    /// KiB of huge pages that each program has touched; none of the kernel's.
+    pub(crate) fn huge_kib(&self) -> anyhow::Result<Vec<u64>> {
+        let programs = self.ends.iter().filter_map(|end| end.device.program());
+        programs.map(|child| huge::kib(child.id())).collect()
+    }
+
     /// How often each program has woken up until now; none of the kernel's.
     pub(crate) fn wakeups(&self) -> anyhow::Result<Vec<u64>> {
-        let programs = self.ends.iter().filter_map(|end| end.program.as_ref());
+        let programs = self.ends.iter().filter_map(|end| end.device.program());
         programs.map(|child| wakeups(child.id())).collect()
     }
 }
@@ -120,7 +143,7 @@ pub(crate) fn wired() -> anyhow::Result<[End; 2]> {
         let netns = NetNs::create(&name).context("a namespace (this needs root)")?;
         let link = format!("hb{:x}-{n}", std::process::id());
         let address = [10, 9, 0, n].into();
-        Ok(End { netns, name, link, address, program: None })
+        Ok(End { netns, name, link, address, device: Device::None })
     };
     let ends = [end(1)?, end(2)?];
     let other = ends[1].name.clone();
@@ -157,16 +180,18 @@ impl End {
         match program.command(&self.link) {
             None => {
                 self.run("ip", &["link", "add", &self.link, "type", "wireguard"])?;
+                self.device = Device::Kernel;
             }
             Some(mut command) => {
                 let child = self.netns.enter(|| command.spawn()).context("namespace")?;
-                self.program = Some(child.context("cannot start it")?);
+                self.device = Device::Program(child.context("cannot start it")?);
             }
         }
         let end = Instant::now() + PATIENCE;
         while self.run("wg", &["show", &self.link]).is_err() {
-            let ended = self.program.as_mut().and_then(|child| child.try_wait().ok().flatten());
-            if let Some(status) = ended {
+            if let Device::Program(child) = &mut self.device
+                && let Ok(Some(status)) = child.try_wait()
+            {
                 bail!("it ended before its device was there: {status}");
             }
             ensure!(Instant::now() < end, "the device did not come");
@@ -177,13 +202,21 @@ impl End {
 
     /// What its program takes now; none of the kernel's.
     pub(crate) fn usage(&self) -> anyhow::Result<Option<Usage>> {
-        let program = self.program.as_ref();
+        let program = self.device.program();
         program.map(|child| Ok(usage(i32::try_from(child.id())?)?)).transpose()
     }
 
-    /// Ends the program, and its link with it.
+    /// Ends the program, and its link with it; has the kernel delete its own.
     pub(crate) fn stop(&mut self) {
-        let Some(mut child) = self.program.take() else { return };
+        let mut child = match std::mem::replace(&mut self.device, Device::None) {
+            Device::None => return,
+            Device::Kernel => {
+                // Whoever makes it again hears that it is still there.
+                let _ = self.run("ip", &["link", "delete", &self.link]);
+                return;
+            }
+            Device::Program(child) => child,
+        };
         if let Ok(pid) = i32::try_from(child.id()) {
             let pid = nix::unistd::Pid::from_raw(pid);
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
@@ -240,4 +273,24 @@ pub(crate) fn tempdir() -> anyhow::Result<PathBuf> {
     let dir = std::env::temp_dir().join(format!("bench-dataplane-{}", std::process::id()));
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_of_the_kernels_goes_when_it_is_stopped() {
+        let [mut end, _there] = match wired() {
+            Ok(ends) => ends,
+            Err(error) => return eprintln!("skipped: {error:#}"),
+        };
+        // A kernel without WireGuard has others to delete.
+        let link = end.link.clone();
+        end.run("ip", &["link", "add", &link, "type", "veth", "peer", "name", "other"]).unwrap();
+        end.device = Device::Kernel;
+        end.stop();
+        let left = end.run("ip", &["-brief", "link", "show"]).unwrap();
+        assert!(!left.contains(&link) && left.contains(WIRE), "{left}");
+    }
 }

@@ -12,6 +12,9 @@ const HIGHEST: u64 = 8_000_000;
 /// The first step away from the guess; it is squared each time, up to a doubling.
 const FIRST_STEP: f64 = 1.1;
 
+/// What is left of a rate that was not confirmed.
+pub(crate) const STEP_DOWN: f64 = 0.98;
+
 /// How carefully a rate is searched.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Care {
@@ -91,6 +94,12 @@ impl Search {
         self.step = (step * step).min(2.0);
         step
     }
+}
+
+/// The rates to confirm one that was found with: itself, and each time a little less.
+pub(crate) fn confirmations(found: u64) -> impl Iterator<Item = u64> {
+    let less = |rate: &u64| Some(scaled(*rate, STEP_DOWN)).filter(|less| *less >= LOWEST);
+    std::iter::successors(Some(found), less)
 }
 
 /// In the middle of both as ratios; none when they are near enough.
@@ -179,6 +188,15 @@ mod tests {
             });
             prop_assert_eq!(found, passed.iter().copied().max());
         }
+    }
+
+    #[test]
+    fn what_is_not_confirmed_is_tried_with_two_hundredths_less_down_to_the_lowest() {
+        let rates: Vec<u64> = confirmations(100_000).collect();
+        assert_eq!(rates[..3], [100_000, 98_000, 96_040]);
+        let last = *rates.last().unwrap();
+        assert!(last >= LOWEST && scaled(last, STEP_DOWN) < LOWEST, "{last}");
+        assert_eq!(confirmations(LOWEST).collect::<Vec<_>>(), [LOWEST]);
     }
 
     #[test]

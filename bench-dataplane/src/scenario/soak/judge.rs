@@ -10,6 +10,14 @@ const WARM_UP: f64 = 0.1;
 /// share.
 const GROWN_MIB: f64 = 1.0;
 const GROWN_SHARE: f64 = 0.05;
+/// It grows also when it surely rises by more than this much in an hour.
+const RISING_MIB_PER_HOUR: f64 = 1.0;
+/// Of so many pieces of the time, one after the other, the slopes between any two are looked at.
+const PIECES: usize = 12;
+/// In standard deviations of how often one piece exceeds another by chance.
+const SURE: f64 = 3.0;
+/// What is watched for a shorter time says nothing about an hour: pools still fill.
+const LINE_FROM: Duration = Duration::from_secs(600);
 
 /// What was seen at a moment; counts are of the time since the sample before.
 #[derive(Debug, Clone, Default)]
@@ -53,13 +61,26 @@ pub(super) fn faults(samples: &[Sample], lost: &[Option<String>]) -> Vec<String>
         if last - first > GROWN_MIB.max(first * GROWN_SHARE) {
             let end = end + 1;
             faults.push(format!("memory of end {end} grew from {first:.1} to {last:.1} MiB"));
+            continue;
+        }
+        let is_long = samples.last().is_some_and(|sample| sample.at >= LINE_FROM);
+        let rise = rise(&memory_by_hours(samples, end));
+        if is_long && rise.least.is_some_and(|least| least > RISING_MIB_PER_HOUR) {
+            let (end, slope) = (end + 1, rise.slope);
+            faults.push(format!("memory of end {end} grows by {slope:.1} MiB in an hour"));
         }
     }
     faults
 }
 
+/// Of an end, without the beginning: hours and MiB.
+pub(super) fn memory_by_hours(samples: &[Sample], end: usize) -> Vec<(f64, f64)> {
+    let samples = warm(samples).iter();
+    samples.map(|sample| (sample.at.as_secs_f64() / 3600.0, sample.memory[end])).collect()
+}
+
 /// Without the beginning.
-pub(super) fn warm(samples: &[Sample]) -> &[Sample] {
+fn warm(samples: &[Sample]) -> &[Sample] {
     // A share of a count is one.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let skip = (samples.len() as f64 * WARM_UP).ceil() as usize;
@@ -72,21 +93,51 @@ pub(super) fn quarters(values: &[f64]) -> (f64, f64) {
     let median = |values: &[f64]| {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
-        crate::report::quantile(&sorted, 50)
+        crate::report::median(&sorted)
     };
     (median(&values[..quarter]), median(&values[values.len() - quarter..]))
 }
 
-/// How much `value` rises in a unit of `at`, by least squares.
-pub(super) fn slope(points: &[(f64, f64)]) -> f64 {
-    let n = points.len().max(1) as f64;
-    let (x, y) = points.iter().fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
-    let (x, y) = (x / n, y / n);
-    let with = |of: fn(f64, f64) -> f64| -> f64 {
-        points.iter().map(|point| of(point.0 - x, point.1 - y)).sum()
+/// How something rises in a unit of time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Rise {
+    /// The median of the slopes between pieces of the time (Theil, Sen), so that one that is unlike
+    /// the others does not count; flat of fewer than two.
+    pub(super) slope: f64,
+    /// What it surely rises at least (Sen 1968, 6.2); none of too few pieces.
+    pub(super) least: Option<f64>,
+}
+
+/// Of points in the order of time. Neighbours are alike, pieces are hardly: each counts by its
+/// medians.
+pub(super) fn rise(points: &[(f64, f64)]) -> Rise {
+    let median = |of: &mut dyn Iterator<Item = f64>| {
+        let mut sorted: Vec<f64> = of.collect();
+        sorted.sort_by(f64::total_cmp);
+        crate::report::median(&sorted)
     };
-    let spread = with(|x, _| x * x);
-    if spread == 0.0 { 0.0 } else { with(|x, y| x * y) / spread }
+    let pieces: Vec<(f64, f64)> = points
+        .chunks(points.len().div_ceil(PIECES).max(1))
+        .map(|piece| {
+            let at = median(&mut piece.iter().map(|point| point.0));
+            (at, median(&mut piece.iter().map(|point| point.1)))
+        })
+        .collect();
+    let mut slopes: Vec<f64> = pieces
+        .iter()
+        .enumerate()
+        .flat_map(|(n, early)| pieces[n + 1..].iter().map(move |late| (early, late)))
+        .filter(|(early, late)| late.0 > early.0)
+        .map(|(early, late)| (late.1 - early.1) / (late.0 - early.0))
+        .collect();
+    slopes.sort_by(f64::total_cmp);
+    let n = pieces.len() as f64;
+    let by_chance = SURE * (n * (n - 1.0) * (2.0 * n + 5.0) / 18.0).sqrt();
+    // Far below what a float can count, and a negative one is none.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let rank = ((slopes.len() as f64 - by_chance) / 2.0) as usize;
+    let least = rank.checked_sub(1).and_then(|rank| slopes.get(rank)).copied();
+    Rise { slope: crate::report::median(&slopes), least }
 }
 
 fn rounded(at: Duration) -> Duration {
@@ -137,8 +188,37 @@ mod tests {
             let points: Vec<_> = (0..n)
                 .map(|x| (f64::from(x), offset + slope_of * f64::from(x)))
                 .collect();
-            prop_assert!((slope(&points) - slope_of).abs() < 1e-6);
+            let Rise { slope, least } = rise(&points);
+            prop_assert!((slope - slope_of).abs() < 1e-6, "{slope}");
+            prop_assert!(least.is_none_or(|least| (least - slope_of).abs() < 1e-6), "{least:?}");
+            prop_assert!(least.is_some() || n < 30, "{n} points are enough");
         }
+
+        #[test]
+        fn memory_that_leaks_slowly_is_found(leak in 1.3f64..1.45, swing in 0.0f64..0.01) {
+            let samples = hour(|at| 10.0 + leak * f64::from(at) / 100.0 + swing * f64::from(at % 3));
+            let faults = faults(&samples, &NONE_LOST);
+            prop_assert!(faults.len() == 1 && faults[0].contains("end 1 grows by"), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_sure_is_less_than_what_is_likely() {
+        let zigzag: Vec<_> =
+            (0..12u32).map(|x| (f64::from(x), f64::from(x) + 3.0 * f64::from(x % 2))).collect();
+        let Rise { slope, least } = rise(&zigzag);
+        assert!(
+            (slope - 1.0).abs() < 0.1 && least.is_some_and(|least| least < 0.5),
+            "{slope} {least:?}"
+        );
+    }
+
+    #[test]
+    fn a_short_watch_says_nothing_about_an_hour() {
+        let mut samples = hour(|at| 10.0 + 1.3 * f64::from(at) / 100.0);
+        assert!(faults(&samples, &NONE_LOST)[0].contains("grows by 1.3 MiB in an hour"));
+        samples.truncate(59);
+        assert_eq!(faults(&samples, &NONE_LOST), [""; 0]);
     }
 
     #[test]
@@ -166,7 +246,8 @@ mod tests {
 
     #[test]
     fn no_points_have_no_slope() {
-        assert_eq!(slope(&[]), 0.0);
-        assert_eq!(slope(&[(1.0, 2.0)]), 0.0);
+        let flat = Rise { slope: 0.0, least: None };
+        assert_eq!(rise(&[]), flat);
+        assert_eq!(rise(&[(1.0, 2.0)]), flat);
     }
 }

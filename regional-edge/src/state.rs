@@ -74,6 +74,21 @@ pub struct DataState {
     /// Microseconds that the last change of routes after a change of liveness took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_switch_us: Option<u64>,
+    /// Handshake messages; none where the kernel answers them, which does not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handshakes: Option<Handshakes>,
+}
+
+/// What became of WireGuard's handshake messages, since the device was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Handshakes {
+    /// Worked on.
+    pub taken: u64,
+    /// Answered with a cookie under load.
+    pub cookies: u64,
+    /// Dropped: forged, or too many.
+    pub dropped: u64,
 }
 
 impl DataState {
@@ -175,6 +190,15 @@ impl EdgeState {
         gauge("holdfast_edge_route_switches_total", "Changes of routes.", &one(data.switches));
         let why: Vec<_> = reason.iter().map(|r| (labels(&[("reason", r.code())]), 1)).collect();
         gauge("holdfast_edge_problem", "What is wrong, by reason code.", &why);
+        let handshakes = |h: &Handshakes| {
+            let results = [("taken", h.taken), ("cookie", h.cookies), ("dropped", h.dropped)];
+            results.map(|(result, count)| (labels(&[("result", result)]), count))
+        };
+        gauge(
+            "holdfast_edge_handshakes_total",
+            "Handshake messages of WireGuard, by what became of them.",
+            &data.handshakes.iter().flat_map(handshakes).collect::<Vec<_>>(),
+        );
         let heard: Vec<_> =
             data.edges.iter().map(|e| (labels(&[("edge", &e.edge)]), e.heard.into())).collect();
         gauge("holdfast_edge_neighbour_heard", "Another edge is heard.", &heard);
@@ -236,6 +260,7 @@ mod tests {
         let data = DataState {
             nodes: vec![node("acme/a", 3), node("acme/b", 4)],
             reason: Some(Reason::NetApplyFailed),
+            handshakes: Some(Handshakes { taken: 5, cookies: 2, dropped: 1 }),
             ..DataState::default()
         };
         let text = EdgeState { data, ..EdgeState::default() }.metrics();
@@ -243,6 +268,9 @@ mod tests {
             "holdfast_edge_nodes_up 2",
             "holdfast_edge_rx_bytes_total{tenant=\"acme\",site=\"sh\\\"op\"} 7",
             "# TYPE holdfast_edge_rx_bytes_total counter",
+            "holdfast_edge_handshakes_total{result=\"taken\"} 5",
+            "holdfast_edge_handshakes_total{result=\"cookie\"} 2",
+            "holdfast_edge_handshakes_total{result=\"dropped\"} 1",
             "holdfast_edge_problem{reason=\"net.apply-failed\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");

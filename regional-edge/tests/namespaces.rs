@@ -81,7 +81,12 @@ fn an_edge_serves_a_node_and_its_site() {
     assert!(world.client_reaches("100.64.1.1"));
     let state = edge.state();
     assert_eq!(state.reason, None, "{}", state.message);
-    assert!(state.nodes[0].rx_bytes > 0 && state.nodes[0].handshake_age_secs.is_some());
+    eventually("what it has done", || {
+        let state = edge.state();
+        let counted = state.handshakes.is_some_and(|handshakes| handshakes.taken > 0);
+        let node = &state.nodes[0];
+        counted && node.rx_bytes > 0 && node.handshake_age_secs.is_some()
+    });
 
     // Not served any more: nothing is left but what belongs to the edge itself.
     edge.dataplane.tell(Event::Peers(Vec::new()));

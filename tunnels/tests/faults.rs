@@ -133,6 +133,37 @@ fn routes_that_refuse() {
     );
 }
 
+/// A firewall refuses what goes out (EPERM of sendmsg(2)), or swallows what comes in.
+#[test]
+fn a_firewall_that_refuses() {
+    need!(Kind::Ours);
+    match Command::new("nft").args(["list", "tables"]).output() {
+        Err(error) => return eprintln!("skipped: cannot run nft (package nftables): {error}"),
+        Ok(output) if !output.status.success() => {
+            let why = String::from_utf8_lossy(&output.stderr);
+            return eprintln!("skipped: this kernel has no nftables: {}", why.trim());
+        }
+        Ok(_) => {}
+    }
+    for hook in ["output", "input"] {
+        let chain = format!("{{ type filter hook {hook} priority 0; }}");
+        let rules = [
+            vec!["add", "table", "inet", "holdfast-test"],
+            vec!["add", "chain", "inet", "holdfast-test", "all", &chain],
+            vec!["add", "rule", "inet", "holdfast-test", "all", "ip", "protocol", "udp", "drop"],
+        ];
+        survives(
+            |ends, flow| {
+                for rule in &rules {
+                    ends[0].run("nft", rule);
+                }
+                assert!(flow.stands(|| !answers(&ends[0])), "{hook}");
+            },
+            |ends| drop(ends[0].run("nft", &["delete", "table", "inet", "holdfast-test"])),
+        );
+    }
+}
+
 /// A queue that holds two packets, or eight, drops most of a run.
 #[test]
 fn queues_that_are_full() {

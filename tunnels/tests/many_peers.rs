@@ -97,12 +97,20 @@ async fn ten_thousand_peers_are_small_and_wg_can_set_them_up() {
         ..PeerConfig::default()
     };
     device.set_peer(key(PEERS), config(PEERS));
+    assert!(device.peer(&key(PEERS)).is_some());
     let before = anonymous_bytes();
-    device.set_peers((0..PEERS).map(|n| (key(n), config(n))));
+    let all: Vec<u32> = (0..PEERS).collect();
+    for some in all.chunks(64) {
+        device.change_peers([], some.iter().map(|n| (key(*n), config(*n))));
+        // What waits to be done has its memory, too.
+        assert!(device.peer(&key(some[0])).is_some());
+    }
     let bytes = (anonymous_bytes() - before) / u64::from(PEERS);
     eprintln!("{bytes} bytes for a silent peer with three prefixes");
     assert!(bytes <= MOST_BYTES, "{bytes} bytes for a silent peer");
-    assert_eq!(device.peers().len(), PEERS as usize);
+    assert_eq!(device.peers().len(), PEERS as usize + 1);
+    device.set_peers((0..PEERS).map(|n| (key(n), config(n))));
+    assert_eq!(device.peers().len(), PEERS as usize, "exactly these");
 
     let dir = tempfile::tempdir().unwrap();
     let _listener = uapi::Listener::open(dir.path(), &device).unwrap();

@@ -106,6 +106,12 @@ pub const NEEDS: &[Need] = &[
         purposes: &[(Purpose::Tests, Weight::Required)],
     },
     Need {
+        program: "nft",
+        package: "nftables",
+        why: "is the firewall that refuses a tunnel's datagrams",
+        purposes: &[(Purpose::Tests, Weight::Useful)],
+    },
+    Need {
         program: "iperf3",
         package: "iperf3",
         why: "measures the throughput of tunnels",
@@ -116,6 +122,18 @@ pub const NEEDS: &[Need] = &[
         package: "tcpdump",
         why: "looks at packets",
         purposes: &[(Purpose::World, Weight::Useful)],
+    },
+    Need {
+        program: "depmod",
+        package: "kmod",
+        why: "makes the index of the modules of the tests' own kernel",
+        purposes: &[(Purpose::Tests, Weight::Useful)],
+    },
+    Need {
+        program: "cpio",
+        package: "cpio",
+        why: "reads the archives that the laboratory writes for that kernel",
+        purposes: &[(Purpose::Tests, Weight::Useful)],
     },
     Need {
         program: "age",

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 use tunnels::bfd;
-use tunnels::wireguard::{self, PeerConfig, PrivateKey, uapi};
+use tunnels::wireguard::{self, DeviceStatus, HandshakeCounts, PeerConfig, PrivateKey, uapi};
 
 /// Handshakes beyond which strangers must show that they can be answered: more than all nodes of
 /// an edge need when they come back at one moment and try again for five seconds.
@@ -127,6 +127,12 @@ pub(super) struct Ends {
     peers: BTreeMap<PublicKey, BTreeSet<IpNet>>,
     /// Sessions that stand.
     watched: BTreeSet<NodeKey>,
+    /// What tunnels had done when somebody looked last.
+    traffic: BTreeMap<PublicKey, Traffic>,
+    /// None where the kernel answers handshakes, and before the first look.
+    handshakes: Option<HandshakeCounts>,
+    /// The device was asked and has not answered.
+    is_asked: bool,
     events: mpsc::Sender<Event>,
 }
 
@@ -175,6 +181,9 @@ impl Ends {
                         routes: Keyed::default(),
                         peers: BTreeMap::new(),
                         watched: BTreeSet::new(),
+                        traffic: BTreeMap::new(),
+                        handshakes: None,
+                        is_asked: false,
                         events,
                     });
                 }
@@ -269,15 +278,12 @@ impl Ends {
         let needs_kernel = match &self.engine {
             Engine::Kernel(_) => changed,
             Engine::Userspace { device, .. } => {
-                for key in self.peers.keys().filter(|key| !want.contains_key(*key)) {
-                    device.remove_peer(key);
-                }
-                for (key, ips) in
-                    want.iter().filter(|(key, ips)| self.peers.get(*key) != Some(*ips))
-                {
-                    let config = PeerConfig { allowed_ips: ips.clone(), ..PeerConfig::default() };
-                    device.set_peer(*key, config);
-                }
+                let gone = self.peers.keys().filter(|key| !want.contains_key(*key));
+                let news = want.iter().filter(|(key, ips)| self.peers.get(*key) != Some(*ips));
+                let config = |(key, ips): (&PublicKey, &BTreeSet<IpNet>)| {
+                    (*key, PeerConfig { allowed_ips: ips.clone(), ..PeerConfig::default() })
+                };
+                device.change_peers(gone.copied(), news.map(config));
                 false
             }
         };
@@ -297,19 +303,16 @@ impl Ends {
         all.into_iter().flatten().collect()
     }
 
-    pub(super) fn traffic(&mut self) -> BTreeMap<PublicKey, Traffic> {
+    /// Looks at what the tunnels have done. A device says it by [`Event::Device`]: whoever reroutes
+    /// must not wait for one that is busy or stands still.
+    pub(super) fn look_at_traffic(&mut self) {
         match &self.engine {
             Engine::Userspace { device, .. } => {
-                let traffic = |peer: wireguard::PeerStatus| {
-                    let traffic = Traffic {
-                        endpoint: peer.config.endpoint,
-                        rx_bytes: peer.rx_bytes,
-                        tx_bytes: peer.tx_bytes,
-                        handshake_age: peer.handshake_age,
-                    };
-                    (peer.public_key, traffic)
-                };
-                device.peers().into_iter().map(traffic).collect()
+                if !std::mem::replace(&mut self.is_asked, true) {
+                    let events = self.events.clone();
+                    // The receiver is gone only when everything ends.
+                    device.tell_status(move |status| drop(events.send(Event::Device(status))));
+                }
             }
             Engine::Kernel(_) => {
                 let now = SystemTime::now();
@@ -324,9 +327,35 @@ impl Ends {
                     (PublicKey(key.0), traffic)
                 };
                 let peers = self.kernel.wireguard_peers(&self.link).unwrap_or_default();
-                peers.into_iter().map(traffic).collect()
+                self.traffic = peers.into_iter().map(traffic).collect();
             }
         }
+    }
+
+    /// Takes in what the device says.
+    pub(super) fn take_status(&mut self, status: DeviceStatus) {
+        let traffic = |peer: wireguard::PeerStatus| {
+            let traffic = Traffic {
+                endpoint: peer.config.endpoint,
+                rx_bytes: peer.rx_bytes,
+                tx_bytes: peer.tx_bytes,
+                handshake_age: peer.handshake_age,
+            };
+            (peer.public_key, traffic)
+        };
+        self.traffic = status.peers.into_iter().map(traffic).collect();
+        self.handshakes = Some(status.handshakes);
+        self.is_asked = false;
+    }
+
+    /// What a tunnel had done when it was looked at last.
+    pub(super) fn traffic(&self, key: &PublicKey) -> Traffic {
+        self.traffic.get(key).copied().unwrap_or_default()
+    }
+
+    /// Handshake messages by then; none where the kernel answers them.
+    pub(super) fn handshakes(&self) -> Option<HandshakeCounts> {
+        self.handshakes
     }
 
     fn want(&self, view: &View<'_>) -> Network {

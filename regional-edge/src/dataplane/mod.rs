@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use tokio::sync::watch;
+use tunnels::wireguard::DeviceStatus;
 
 /// How a data plane is set up; for its whole life.
 #[derive(Debug, Clone)]
@@ -79,6 +80,8 @@ pub enum Event {
         /// Whether data passes.
         up: bool,
     },
+    /// What the device has done so far.
+    Device(DeviceStatus),
     /// The end.
     Stop,
 }

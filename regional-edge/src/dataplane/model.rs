@@ -78,7 +78,8 @@ impl Model {
                 Event::Edges { backbone, protected } => self.set_edges(backbone, protected),
                 Event::Mesh { edge, heard } => self.hear(edge, heard),
                 Event::Liveness { node, up } => self.set_up(node, up),
-                Event::Stop => Due::default(),
+                // Nothing to decide.
+                Event::Device(_) | Event::Stop => Due::default(),
             });
         }
         due

@@ -4,7 +4,7 @@ use super::ends::{self, Ends, EndsError};
 use super::model::{Due, Model};
 use super::{Event, Options};
 use crate::nodes::NodeKey;
-use crate::state::{DataState, NeighbourState, NodeState, Way};
+use crate::state::{DataState, Handshakes, NeighbourState, NodeState, Way};
 use holdfast_api::tunnel::BfdState;
 use holdfast_client::{Backoff, backoff};
 use netd::watch::Watch;
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tunnels::wireguard::HandshakeCounts;
 
 /// Counters are published this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -36,6 +37,8 @@ pub(super) struct Thread {
     /// When to look at everything.
     full_at: Instant,
     looked_at: Instant,
+    /// When the counters were looked at.
+    counted_at: Option<Instant>,
     published_at: Option<Instant>,
     /// Something is new that was not published yet.
     unpublished: bool,
@@ -63,6 +66,7 @@ impl Thread {
             state,
             full_at: now,
             looked_at: now,
+            counted_at: None,
             published_at: None,
             unpublished: false,
             backoff: Backoff::new(AGAIN.0, AGAIN.1),
@@ -87,11 +91,17 @@ impl Thread {
             };
             let ticked = first.is_none();
             // What came together is done together.
-            let events: Vec<Event> = first.into_iter().chain(inbox.try_iter()).collect();
+            let mut events: Vec<Event> = first.into_iter().chain(inbox.try_iter()).collect();
             if events.iter().any(|event| matches!(event, Event::Stop)) {
                 return;
             }
             let begun = Instant::now();
+            for event in events.extract_if(.., |event| matches!(event, Event::Device(_))) {
+                if let (Event::Device(status), Some(ends)) = (event, &mut self.ends) {
+                    ends.take_status(status);
+                    self.unpublished = true;
+                }
+            }
             let mut due = self.model.take(events);
             if ticked && let Some(ends) = &self.ends {
                 let missed = self.model.set_all_up(ends.up());
@@ -100,7 +110,8 @@ impl Thread {
             }
             self.act(&due, begun);
             self.look_for_drift(begun);
-            self.publish(ticked || !due.is_nothing());
+            let counted = self.look_at_traffic(begun);
+            self.publish(counted || !due.is_nothing());
         }
     }
 
@@ -197,6 +208,16 @@ impl Thread {
         }
     }
 
+    /// True when it was time to.
+    fn look_at_traffic(&mut self, now: Instant) -> bool {
+        let is_due = self.counted_at.is_none_or(|at| now.duration_since(at) >= TICK);
+        if is_due {
+            self.counted_at = Some(now);
+            self.ends.iter_mut().for_each(Ends::look_at_traffic);
+        }
+        is_due
+    }
+
     fn publish(&mut self, news: bool) {
         let now = Instant::now();
         self.unpublished |= news;
@@ -211,12 +232,12 @@ impl Thread {
 
     fn describe(&mut self, now: Instant) -> DataState {
         let mut liveness = self.ends.as_ref().map(Ends::liveness).unwrap_or_default();
-        let traffic = self.ends.as_mut().map(Ends::traffic).unwrap_or_default();
+        let ends = self.ends.as_ref();
         let view = self.model.view();
         let nodes = self.model.nodes().iter().map(|node| {
             let status = liveness.remove(&node.key);
             let since = status.map_or(Duration::ZERO, |s| now.saturating_duration_since(s.since));
-            let traffic = traffic.get(&node.public_key).copied().unwrap_or_default();
+            let traffic = ends.map(|ends| ends.traffic(&node.public_key)).unwrap_or_default();
             let way = if view.up.contains(&node.key) {
                 Way::Tunnel
             } else {
@@ -257,6 +278,13 @@ impl Thread {
             last_switch_us: self
                 .last_switch
                 .map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
+            handshakes: self.ends.as_ref().and_then(Ends::handshakes).map(
+                |HandshakeCounts { taken, cookies, dropped }| Handshakes {
+                    taken,
+                    cookies,
+                    dropped,
+                },
+            ),
         }
     }
 }

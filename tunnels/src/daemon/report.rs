@@ -127,9 +127,10 @@ impl Control {
         let mut all = Vec::new();
         let asked: Vec<_> = self
             .tunnels
-            .values()
+            .values_mut()
             .map(|tunnel| {
-                (tunnel.kind, tunnel.peer_status(), tunnel.id.slot, tunnel.edge.public_key)
+                let (kind, slot, key) = (tunnel.kind, tunnel.id.slot, tunnel.edge.public_key);
+                (kind, tunnel.peer_status().cloned(), slot, key)
             })
             .collect();
         for (kind, status, slot, key) in asked {

@@ -77,6 +77,8 @@ pub(super) struct Tunnel {
     pub(super) since: Instant,
     /// The largest packet that passes, when that is less than usual.
     pub(super) path_mtu: Option<u16>,
+    /// What the device said last.
+    status: Option<PeerStatus>,
 }
 
 impl Tunnel {
@@ -114,6 +116,7 @@ impl Tunnel {
             state: State::Down,
             since: now,
             path_mtu: None,
+            status: None,
         })
     }
 
@@ -172,9 +175,12 @@ impl Tunnel {
         }
     }
 
-    /// Bytes and age of the handshake, of a userspace device.
-    pub(super) fn peer_status(&self) -> Option<PeerStatus> {
-        self.device.as_ref()?.peer(&self.edge.public_key)
+    /// Bytes and age of the handshake, of a userspace device; of one that stands still what it said
+    /// last, so that nobody has to wait for it.
+    pub(super) fn peer_status(&mut self) -> Option<&PeerStatus> {
+        let seen = self.device.as_ref()?.glance(&self.edge.public_key);
+        self.status = seen.or(self.status.take());
+        self.status.as_ref()
     }
 
     /// The name of its link.

@@ -7,11 +7,13 @@
 use super::message::TAG_BYTES;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use std::fmt;
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
-/// A key of one direction of a session.
+/// A key of one direction of a session. It stays in its place, so that whoever keeps many of them
+/// leaves none behind when he moves them.
 #[derive(Clone)]
-pub(crate) struct PacketKey(Zeroizing<[u8; 32]>);
+pub(crate) struct PacketKey(Arc<Zeroizing<[u8; 32]>>);
 
 /// A key that is ready for packets.
 pub(crate) struct ReadyKey(LessSafeKey);
@@ -19,17 +21,17 @@ pub(crate) struct ReadyKey(LessSafeKey);
 impl PacketKey {
     /// From its bytes.
     pub(crate) fn new(bytes: Zeroizing<[u8; 32]>) -> Self {
-        PacketKey(bytes)
+        PacketKey(Arc::new(bytes))
     }
 
     /// Whether it is the same key. Only for keys of one's own: it takes as long as they are alike.
     pub(crate) fn is(&self, other: &PacketKey) -> bool {
-        *self.0 == *other.0
+        Arc::ptr_eq(&self.0, &other.0) || **self.0 == **other.0
     }
 
     /// Ready to seal or to open. Never none: the bytes are as many as the cipher takes.
     pub(crate) fn ready(&self) -> Option<ReadyKey> {
-        let key = UnboundKey::new(&CHACHA20_POLY1305, self.0.as_ref()).ok()?;
+        let key = UnboundKey::new(&CHACHA20_POLY1305, self.0.as_slice()).ok()?;
         Some(ReadyKey(LessSafeKey::new(key)))
     }
 }

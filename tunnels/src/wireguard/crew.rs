@@ -6,8 +6,8 @@
 //! pieces done while the oldest are sent. Waking a helper costs a few microseconds; one that
 //! came in vain a few times is called less often.
 //!
-//! Fails: starting the threads, for the caller to report. A piece whose helper panicked is lost, as
-//! packets may be, and the others go on.
+//! Fails: starting the threads, for the caller to report. A piece whose helper panicked is lost, and
+//! whoever takes it back is told; where a panic ends the program it ends with all of it.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,21 +1,26 @@
 //! A device and its handles.
 //!
 //! Its thread alone has the [`Engine`] ([`worker`]); whoever asks for the state or changes peers
-//! sends it a command, which it does between two turns, so there is no lock on the way of packets. A
-//! [`Resident`] may live on it, whose packets need not cross the link; the thread calls it, so it
-//! asks nothing of the device.
+//! sends it a command ([`commands`]), which it does between two turns, so there is no lock on the
+//! way of packets. Changes are made in the order in which they were asked for, and before the answer
+//! to what is asked after them; nobody waits for them. A [`Resident`] may live on it, whose packets
+//! need not cross the link; the thread calls it, so it asks nothing of the device.
 //!
 //! Fails: making the socket, for the caller to report. When the TUN device is taken away the
 //! thread ends, and [`Device::is_alive`] says so; from then on there are no peers. When the last
 //! handle is dropped the thread ends and with it the link, unless the TUN device was made
 //! persistent; a thread that stands still is left behind with its link, and ends when it comes to.
 //! However the thread ends, its resident is told. One that has not answered once is not waited for
-//! again before it does something.
+//! again before it does something; changes for it wait meanwhile, and are lost only with it.
 
+mod commands;
 mod worker;
+
+pub(super) use commands::PEERS_AT_ONCE;
 
 use super::engine::{Engine, Start};
 use super::key::PrivateKey;
+use super::limiter::HandshakeCounts;
 use super::memory::Pages;
 use super::outbox::Fragments;
 use super::peer::{PeerConfig, PeerStatus};
@@ -32,16 +37,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Notify;
 
-/// How long the thread has to do a command. It does them between turns, so that this is only
-/// passed when something keeps it from running at all.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// A thread that shall end and has not for so long stands still.
 const LAST_TURN: Duration = Duration::from_secs(2);
 /// Between two looks whether it has.
 const END_PAUSE: Duration = Duration::from_micros(200);
-/// Peers that are changed or told between two turns: packets wait no longer than for those.
-pub(super) const PEERS_AT_ONCE: usize = 64;
-
 /// Helpers at most, unless more are asked for: beyond that the device's own thread is the bound.
 const MOST_HELPERS: usize = 4;
 
@@ -117,11 +116,17 @@ pub(crate) trait Resident: Send + Sync {
     fn ended(&self);
 }
 
-/// What the thread is to do with what it has.
-type Command = Box<dyn FnOnce(&mut worker::Worker<'_>, Instant) + Send>;
+/// What can be said about a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceStatus {
+    /// Its peers, in the order of their keys.
+    pub peers: Vec<PeerStatus>,
+    /// What became of the handshake messages that came.
+    pub handshakes: HandshakeCounts,
+}
 
 struct Shared {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<commands::Command>,
     port: Mutex<Arc<Port>>,
     fwmark: Mutex<u32>,
     resident: Mutex<Option<Arc<dyn Resident>>>,
@@ -225,46 +230,59 @@ impl Device {
     /// changed. An endpoint of `None` leaves a known peer where it is. Prefixes that another peer
     /// had become this one's.
     pub fn set_peer(&self, key: PublicKey, config: PeerConfig) {
-        self.shared.ask(move |engine, now| engine.set_peer(key, config, now));
+        self.shared.change(move |engine, now| engine.set_peer(key, config, now));
     }
 
-    /// Makes exactly these the peers; those that stay keep their sessions.
-    pub fn set_peers(&self, peers: impl IntoIterator<Item = (PublicKey, PeerConfig)>) {
-        let mut gone = self.shared.keys();
-        let mut peers = peers.into_iter().peekable();
-        while peers.peek().is_some() {
-            let some: Vec<_> = peers.by_ref().take(PEERS_AT_ONCE).collect();
-            for (key, _) in &some {
-                gone.remove(key);
-            }
-            self.shared.ask(move |engine, now| {
+    /// Removes peers, those that are there, and then adds or changes others.
+    pub fn change_peers(
+        &self,
+        gone: impl IntoIterator<Item = PublicKey>,
+        set: impl IntoIterator<Item = (PublicKey, PeerConfig)>,
+    ) {
+        for some in commands::chunks(gone) {
+            self.shared.change(move |engine, _| {
+                for key in some {
+                    engine.remove_peer(&key);
+                }
+            });
+        }
+        for some in commands::chunks(set) {
+            self.shared.change(move |engine, now| {
                 for (key, config) in some {
                     engine.set_peer(key, config, now);
                 }
             });
         }
-        self.shared.ask(move |engine, _| {
-            for key in gone {
-                engine.remove_peer(&key);
-            }
-        });
     }
 
-    /// Removes a peer; false when there was none.
-    pub fn remove_peer(&self, key: &PublicKey) -> bool {
-        let key = *key;
-        self.shared.ask(move |engine, _| engine.remove_peer(&key)).unwrap_or(false)
+    /// Makes exactly these the peers; those that stay keep their sessions.
+    pub fn set_peers(&self, peers: impl IntoIterator<Item = (PublicKey, PeerConfig)>) {
+        let peers: Vec<_> = peers.into_iter().collect();
+        let stay: BTreeSet<PublicKey> = peers.iter().map(|(key, _)| *key).collect();
+        self.shared.change(move |engine, _| {
+            for key in engine.keys() {
+                if !stay.contains(&key) {
+                    engine.remove_peer(&key);
+                }
+            }
+        });
+        self.change_peers([], peers);
+    }
+
+    /// Removes a peer, if there is such a one.
+    pub fn remove_peer(&self, key: &PublicKey) {
+        self.change_peers([*key], []);
     }
 
     /// Takes another private key; all sessions begin anew.
     pub fn set_private_key(&self, key: PrivateKey) {
-        self.shared.ask(move |engine, now| engine.set_private_key(Some(key), now));
+        self.shared.change(move |engine, now| engine.set_private_key(Some(key), now));
     }
 
     /// Shakes hands with a peer anew, because no data passes.
     pub fn renew(&self, key: &PublicKey) {
         let key = *key;
-        self.shared.ask(move |engine, now| engine.renew(&key, now));
+        self.shared.change(move |engine, now| engine.renew(&key, now));
     }
 
     /// Has `resident` live on it from now on, instead of whoever did.
@@ -277,15 +295,27 @@ impl Device {
         }
     }
 
-    /// What can be said about one peer.
+    /// What can be said about one peer; waits for the thread.
     pub fn peer(&self, key: &PublicKey) -> Option<PeerStatus> {
         let key = *key;
         self.shared.ask(move |engine, now| engine.status(&key, now)).flatten()
     }
 
-    /// What can be said about all peers, in the order of their keys.
+    /// The same for whoever must not wait: when the thread does not say it at once, none.
+    pub fn glance(&self, key: &PublicKey) -> Option<PeerStatus> {
+        let key = *key;
+        self.shared.glance(move |engine, now| engine.status(&key, now)).flatten()
+    }
+
+    /// What can be said about all peers, in the order of their keys; waits for the thread.
     pub fn peers(&self) -> Vec<PeerStatus> {
         self.shared.peers()
+    }
+
+    /// Has `told` called with what can be said, soon and in the device's thread, so that it is
+    /// quick. It is dropped when that thread ends before.
+    pub fn tell_status(&self, told: impl FnOnce(DeviceStatus) + Send + 'static) {
+        self.downgrade().gather(Vec::new(), Box::new(told));
     }
 }
 
@@ -311,19 +341,6 @@ impl Drop for Device {
 }
 
 impl WeakDevice {
-    /// Has the thread run `work` with the engine; none when it is gone or does not answer.
-    pub(super) fn ask<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Engine, Instant) -> T + Send + 'static,
-    ) -> Option<T> {
-        self.0.upgrade()?.ask(work)
-    }
-
-    /// What can be said about all peers; none when it is gone.
-    pub(super) fn peers(&self) -> Option<Vec<PeerStatus>> {
-        Some(self.0.upgrade()?.peers())
-    }
-
     /// Has the resident called soon.
     pub(crate) fn wake(&self) {
         if let Some(shared) = self.0.upgrade() {
@@ -375,53 +392,6 @@ impl WeakDevice {
 }
 
 impl Shared {
-    fn tell(&self, command: Command) {
-        // When the thread has ended nobody needs it any more.
-        let _ = self.commands.send(command);
-        self.wake.wake();
-    }
-
-    /// None when the thread has ended, or does not come to it.
-    fn ask<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Engine, Instant) -> T + Send + 'static,
-    ) -> Option<T> {
-        if self.is_silent.load(Ordering::Acquire) {
-            // If it goes on it says so.
-            self.wake.wake();
-            return None;
-        }
-        let (answer, answered) = mpsc::sync_channel(1);
-        self.tell(Box::new(move |worker, now| {
-            // Who asked may have lost patience.
-            let _ = answer.send(work(&mut worker.engine, now));
-        }));
-        let answered = answered.recv_timeout(PATIENCE);
-        if matches!(answered, Err(mpsc::RecvTimeoutError::Timeout)) {
-            tracing::warn!(link = self.name, "a WireGuard device does not answer");
-            self.is_silent.store(true, Ordering::Release);
-        }
-        answered.ok()
-    }
-
-    fn keys(&self) -> BTreeSet<PublicKey> {
-        self.ask(|engine, _| engine.keys().into_iter().collect()).unwrap_or_default()
-    }
-
-    fn peers(&self) -> Vec<PeerStatus> {
-        let mut all: Vec<PeerStatus> = Vec::new();
-        loop {
-            let after = all.last().map(|last| last.public_key);
-            let some = self.ask(move |engine, now| {
-                engine.statuses(after, now).take(PEERS_AT_ONCE).collect::<Vec<_>>()
-            });
-            match some {
-                Some(some) if !some.is_empty() => all.extend(some),
-                _ => return all,
-            }
-        }
-    }
-
     fn port(&self) -> Arc<Port> {
         Arc::clone(&lock(&self.port))
     }

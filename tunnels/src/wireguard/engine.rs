@@ -17,7 +17,7 @@ use super::deadlines::Deadlines;
 use super::initiations::Initiations;
 use super::inner::join::{Joiner, Offers};
 use super::key::PrivateKey;
-use super::limiter::Limiter;
+use super::limiter::{HandshakeCounts, Limiter};
 use super::noise::{Identity, Timestamp};
 use super::outbox::{Network, Outbox};
 use super::peer::{Peer, PeerConfig, PeerStatus};
@@ -54,6 +54,7 @@ pub(crate) struct Engine {
     identity: Option<Identity>,
     checker: Checker,
     limiter: Limiter,
+    handshakes: HandshakeCounts,
     start: Start,
     last_stamp: Duration,
     peers: Vec<Option<Box<Peer>>>,
@@ -84,6 +85,7 @@ impl Engine {
             private_key: Some(private_key),
             identity,
             limiter: Limiter::new(handshakes_per_second, start.now),
+            handshakes: HandshakeCounts::default(),
             start,
             last_stamp: Duration::ZERO,
             peers: Vec::new(),
@@ -212,6 +214,11 @@ impl Engine {
     /// When the last handshake with a peer was completed.
     pub(crate) fn completed_at(&self, key: &PublicKey) -> Option<Instant> {
         self.keys.get(key).and_then(|number| self.peer(*number))?.completed_at()
+    }
+
+    /// What became of the handshake messages that came.
+    pub(crate) fn handshakes(&self) -> HandshakeCounts {
+        self.handshakes
     }
 
     /// Whether there is a session to send with.

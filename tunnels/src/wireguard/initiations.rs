@@ -38,14 +38,18 @@ impl Initiations {
         before.map(|before| *before = Waiting { way, datagram }).is_some()
     }
 
-    /// Has a message wait; there is no room for too many.
-    pub(crate) fn push(&mut self, way: Way, datagram: &[u8]) {
-        if self.replace(way, datagram) || self.order.len() >= MOST_SENDERS {
-            return;
+    /// Has a message wait; false when too many do.
+    pub(crate) fn push(&mut self, way: Way, datagram: &[u8]) -> bool {
+        if self.replace(way, datagram) {
+            return true;
         }
-        let Ok(datagram) = datagram.try_into() else { return };
+        let Ok(datagram) = datagram.try_into() else { return false };
+        if self.order.len() >= MOST_SENDERS {
+            return false;
+        }
         self.waiting.insert(way.to, Waiting { way, datagram });
         self.order.push_back(way.to);
+        true
     }
 
     /// Takes out the one of whoever waits longest.
@@ -88,7 +92,7 @@ mod tests {
                             Some((_, last)) => *last = n,
                             None => model.push((port, n)),
                         }
-                        queue.push(way(port), &[n; INITIATION_BYTES]);
+                        prop_assert!(queue.push(way(port), &[n; INITIATION_BYTES]));
                     }
                     None => {
                         let want = (!model.is_empty()).then(|| model.remove(0));
@@ -113,7 +117,8 @@ mod tests {
         let mut queue = Initiations::default();
         for n in 0..u32::try_from(MOST_SENDERS).unwrap() + 9 {
             let to = SocketAddr::new(std::net::Ipv4Addr::from(n).into(), 1);
-            queue.push(Way { to, from: None }, &[1; INITIATION_BYTES]);
+            let has_room = (n as usize) < MOST_SENDERS;
+            assert_eq!(queue.push(Way { to, from: None }, &[1; INITIATION_BYTES]), has_room);
         }
         assert_eq!((queue.order.len(), queue.waiting.len()), (MOST_SENDERS, MOST_SENDERS));
         assert!(!queue.replace(way(1), &[1; 3]), "no first message");

@@ -1,10 +1,11 @@
 //! Who may shake hands how often.
 //!
 //! Under the device's limit everybody may: so many a second, after a rest as many more as it has
-//! peers, for an edge that was started anew hears of all of them at once. Beyond it a sender must have shown its address, and
-//! each address (of IPv6 its /64) has a bucket of five that fills with twenty a second
-//! (`PACKETS_PER_SECOND` and `PACKETS_BURSTABLE` in drivers/net/wireguard/ratelimiter.c). The
-//! table of addresses is bounded: when it is full of addresses that write now, new ones wait.
+//! peers, for an edge that was started anew hears of all of them at once. Beyond it a sender must
+//! have shown its address, and each address (of IPv6 its /64) has a bucket of five that fills with
+//! twenty a second (`PACKETS_PER_SECOND` and `PACKETS_BURSTABLE` in
+//! drivers/net/wireguard/ratelimiter.c). The table of addresses is bounded: when it is full of
+//! addresses that write now, new ones wait.
 
 use super::cookie::Proof;
 use std::collections::BTreeMap;
@@ -28,6 +29,17 @@ pub(crate) enum Verdict {
     AskForCookie,
     /// It is dropped.
     Drop,
+}
+
+/// What became of the handshake messages that came, since the device was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HandshakeCounts {
+    /// Worked on, or waiting for that.
+    pub taken: u64,
+    /// Answered with a cookie: the sender has to show its address first.
+    pub cookies: u64,
+    /// Dropped: forged, too many of one address, or too many that wait.
+    pub dropped: u64,
 }
 
 /// Counts.

@@ -45,10 +45,11 @@ mod tun;
 pub mod uapi;
 
 pub(crate) use device::Resident;
-pub use device::{Device, DeviceError, Options, Tuning, WeakDevice};
+pub use device::{Device, DeviceError, DeviceStatus, Options, Tuning, WeakDevice};
 pub use holdfast_api::tunnel::PublicKey;
 pub use inner::join::Offers;
 pub use key::{KeyError, PresharedKey, PrivateKey};
+pub use limiter::HandshakeCounts;
 pub use memory::{Pages, UnknownPages};
 pub(crate) use outbox::Fragments;
 pub use peer::{PeerConfig, PeerStatus};

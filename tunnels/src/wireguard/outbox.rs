@@ -156,6 +156,8 @@ pub(crate) struct Outbox<N> {
     /// Those before it, the oldest first.
     handed: VecDeque<Ticket>,
     spare: Vec<Block>,
+    /// A helper panicked, and what it sealed is gone.
+    pub(crate) has_lost: bool,
 }
 
 impl<N: Network> Outbox<N> {
@@ -165,7 +167,8 @@ impl<N: Network> Outbox<N> {
         let mut spare: Vec<Block> = chunks.into_iter().map(Block::new).collect();
         let block = spare.pop().unwrap_or_default();
         let fragments = Fragments::default();
-        Outbox { network, fragments, helpers, block, handed: VecDeque::new(), spare }
+        let handed = VecDeque::new();
+        Outbox { network, fragments, helpers, block, handed, spare, has_lost: false }
     }
 
     /// An empty one without helpers, on memory of its own.
@@ -254,9 +257,12 @@ impl<N: Network> Outbox<N> {
     fn send_oldest(&mut self) -> bool {
         let Some(ticket) = self.handed.pop_front() else { return false };
         let Some(helpers) = &self.helpers else { return false };
-        if let Some(Job::Seal(mut block)) = helpers.back(ticket) {
-            block.send(&mut self.network);
-            self.spare.push(block);
+        match helpers.back(ticket) {
+            Some(Job::Seal(mut block)) => {
+                block.send(&mut self.network);
+                self.spare.push(block);
+            }
+            _ => self.has_lost = true,
         }
         true
     }

@@ -148,7 +148,8 @@ impl Peer {
             }
         } else if is_wanted && (!was_wanted || moved) {
             self.hurry(now);
-        } else if moved {
+        }
+        if moved {
             self.timers.call_again(now);
         }
         if !is_wanted {
@@ -338,6 +339,12 @@ impl Peer {
     /// What is due; keys that are too old are forgotten by it, and packets that wait in vain.
     pub(super) fn expire(&mut self, now: Instant) -> Due {
         let due = self.timers.expire(now);
+        if due.initiate {
+            // Nobody answers: perhaps the address that it was heard at is of no use any more, though
+            // we have it still. The kernel knows by which it gets there now
+            // (wg_expired_retransmit_handshake in drivers/net/wireguard/timers.c).
+            self.local = None;
+        }
         // Who never gives up drops at least what has become old.
         if due.is_stale || due.give_up {
             self.staged.clear();

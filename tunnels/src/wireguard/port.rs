@@ -181,13 +181,18 @@ pub(super) struct Wire {
     /// To where the kernel takes no runs: the way has a smaller MTU, or no checksums of its own.
     unsplit: BTreeSet<SocketAddr>,
     since_tried: u32,
-    /// Runs of this flush may wait for room once.
+    /// Whoever sends may wait for room once in a turn.
     has_waited: bool,
 }
 
 impl Wire {
     pub(super) fn new(port: Arc<Port>) -> Self {
         Wire { port, unsplit: BTreeSet::new(), since_tried: 0, has_waited: false }
+    }
+
+    /// Called before each turn.
+    pub(super) fn begin_turn(&mut self) {
+        self.has_waited = false;
     }
 
     /// Called about once a second while packets pass: ways change, and after a while runs are tried
@@ -237,6 +242,19 @@ impl Wire {
                 Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                     Some(Errno::EINTR) => 0,
                     Some(Errno::EAGAIN) if self.wait_for_room() => 0,
+                    // To older kernels also what is larger than the way's MTU is invalid: what
+                    // it is the first datagram shows.
+                    Some(Errno::EINVAL)
+                        if first.way.from.is_some()
+                            && first.range.len() > first.segment
+                            && self.takes_first(memory, first) =>
+                    {
+                        tracing::debug!(to = %first.way.to, "a run is sent one by one");
+                        self.unsplit.insert(first.way.to);
+                        let others: Vec<Run> = first.singles().skip(1).collect();
+                        self.send_runs(memory, &others);
+                        1
+                    }
                     // Our address that the peer knows is gone, as after a new lease. It learns
                     // the next one by this very datagram.
                     Some(Errno::EINVAL | Errno::EADDRNOTAVAIL | Errno::ENETUNREACH)
@@ -268,6 +286,12 @@ impl Wire {
         }
     }
 
+    /// Sends the first datagram of a run alone.
+    fn takes_first(&self, memory: &[u8], run: &Run) -> bool {
+        let first: Vec<Run> = run.singles().take(1).collect();
+        self.send_some(memory, &first).is_ok()
+    }
+
     /// Sends a datagram that must not be cut, whatever the kernel has learned of the way; one that
     /// the way out itself does not take is lost. The socket has no such mark for a single datagram
     /// of IPv4, so it has it for the moment.
@@ -284,7 +308,7 @@ impl Wire {
         }
     }
 
-    /// Waits until the queue takes more, once in a flush: whoever else has something to do must not
+    /// Waits until the queue takes more, once in a turn: whoever else has something to do must not
     /// wait for a way out that stands still.
     fn wait_for_room(&mut self) -> bool {
         if std::mem::replace(&mut self.has_waited, true) {
@@ -298,7 +322,6 @@ impl Wire {
 
 impl Network for Wire {
     fn send(&mut self, memory: &[u8], runs: &[Run]) {
-        self.has_waited = false;
         if runs.iter().any(|run| run.fragments == Fragments::Forbidden) {
             let (whole, others): (Vec<Run>, Vec<Run>) =
                 runs.iter().cloned().partition(|run| run.fragments == Fragments::Forbidden);

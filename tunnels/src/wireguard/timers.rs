@@ -88,6 +88,7 @@ impl Timers {
     /// The peer is somewhere else: a call that goes on is repeated there at once.
     pub(crate) fn call_again(&mut self, now: Instant) {
         self.retransmit = self.retransmit.map(|_| now);
+        self.attempts = 0;
     }
 
     /// Wants no handshake of itself any more: a call that goes on may end.

@@ -1,7 +1,8 @@
 //! Two real devices over loopback; pairs of sockets stand in for the TUN devices.
 
-use super::worker::REST;
+use super::worker::{REST, without_rest};
 use super::*;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::AtomicUsize;
@@ -32,6 +33,12 @@ impl End {
         let (link, tun) = UnixDatagram::pair().unwrap();
         tun.set_nonblocking(true).unwrap();
         link.set_read_timeout(Some(PATIENCE)).unwrap();
+        End { link, ..End::over(name, LinkEnd::plain(tun.into())) }
+    }
+
+    /// What comes from `link` comes from elsewhere.
+    fn over(name: &str, tun: LinkEnd) -> Self {
+        let (link, _) = UnixDatagram::pair().unwrap();
         let private_key = PrivateKey::generate().unwrap();
         let key = private_key.public();
         let options = Options {
@@ -42,7 +49,7 @@ impl End {
             handshakes_per_second: 100,
             tuning: Tuning::default(),
         };
-        End { device: Device::start(LinkEnd::plain(tun.into()), options).unwrap(), key, link }
+        End { device: Device::start(tun, options).unwrap(), key, link }
     }
 
     fn knows(&self, other: &End, ip: [u8; 4]) {
@@ -129,6 +136,25 @@ fn residents_talk_without_the_links_and_the_links_without_them() {
     assert_eq!(b.read(), other);
 }
 
+/// There are four thousand millions of eight bytes to read here, none of them a packet.
+#[test]
+fn a_link_that_is_never_empty_leaves_the_network_its_turn() {
+    assert_eq!(without_rest([false, false]), None);
+    assert_eq!(without_rest([false, true]), Some([true, true]));
+    assert_eq!(without_rest([true, false]), Some([true, true]));
+    let flags = EfdFlags::EFD_SEMAPHORE | EfdFlags::EFD_NONBLOCK;
+    let ones = EventFd::from_value_and_flags(u32::MAX, flags).unwrap();
+    let (a, b) = (End::over("a", LinkEnd::plain(ones.into())), End::new("b"));
+    a.knows(&b, B);
+    b.knows(&a, A);
+    let (answers, hears) = echo(A, B, 0, false);
+    a.device.set_resident(answers);
+    let (begins, hears_too) = echo(B, A, 1, false);
+    b.device.set_resident(begins);
+    assert_eq!(hears.recv_timeout(PATIENCE).unwrap(), packet(B, A, MARK));
+    assert_eq!(hears_too.recv_timeout(PATIENCE).unwrap(), packet(A, B, MARK));
+}
+
 /// After a rest one packet is taken for a beginning; those behind it must not wait.
 #[test]
 fn a_burst_after_a_rest_arrives_whole() {
@@ -183,13 +209,19 @@ impl Resident for Stuck {
     fn ended(&self) {}
 }
 
+/// Has a device stand still until the first is dropped.
+fn hold(device: &Device) -> mpsc::Sender<()> {
+    let (go, goes) = mpsc::channel();
+    let (stands, stood) = mpsc::channel();
+    device.set_resident(Arc::new(Stuck(Mutex::new(goes), stands)));
+    stood.recv_timeout(PATIENCE).unwrap();
+    go
+}
+
 #[test]
 fn a_thread_that_stands_still_does_not_hold_up_who_ends_it() {
     let (a, _b) = pair();
-    let (go, goes) = mpsc::channel();
-    let (stands, stood) = mpsc::channel();
-    a.device.set_resident(Arc::new(Stuck(Mutex::new(goes), stands)));
-    stood.recv_timeout(PATIENCE).unwrap();
+    let go = hold(&a.device);
     let weak = a.device.downgrade();
     // Once it is waited for, and not again.
     assert_eq!([(); 20].map(|()| a.device.peers().len()), [0; 20]);
@@ -197,6 +229,49 @@ fn a_thread_that_stands_still_does_not_hold_up_who_ends_it() {
     assert!(weak.0.upgrade().is_some(), "the thread has it still");
     drop(go);
     holdfast_poll::until("its end", PATIENCE, || weak.0.upgrade().map_or(Ok(()), |_| Err("there")));
+}
+
+/// Those who decide, and watch others, must go on; what they want happens in the end.
+#[test]
+fn changes_wait_for_a_thread_that_stands_still_and_nobody_waits_with_them() {
+    let (a, b) = pair();
+    let others: Vec<PublicKey> = (0..200).map(|n| PublicKey([n; 32])).collect();
+    let set = |n: usize| (others[n], PeerConfig::default());
+    let go = hold(&a.device);
+    let (told, tells) = mpsc::channel();
+    let begun = Instant::now();
+    a.device.change_peers([b.key], (0..150).map(set));
+    a.device.set_peer(others[150], PeerConfig::default());
+    a.device.renew(&b.key);
+    a.device.tell_status(move |status| drop(told.send(status)));
+    assert!(a.device.glance(&others[0]).is_none());
+    assert!(begun.elapsed() < Duration::from_secs(4), "that was waited for");
+    // From now on it is known to be silent.
+    assert!(a.device.peers().is_empty());
+    a.device.remove_peer(&others[7]);
+    drop(go);
+    let status = tells.recv_timeout(PATIENCE).unwrap();
+    let keys = |peers: &[PeerStatus]| peers.iter().map(|peer| peer.public_key).collect::<Vec<_>>();
+    let all_but = |n: usize| (0..151).filter(|one| *one != n).map(|one| others[one]).collect();
+    let without_seventh: Vec<PublicKey> = all_but(7);
+    holdfast_poll::until("the last change", PATIENCE, || {
+        let seen = keys(&a.device.peers());
+        if seen == without_seventh { Ok(()) } else { Err(seen.len()) }
+    });
+    // Told before or after it: what comes in parts is not of one moment.
+    assert!((150..=151).contains(&status.peers.len()));
+    assert!(a.device.glance(&others[0]).is_some());
+}
+
+#[test]
+fn who_waits_for_the_state_of_a_device_that_ends_is_let_go() {
+    let (a, _b) = pair();
+    let go = hold(&a.device);
+    let (told, tells) = mpsc::channel();
+    a.device.tell_status(move |status| drop(told.send(status)));
+    drop(a);
+    drop(go);
+    assert!(matches!(tells.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected)));
 }
 
 /// What a device knew is gone with it, keys and peers.

@@ -4,10 +4,12 @@
 //! costs, not the work in it: it sleeps until a packet comes or something is really due, and a
 //! packet that comes alone takes three system calls, answer included.
 //!
-//! Fails: when the link is taken away, or the kernel refuses to wait; then the thread ends. A
-//! datagram that cannot be sent is dropped, as IP may.
+//! Fails: when the link is taken away, the kernel refuses to wait, or a helper panicked; then the
+//! thread ends. A datagram that cannot be sent is dropped, as IP may, and so is a packet that the
+//! kernel cannot hand over.
 
-use super::{Command, Resident, Shared, wall};
+use super::commands::Command;
+use super::{Resident, Shared, wall};
 use crate::wake::{Deadline, wait};
 use crate::wireguard::crew::Crew;
 use crate::wireguard::engine::{Engine, LinkPacket};
@@ -18,6 +20,7 @@ use crate::wireguard::outbox::{BLOCK_BYTES, Fragments, LEAST_BYTES, MOST_HANDED,
 use crate::wireguard::port::{Inbox, SLOT_BYTES, Wire};
 use crate::wireguard::sys::{self, MOST_MESSAGES};
 use crate::wireguard::tun::LinkEnd;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use std::collections::VecDeque;
 use std::io;
@@ -30,8 +33,12 @@ use std::time::{Duration, Instant};
 const TURN: usize = 64;
 /// A turn that comes so long after the last one found the device at rest.
 pub(super) const REST: Duration = Duration::from_millis(5);
+/// Commands that are done between two turns.
+const MOST_COMMANDS: usize = 4;
 /// Bytes that are moved from the link before the network has its turn.
 const TURN_BYTES: usize = 256 * 1024;
+/// Packets in a row that the kernel may fail to hand over.
+const MOST_REFUSED: u32 = 10_000;
 /// How old what is known of the link's MTU and of the wall clock may be while packets pass.
 const LOOK_AGE: Duration = Duration::from_secs(1);
 
@@ -50,6 +57,8 @@ pub(super) struct Worker<'a> {
     spill: Box<[u8]>,
     /// What changes without being told is looked at again from then on.
     look_due: Instant,
+    /// Packets in a row that the kernel did not hand over.
+    refused: u32,
 }
 
 /// What a worker works with.
@@ -99,6 +108,7 @@ pub(super) fn run(
         layout,
         spill: vec![0; MOST_PACKET_BYTES].into_boxed_slice(),
         look_due: now,
+        refused: 0,
     };
     worker.look_around(now);
     // Nothing is known yet, so everything is looked at.
@@ -117,7 +127,8 @@ pub(super) fn run(
         let more;
         (more, [from_network, from_link]) = worker.turn([from_network, from_link], most, now)?;
         woken = false;
-        if from_network || from_link {
+        if let Some(sides) = without_rest([from_network, from_link]) {
+            [from_network, from_link] = sides;
             continue;
         }
         let port = Arc::clone(&worker.outbox.network.port);
@@ -130,6 +141,12 @@ pub(super) fn run(
         [woken, from_network, from_link] = fds.map(|fd| fd.any().unwrap_or(true));
     }
     Ok(())
+}
+
+/// Where to look at once, when there is more of the network or of the link: at both, for it may be
+/// long before nothing is left of the one.
+pub(super) fn without_rest(more: [bool; 2]) -> Option<[bool; 2]> {
+    more.contains(&true).then_some([true, true])
 }
 
 impl Worker<'_> {
@@ -146,9 +163,12 @@ impl Worker<'_> {
             self.outbox.network = Wire::new(port);
         }
         self.resident = self.shared.resident();
-        while let Ok(command) = self.commands.try_recv() {
+        for _ in 0..MOST_COMMANDS {
+            let Ok(command) = self.commands.try_recv() else { return };
             command(self, now);
         }
+        // There may be more, and packets wait.
+        self.shared.wake.wake();
     }
 
     /// Moves what is there, from the network and from the link; gives when to come again at the
@@ -168,6 +188,7 @@ impl Worker<'_> {
                 self.engine.set_mtu(mtu);
             }
         }
+        self.outbox.network.begin_turn();
         let mut more = [false; 2];
         if from_network {
             more[0] = self.inbox.receive(&self.outbox.network.port) && most > 1;
@@ -190,6 +211,9 @@ impl Worker<'_> {
             more[1] = self.drain_link(most, now)? && most > 1;
         }
         self.outbox.flush();
+        if self.outbox.has_lost {
+            return Err(io::Error::other("a helper of the device panicked"));
+        }
         let due = [resident_at, self.engine.due_at()].into_iter().flatten().min();
         Ok((due, more))
     }
@@ -240,9 +264,21 @@ impl Worker<'_> {
         let mut bytes = 0;
         for _ in 0..most {
             let room = self.outbox.room();
-            let Some((vnet, total)) = self.link.read(&self.layout, room, &mut self.spill)? else {
-                return Ok(false);
+            let read = match self.link.read(&self.layout, room, &mut self.spill) {
+                // A packet that the kernel cannot describe is gone by then (tun_put_user in
+                // drivers/net/tun.c); those behind it are not.
+                Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
+                    self.refused += 1;
+                    tracing::debug!(link = self.shared.name, %error, "a packet of the link is lost");
+                    if self.refused >= MOST_REFUSED {
+                        return Err(error);
+                    }
+                    continue;
+                }
+                read => read?,
             };
+            let Some((vnet, total)) = read else { return Ok(false) };
+            self.refused = 0;
             let packet = LinkPacket { vnet, layout: self.layout, spill: &self.spill, total };
             self.layout = self.engine.take_packet(packet, &mut self.outbox, now);
             bytes += total;

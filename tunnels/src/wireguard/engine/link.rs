@@ -225,8 +225,11 @@ impl Engine {
         for packet in packets {
             let packet = packet.as_ref();
             let Some(sealing) = peer.reserve(1, now) else {
-                peer.stage(packet);
-                is_staged = true;
+                // What must not be cut would be forgotten by then.
+                if fragments == Fragments::Allowed {
+                    peer.stage(packet);
+                    is_staged = true;
+                }
                 continue;
             };
             let room = outbox.room();

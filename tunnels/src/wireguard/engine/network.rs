@@ -224,11 +224,16 @@ impl Engine {
         let is_credible =
             proof == Proof::Address || (proof == Proof::Key && !self.limiter.is_loaded(now));
         if is_first && is_credible && self.initiations.replace(way, datagram) {
+            self.handshakes.taken += 1;
             return;
         }
         match self.limiter.judge(proof, way.to.ip(), self.keys.len(), now) {
-            Verdict::Drop => return,
+            Verdict::Drop => {
+                self.handshakes.dropped += 1;
+                return;
+            }
             Verdict::AskForCookie => {
+                self.handshakes.cookies += 1;
                 if let Some(reply) = self.checker.reply(datagram, sender, way.to, now) {
                     outbox.push(way, &reply);
                 }
@@ -237,8 +242,12 @@ impl Engine {
             Verdict::Work => {}
         }
         match message {
-            Message::Initiation { .. } => self.initiations.push(way, datagram),
+            Message::Initiation { .. } => match self.initiations.push(way, datagram) {
+                true => self.handshakes.taken += 1,
+                false => self.handshakes.dropped += 1,
+            },
             Message::Response { receiver, noise, .. } => {
+                self.handshakes.taken += 1;
                 let number = (receiver >> 8) as usize;
                 let peer = self.peers.get_mut(number).and_then(Option::as_mut);
                 let Some(peer) = peer else { return };

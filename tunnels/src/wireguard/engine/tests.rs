@@ -12,6 +12,7 @@ mod flood;
 mod foreign;
 mod story;
 mod stream;
+mod ways;
 
 const A: [u8; 4] = [10, 0, 0, 1];
 const B: [u8; 4] = [10, 0, 0, 2];

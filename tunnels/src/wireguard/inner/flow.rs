@@ -31,6 +31,11 @@ impl Flow {
             protocol: ip.protocol,
         })
     }
+
+    /// Whether a packet goes the same way, whatever else it is.
+    pub(crate) fn is_between(&self, ip: &IpHeader) -> bool {
+        (self.source, self.destination) == (ip.source, ip.destination)
+    }
 }
 
 /// A packet that may be joined with others.

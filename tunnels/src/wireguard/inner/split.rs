@@ -123,9 +123,26 @@ impl Split {
                 (super::packet::TCP, 16)
             }
         };
+        let pseudo = match self.given_pseudo(checksum_at) {
+            Some(without_length) => without_length,
+            None => pseudo.add_word(protocol.into()),
+        };
         put16(segment, checksum_at, 0);
-        let sum = pseudo.add_word(protocol.into()).add_word(l4_length).add(segment);
+        let sum = pseudo.add_word(l4_length).add(segment);
         put16(segment, checksum_at, never_zero(sum.checksum()));
+    }
+}
+
+impl Split {
+    /// The sum of the pseudo header that the kernel gave, less the length, where there are headers
+    /// between that of IPv6 and TCP or UDP: a routing header has the last address, of which the sum
+    /// is (RFC 8200 §8.1).
+    fn given_pseudo(&self, checksum_at: usize) -> Option<Sum> {
+        let is_v6 = self.headers[0] >> 4 == 6;
+        let given = be16(&self.headers, self.l4 + checksum_at)?;
+        let whole = length16(self.header_bytes - self.l4 + self.payload_bytes);
+        let is_wanted = is_v6 && self.l4 > IPV6_HEADER_BYTES;
+        is_wanted.then(|| Sum::default().add_word(given).add_word(!whole))
     }
 }
 
@@ -223,6 +240,37 @@ mod tests {
                     put16(&mut want, at, 0xffff);
                 }
                 prop_assert_eq!(made, want, "part {} of {}", part, count);
+            }
+        }
+
+        /// Behind a routing header the sum is of the last address, which only the kernel's sum tells.
+        #[test]
+        fn the_sum_behind_a_routing_header_is_that_of_the_last_address(sample in samples(), size in 1u16..1500, last: [u8; 16]) {
+            let mut whole = Sample { v6: true, ..sample.clone() }.build();
+            let mut routing = vec![sample.protocol, 2, 4, 1, 0, 0, 0, 0];
+            routing.extend(last);
+            let segment = whole.split_off(40);
+            let length = u16::try_from(segment.len()).unwrap();
+            whole[6] = 43;
+            put16(&mut whole, 4, length + 24);
+            let mut packet = [whole, routing, segment].concat();
+            let l4 = 64;
+            let offset = if sample.protocol == UDP { 6 } else { 16 };
+            let source = packet[8..24].to_vec();
+            let pseudo = |bytes: usize| {
+                let bytes = u16::try_from(bytes).unwrap();
+                Sum::default().add(&source).add(&last).add_word(sample.protocol.into()).add_word(bytes)
+            };
+            put16(&mut packet, l4 + offset, pseudo(length.into()).value());
+            let vnet = VnetHeader {
+                checksum: Some((u16::try_from(l4).unwrap(), u16::try_from(offset).unwrap())),
+                gso: Some((if sample.protocol == UDP { Gso::UdpL4 } else { Gso::Tcp6 }, size)),
+                header_bytes: 0,
+            };
+            let split = Split::of(&vnet, &packet, packet.len()).unwrap();
+            for part in parts(&split, &packet) {
+                let sum = pseudo(part.len() - l4).add(&part[l4..]);
+                prop_assert_eq!(sum.value(), 0xffff);
             }
         }
 

@@ -58,6 +58,10 @@ fn strangers_cost_little_and_peers_go_on() {
     assert!(b.status(&a).handshake_age.unwrap() < Duration::from_secs(2), "and the second holds");
     let worked = seconds * 3000 - refused;
     assert!(worked <= LIMIT * (seconds + 1) + 20, "{worked} were worked on");
+    let counts = b.engine.handshakes();
+    // The peer's own two among them: it was asked to come back with a cookie, once.
+    assert_eq!(counts.cookies, refused + 1);
+    assert_eq!(counts.taken + counts.cookies + counts.dropped, seconds * 3000 + 3);
 }
 
 /// All at once, more than are taken in a second: none has to show its address, and who asks again
@@ -101,6 +105,9 @@ fn after_a_restart_every_node_is_answered_once() {
         edge.engine.timers(&mut outbox, now);
     }
     outbox.flush();
+    let counts = edge.engine.handshakes();
+    assert_eq!((counts.cookies, counts.dropped), (0, 0));
+    assert!(counts.taken > nodes.len() as u64, "who asks again is counted again");
     let answers = std::mem::take(&mut outbox.network.network);
     assert_eq!(answers.len(), nodes.len(), "one for each");
     for (node, (to, answer)) in nodes.iter_mut().zip(&answers) {

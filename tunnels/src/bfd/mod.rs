@@ -17,6 +17,7 @@ mod service;
 mod session;
 mod sessions;
 mod socket;
+mod watch;
 
 pub use holdfast_api::tunnel::BfdState as State;
 pub use packet::{Diag, PACKET_BYTES, Packet, ParseError};

@@ -6,9 +6,9 @@
 //! Sessions and links are changed from any thread. Changes of state are handed to a
 //! [`Follower`] *in the thread of the service* and without a lock, whoever noticed them.
 //!
-//! Locks are taken in this order, so that nobody waits in a circle: the list of links, the
-//! engine of a device, the sessions of a link. The device's thread calls us with its engine
-//! locked and takes the sessions' lock; we never ask an engine for anything while we hold that.
+//! Whoever holds the lock of a link's sessions takes no other and sends nothing, and nobody takes it
+//! while holding that of the list. The service's thread does not wait for it either: who stands still
+//! with it would take the liveness of all other links along.
 //!
 //! Fails: opening a link's sockets, for the caller to report. A packet that cannot be sent is
 //! logged at DEBUG and counts as lost. When the service is dropped all sessions end, without a
@@ -19,6 +19,7 @@ use super::link::Link;
 use super::session::{Change, Settings};
 use super::sessions::{LinkId, Status};
 use super::socket::{LinkSocket, SocketError};
+use super::watch::Told;
 use crate::path_mtu::Phase;
 use crate::wake::{Deadline, Wake};
 use crate::wireguard::Device;
@@ -151,10 +152,11 @@ impl<K: Ord + Clone + Send + 'static> Service<K> {
         let mut shared = self.lock();
         let Some(new) = shared.links.get(&link).cloned() else { return };
         let before = shared.homes.insert(key.clone(), link).filter(|before| *before != link);
-        if let Some(before) = before.and_then(|id| shared.links.get(&id)) {
+        let before = before.and_then(|id| shared.links.get(&id)).cloned();
+        drop(shared);
+        if let Some(before) = before {
             before.forget(&key);
         }
-        drop(shared);
         new.insert(key, peer, settings);
     }
 
@@ -239,8 +241,7 @@ fn lock<K>(shared: &Mutex<Shared<K>>) -> MutexGuard<'_, Shared<K>> {
 }
 
 fn run<K: Ord + Clone>(shared: &Mutex<Shared<K>>, wake: &Wake, mut follower: impl Follower<K>) {
-    let mut told = Vec::new();
-    let mut path_mtus = Vec::new();
+    let mut told = Told::default();
     let mut links: Vec<Arc<Link<K>>> = Vec::new();
     let mut version = u64::MAX;
     let mut control = LinkSocket::control_buffer();
@@ -264,14 +265,13 @@ fn run<K: Ord + Clone>(shared: &Mutex<Shared<K>>, wake: &Wake, mut follower: imp
         let ready_or_not = ready.iter().copied().chain(std::iter::repeat(false));
         let mut until: Option<Instant> = None;
         for (link, ready) in links.iter().zip(ready_or_not) {
-            let due = link.serve(ready, &mut control, now);
+            let due = link.serve(ready, &mut control, now, &mut told);
             until = [until, due].into_iter().flatten().min();
-            link.take_told(&mut told, &mut path_mtus);
         }
-        for (key, change) in told.drain(..) {
+        for (key, change) in told.changes.drain(..) {
             follower.changed(&key, change, now);
         }
-        for (key, mtu) in path_mtus.drain(..) {
+        for (key, mtu) in told.path_mtus.drain(..) {
             follower.path_mtu(&key, mtu);
         }
         until = [until, follower.turn(now)].into_iter().flatten().min();

@@ -12,7 +12,8 @@
 //!
 //! Sizes are those of packets inside the tunnel: what is sealed around them is always the same.
 //! Until something did *not* pass nothing is said, so that on a common path nothing changes; then
-//! it is the least size until the search is over.
+//! it is the least size until the search is over. A path that was gone and comes back is mostly the
+//! same: first it is tried whether it takes what it took, and then whether it takes all.
 
 use crate::random::Random;
 use std::time::{Duration, Instant};
@@ -64,6 +65,13 @@ struct Trial {
     due: Instant,
 }
 
+/// What was known of a path that was gone, until it is known whether it still holds.
+#[derive(Debug, Clone, Copy)]
+struct Before {
+    passed: u16,
+    failed: u16,
+}
+
 /// The search on one path.
 #[derive(Debug)]
 pub struct Search {
@@ -77,6 +85,7 @@ pub struct Search {
     next: Instant,
     raise_at: Instant,
     mtu: Option<u16>,
+    before: Option<Before>,
     random: Random,
 }
 
@@ -93,6 +102,7 @@ impl Search {
             next: now,
             raise_at: now,
             mtu: None,
+            before: None,
             random: Random::new(seed),
         }
     }
@@ -108,7 +118,8 @@ impl Search {
         self.mtu
     }
 
-    /// Says whether data passes at all. A path that comes back may be another one.
+    /// Says whether data passes at all. A path that comes back may be another one, so that it is
+    /// searched anew.
     pub fn set_up(&mut self, up: bool, now: Instant) {
         match (up, self.phase) {
             (true, Phase::Disabled) => self.begin(now),
@@ -178,6 +189,9 @@ impl Search {
 
     fn begin(&mut self, now: Instant) {
         self.phase = Phase::Base;
+        let failed = self.high.or(self.before.map(|before| before.failed)).unwrap_or(self.most);
+        let passed = self.mtu.filter(|mtu| *mtu > LEAST);
+        self.before = passed.map(|passed| Before { passed, failed });
         (self.low, self.high, self.trial) = (LEAST, None, None);
         self.next = now;
     }
@@ -192,7 +206,9 @@ impl Search {
                 self.next = now + PAUSE;
             }
             Phase::Searching => {
-                self.high = Some(self.candidate());
+                let tried = self.candidate();
+                let before = self.before.take().filter(|before| before.passed <= self.low);
+                self.high = Some(before.map_or(tried, |before| before.failed));
                 if self.mtu.is_none_or(|mtu| mtu > self.low) {
                     self.mtu = Some(self.low);
                 }
@@ -214,17 +230,22 @@ impl Search {
             self.phase = Phase::Complete;
             self.next = now + CONFIRM;
             self.raise_at = now + RAISE;
+            self.before = None;
             // As usual again when all passes.
             self.mtu = (!is_all).then_some(self.low);
         }
     }
 
-    /// What to try next: first all that may pass, which mostly does; then the middle.
+    /// What to try next: first what passed before, then all that may pass, which mostly does; then
+    /// the middle.
     fn candidate(&self) -> u16 {
         match (self.phase, self.high) {
             (Phase::Disabled | Phase::Base | Phase::Error, _) => LEAST,
             (Phase::Complete, _) => self.low,
-            (Phase::Searching, None) => self.most,
+            (Phase::Searching, None) => match self.before {
+                Some(before) if before.passed > self.low => before.passed,
+                _ => self.most,
+            },
             (Phase::Searching, Some(high)) => self.low.midpoint(high),
         }
     }

@@ -13,6 +13,8 @@ struct Path {
     takes: u16,
     asked: Vec<u16>,
     largest_answered: u16,
+    /// What was found, as it changed.
+    found: Vec<Option<u16>>,
 }
 
 impl Path {
@@ -20,7 +22,7 @@ impl Path {
         let now = Instant::now();
         let mut search = Search::new(MOST, 7, now);
         search.set_up(true, now);
-        Path { search, now, takes, asked: Vec::new(), largest_answered: 0 }
+        Path { search, now, takes, asked: Vec::new(), largest_answered: 0, found: Vec::new() }
     }
 
     /// Lets time pass; of the packets that the path takes each `lost`th is lost all the same.
@@ -49,6 +51,9 @@ impl Path {
                     answers.push((now + RTT, ask));
                 }
                 assert_eq!(self.search.run(now), None, "one at a time");
+            }
+            if self.found.last() != Some(&self.search.mtu()) {
+                self.found.push(self.search.mtu());
             }
             if let Some(mtu) = self.search.mtu() {
                 assert!(mtu == LEAST || mtu <= self.largest_answered, "{mtu} was never answered");
@@ -136,6 +141,31 @@ fn nothing_is_said_before_something_did_not_pass() {
     assert_eq!((path.search.phase(), path.search.mtu()), (Phase::Searching, None));
     path.run(S(2), 0);
     assert_eq!((path.search.phase(), path.search.mtu()), (Phase::Searching, Some(LEAST)));
+}
+
+/// Sessions come and go more often than ways change.
+#[test]
+fn a_path_that_comes_back_takes_what_it_took() {
+    let mut path = Path::new(1340);
+    path.run(S(40), 0);
+    assert!(path.has_found_it() && path.search.mtu() > Some(LEAST));
+    path.found = vec![path.search.mtu()];
+    for up_for in [S(0), RTT, S(1), S(2), S(5), S(60)] {
+        path.search.set_up(false, path.now);
+        path.search.set_up(true, path.now);
+        path.run(up_for, 0);
+    }
+    assert!(path.found.len() == 1 && path.has_found_it(), "{:?}", path.found);
+    // It is another one now.
+    for takes in [1300, MOST, 1340, 1400] {
+        path.search.set_up(false, path.now);
+        path.takes = takes;
+        path.search.set_up(true, path.now);
+        path.run(S(5), 0);
+        assert!(path.mtu() <= takes, "{takes}: {:?}", path.search);
+        path.run(RAISE + S(40), 0);
+        assert!(path.has_found_it(), "{takes}: {:?}", path.search);
+    }
 }
 
 /// Somebody who does not know these packets, as an edge of an older release, costs nothing.

@@ -9,6 +9,7 @@ mod world;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519;
 use netd::tuntap;
+use nix::errno::Errno;
 use std::io::{Read, Write};
 use std::net::UdpSocket;
 use std::os::unix::net::UnixStream;
@@ -259,6 +260,7 @@ fn a_flood_of_initiations() {
                 "{sent} initiations in {took:?} while data passes: {cookies} were asked for a \
                  cookie, the others were worked on or dropped"
             );
+            assert!(cookies > 0, "nobody was asked to show an address");
         },
         |_| {},
     );
@@ -314,6 +316,7 @@ fn nonsense_at_the_socket_for_wg() {
                 "set=1\nset=1\n\n".into(),
                 "nothing\n\n".into(),
                 "set=1\nfwmark=-1\n\n".into(),
+                "get=1\nget=1\n\n".into(),
             ] {
                 let answer = ask(request.as_bytes());
                 let errno = answer.trim().strip_prefix("errno=");
@@ -324,8 +327,10 @@ fn nonsense_at_the_socket_for_wg() {
             {
                 assert!(!ask(request).contains("private_key"), "{request:?}");
             }
+            assert!(ask(&vec![b'a'; 5 << 20]).is_empty(), "it has no end");
             // Longer than any request may be.
-            assert!(ask(&vec![b'a'; 5 << 20]).is_empty());
+            let too_long = ask(&vec![b'a'; 33 << 20]);
+            assert_eq!(too_long, format!("errno={}\n\n", Errno::EMSGSIZE as i32));
             assert!(ask(b"get=1\n\n").ends_with("errno=0\n\n"));
             flow.moves("after the nonsense");
         },

@@ -108,7 +108,9 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         tuning: Tuning { helpers: arguments.helpers, pages: arguments.pages },
     };
     let device = Device::start(link, options)?;
-    let _listener = uapi::Listener::open(&arguments.sockets, &device)?;
+    // The one that it needed to begin with is nobody's.
+    device.set_private_key(None);
+    let listener = uapi::Listener::open(&arguments.sockets, &device)?;
     if arguments.announce {
         let mut output = std::io::stdout();
         writeln!(output, "{READY}").and_then(|()| output.flush()).context("standard output")?;
@@ -118,6 +120,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     tokio::select! {
         () = device.ended() => {}
+        () = listener.removed() => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

@@ -274,9 +274,10 @@ impl Device {
         self.change_peers([*key], []);
     }
 
-    /// Takes another private key; all sessions begin anew.
-    pub fn set_private_key(&self, key: PrivateKey) {
-        self.shared.change(move |engine, now| engine.set_private_key(Some(key), now));
+    /// Takes another private key, or none; all sessions begin anew.
+    pub fn set_private_key(&self, key: impl Into<Option<PrivateKey>>) {
+        let key = key.into();
+        self.shared.change(move |engine, now| engine.set_private_key(key, now));
     }
 
     /// Shakes hands with a peer anew, because no data passes.

@@ -1,6 +1,6 @@
 //! The system calls that no crate offers as they are needed here: many datagrams at once, each
 //! with what belongs to it (recvmmsg(2), sendmmsg(2), cmsg(3)), whether they may be cut, a link's
-//! MTU, and memory from pages of a chosen size (mmap(2)).
+//! MTU, memory from pages of a chosen size (mmap(2)), and descriptors that tokio waits on.
 //!
 //! All `unsafe` of this crate is here. What the kernel reads and writes is memory that the caller
 //! lends for the call; which bytes of it mean what is decided outside, by safe code.
@@ -10,9 +10,10 @@ use nix::libc;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use tokio::io::unix::AsyncFd;
 
 /// Messages of one call.
 pub(super) const MOST_MESSAGES: usize = 32;
@@ -195,6 +196,13 @@ pub(super) fn mtu(socket: BorrowedFd<'_>, name: &str) -> io::Result<usize> {
         request.ifr_ifru.ifru_mtu
     };
     usize::try_from(mtu).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Registers `fd` with the runtime of the calling task.
+pub(super) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open and the same until it is dropped, and `AsyncFd` deregisters it
+    // before that.
+    unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
 }
 
 /// Memory that was mapped at once, and is given back when its last [`Chunk`] is gone.

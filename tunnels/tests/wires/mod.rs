@@ -11,7 +11,7 @@ use crate::world::{self, Namespace, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Whose program is at an end.
@@ -159,7 +159,11 @@ impl End {
             if let Ok(pid) = i32::try_from(program.id()) {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
             }
-            let _ = program.wait();
+            let ended = program.wait();
+            // A sanitizer tells in it what was left behind.
+            if self.kind == Kind::Ours && !std::thread::panicking() {
+                assert!(ended.as_ref().is_ok_and(ExitStatus::success), "{}: {ended:?}", self.link);
+            }
         }
         let _ = self.namespace.run("ip", &["link", "delete", &self.link]);
     }

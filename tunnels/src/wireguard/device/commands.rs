@@ -8,9 +8,11 @@ use super::worker::Worker;
 use super::{DeviceStatus, Shared, WeakDevice};
 use crate::wireguard::engine::Engine;
 use crate::wireguard::peer::PeerStatus;
+use holdfast_api::tunnel::PublicKey;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 /// How long the thread has for an answer. It does commands between turns, so that this is only
 /// passed when something keeps it from running at all.
@@ -51,8 +53,7 @@ impl Shared {
     ) -> Option<T> {
         let answer = self.ask_for(work)?.recv_timeout(PATIENCE);
         if matches!(answer, Err(mpsc::RecvTimeoutError::Timeout)) {
-            tracing::warn!(link = self.name, "a WireGuard device does not answer");
-            self.is_silent.store(true, Ordering::Release);
+            self.fall_silent();
         }
         answer.ok()
     }
@@ -70,9 +71,7 @@ impl Shared {
         &self,
         work: impl FnOnce(&mut Engine, Instant) -> T + Send + 'static,
     ) -> Option<mpsc::Receiver<T>> {
-        if self.is_silent.load(Ordering::Acquire) {
-            // If it goes on it says so.
-            self.wake.wake();
+        if self.is_silent() {
             return None;
         }
         let (answer, answered) = mpsc::sync_channel(1);
@@ -83,14 +82,25 @@ impl Shared {
         Some(answered)
     }
 
+    fn is_silent(&self) -> bool {
+        let is_silent = self.is_silent.load(Ordering::Acquire);
+        if is_silent {
+            // If it goes on it says so.
+            self.wake.wake();
+        }
+        is_silent
+    }
+
+    fn fall_silent(&self) {
+        tracing::warn!(link = self.name, "a WireGuard device does not answer");
+        self.is_silent.store(true, Ordering::Release);
+    }
+
     pub(super) fn peers(&self) -> Vec<PeerStatus> {
         let mut all: Vec<PeerStatus> = Vec::new();
         loop {
             let after = all.last().map(|last| last.public_key);
-            let some = self.ask(move |engine, now| {
-                engine.statuses(after, now).take(PEERS_AT_ONCE).collect::<Vec<_>>()
-            });
-            match some {
+            match self.ask(move |engine, now| some_behind(engine, after, now)) {
                 Some(some) if !some.is_empty() => all.extend(some),
                 _ => return all,
             }
@@ -99,17 +109,31 @@ impl Shared {
 }
 
 impl WeakDevice {
-    /// Has the thread run `work` with the engine; none when it is gone or does not answer.
-    pub(in crate::wireguard) fn ask<T: Send + 'static>(
+    /// Has the thread run `work` with the engine; none when it is gone or does not answer. Whoever
+    /// calls does other things meanwhile. Needs a tokio runtime.
+    pub(in crate::wireguard) async fn ask<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Engine, Instant) -> T + Send + 'static,
     ) -> Option<T> {
-        self.0.upgrade()?.ask(work)
+        let shared = self.0.upgrade()?;
+        if shared.is_silent() {
+            return None;
+        }
+        let (answer, answered) = oneshot::channel();
+        shared.tell(Box::new(move |worker, now| {
+            let _ = answer.send(work(&mut worker.engine, now));
+        }));
+        let answer = tokio::time::timeout(PATIENCE, answered).await;
+        answer.inspect_err(|_| shared.fall_silent()).ok()?.ok()
     }
 
-    /// What can be said about all peers; none when it is gone.
-    pub(in crate::wireguard) fn peers(&self) -> Option<Vec<PeerStatus>> {
-        Some(self.0.upgrade()?.peers())
+    /// What can be said about some peers behind `after`, none for the first ones; nobody is behind
+    /// the last. None when it is gone or does not answer.
+    pub(in crate::wireguard) async fn peers_behind(
+        &self,
+        after: Option<PublicKey>,
+    ) -> Option<Vec<PeerStatus>> {
+        self.ask(move |engine, now| some_behind(engine, after, now)).await
     }
 
     /// Tells about the peers behind those that are known, and then `told`.
@@ -129,4 +153,11 @@ impl WeakDevice {
             told(DeviceStatus { peers, handshakes: worker.engine.handshakes() });
         }));
     }
+}
+
+/// All at once: what is moved to grow leaves keys behind.
+fn some_behind(engine: &Engine, after: Option<PublicKey>, now: Instant) -> Vec<PeerStatus> {
+    let mut some = Vec::with_capacity(PEERS_AT_ONCE);
+    some.extend(engine.statuses(after, now).take(PEERS_AT_ONCE));
+    some
 }

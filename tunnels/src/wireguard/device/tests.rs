@@ -285,6 +285,7 @@ fn nothing_is_left_of_a_device_that_was_dropped() {
         assert!(weak.0.upgrade().is_some());
         drop(end);
         assert!(weak.0.upgrade().is_none());
-        assert_eq!(weak.ask(|engine, _| engine.keys()), None);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        assert_eq!(runtime.block_on(weak.ask(|engine, _| engine.keys())), None);
     }
 }

@@ -1,72 +1,18 @@
-//! What requests do to a device, and what it says about itself.
+//! What requests do to a device.
 
 use super::GONE;
 use super::request::Change;
 use crate::wireguard::device::{PEERS_AT_ONCE, WeakDevice};
 use crate::wireguard::engine::Engine;
-use crate::wireguard::{PeerConfig, PeerStatus};
+use crate::wireguard::{PeerConfig, PrivateKey};
 use holdfast_api::tunnel::PublicKey;
 use nix::errno::Errno;
-use std::fmt::Write as _;
-use std::time::{Duration, Instant, SystemTime};
-use zeroize::Zeroizing;
-
-/// What a peer takes of the text, with a dozen prefixes: text that is moved to grow leaves keys
-/// behind.
-const ROOM_PER_PEER: usize = 1024;
-
-/// Everything, in the words of the protocol.
-pub(super) fn render(device: &WeakDevice) -> Result<Zeroizing<String>, Errno> {
-    let (port, mark) = device.listen().ok_or(GONE)?;
-    let key = device.ask(|engine, _| engine.private_key().cloned()).ok_or(GONE)?;
-    let peers = device.peers().ok_or(GONE)?;
-    let mut text = Zeroizing::new(String::with_capacity(200 + peers.len() * ROOM_PER_PEER));
-    if let Some(key) = &key {
-        text.push_str("private_key=");
-        text.push_str(&hex(key.expose()));
-        text.push('\n');
-    }
-    text.push_str(&format!("listen_port={port}\n"));
-    if mark != 0 {
-        text.push_str(&format!("fwmark={mark}\n"));
-    }
-    // Side by side: a handshake is told with the same second however long it takes to tell it.
-    let (wall, now) = (SystemTime::now(), Instant::now());
-    let now = (wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(), now);
-    for peer in &peers {
-        render_peer(&mut text, peer, now);
-    }
-    Ok(text)
-}
-
-fn render_peer(text: &mut String, peer: &PeerStatus, (wall, now): (Duration, Instant)) {
-    let config = &peer.config;
-    let mut line = |name: &str, value: &dyn std::fmt::Display| {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{name}={value}");
-    };
-    line("public_key", &*hex(&peer.public_key.0));
-    if let Some(key) = &config.preshared_key {
-        line("preshared_key", &*hex(key.expose()));
-    }
-    if let Some(endpoint) = config.endpoint {
-        line("endpoint", &endpoint);
-    }
-    let age = peer.handshake_at.map(|at| now.saturating_duration_since(at));
-    let at = age.and_then(|age| wall.checked_sub(age)).unwrap_or_default();
-    line("last_handshake_time_sec", &at.as_secs());
-    line("last_handshake_time_nsec", &at.subsec_nanos());
-    line("tx_bytes", &peer.tx_bytes);
-    line("rx_bytes", &peer.rx_bytes);
-    line("persistent_keepalive_interval", &config.keepalive_secs);
-    for net in &config.allowed_ips {
-        line("allowed_ip", net);
-    }
-    line("protocol_version", &1);
-}
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
 
 /// Makes the changes in their order.
-pub(super) fn apply(device: &WeakDevice, changes: Vec<Change>) -> Result<(), Errno> {
+pub(super) async fn apply(device: &WeakDevice, changes: Vec<Change>) -> Result<(), Errno> {
     let is_of_peer = |change: &Change| {
         !matches!(
             change,
@@ -94,48 +40,55 @@ pub(super) fn apply(device: &WeakDevice, changes: Vec<Change>) -> Result<(), Err
             |error: std::io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
         device.listen_on(port, mark).map_err(refused)?;
     }
-    for some in in_turns(changes) {
-        device.ask(move |engine, _| apply_peers(engine, &some)).ok_or(GONE)??;
+    // Not moved any more: what is moved leaves keys behind.
+    let changes = Arc::new(changes);
+    for turn in turns(&changes) {
+        let changes = Arc::clone(&changes);
+        let work = move |engine: &mut Engine, _| {
+            apply_peers(engine, changes.get(turn).unwrap_or_default())
+        };
+        device.ask(work).await.ok_or(GONE)??;
     }
     Ok(())
 }
 
-/// The changes in their order, those of a few peers together: packets pass between two of them.
-fn in_turns(changes: Vec<Change>) -> Vec<Vec<Change>> {
-    let mut turns = vec![Vec::new()];
-    let mut peers = 0;
-    for change in changes {
-        if matches!(change, Change::Peer(_)) {
-            peers += 1;
-            if peers % PEERS_AT_ONCE == 0 {
-                turns.push(Vec::new());
-            }
-        }
-        if let Some(turn) = turns.last_mut() {
-            turn.push(change);
-        }
-    }
-    turns
+/// Where the changes of a few peers together begin and end: packets pass between two of them.
+fn turns(changes: &[Change]) -> Vec<Range<usize>> {
+    let peers = changes.iter().enumerate().filter(|(_, change)| matches!(change, Change::Peer(_)));
+    let mut bounds = vec![0];
+    bounds.extend(peers.map(|(at, _)| at).skip(PEERS_AT_ONCE).step_by(PEERS_AT_ONCE));
+    bounds.push(changes.len());
+    bounds.windows(2).map(|pair| pair[0]..pair[1]).collect()
 }
 
 /// The peer that the lines at hand are about.
 struct Current {
     key: PublicKey,
     config: PeerConfig,
+    /// Or shall not be there in the first place.
     removed: bool,
 }
 
-/// Makes the changes that are about keys and peers.
+/// Makes the changes that are about keys and peers. The device's own key is no peer, and nothing is
+/// said of that, so that one list of peers can be given to all of them (`set_peer` in
+/// drivers/net/wireguard/netlink.c).
 pub(in crate::wireguard) fn apply_peers(
     engine: &mut Engine,
     changes: &[Change],
 ) -> Result<(), Errno> {
     let now = Instant::now();
     let mut current: Option<Current> = None;
+    let mut own = engine.private_key().map(PrivateKey::public);
     for change in changes {
         match change {
             Change::ListenPort(_) | Change::Fwmark(_) => {}
-            Change::PrivateKey(key) => engine.set_private_key(key.clone(), now),
+            Change::PrivateKey(key) => {
+                engine.set_private_key(key.clone(), now);
+                own = engine.private_key().map(PrivateKey::public);
+                if let Some(own) = &own {
+                    engine.remove_peer(own);
+                }
+            }
             Change::ReplacePeers => {
                 for key in engine.keys() {
                     engine.remove_peer(&key);
@@ -145,7 +98,7 @@ pub(in crate::wireguard) fn apply_peers(
                 finish(engine, current.take(), now);
                 let config =
                     engine.status(key, now).map(|status| status.config).unwrap_or_default();
-                current = Some(Current { key: *key, config, removed: false });
+                current = Some(Current { key: *key, config, removed: own == Some(*key) });
             }
             other => {
                 let current = current.as_mut().ok_or(Errno::EPROTO)?;
@@ -189,20 +142,14 @@ fn finish(engine: &mut Engine, current: Option<Current>, now: Instant) {
     }
 }
 
-fn hex(bytes: &[u8; 32]) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::with_capacity(64));
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wireguard::Offers;
     use crate::wireguard::engine::Start;
+    use crate::wireguard::uapi::show::render_peer;
     use crate::wireguard::uapi::{Request, parse};
-    use crate::wireguard::{Offers, PrivateKey};
+    use std::time::Duration;
 
     fn engine() -> Engine {
         let start = Start { now: Instant::now(), wall: Duration::ZERO, seed: 1 };
@@ -248,5 +195,39 @@ mod tests {
         set(&mut engine, "replace_peers=true").unwrap();
         assert!(engine.keys().is_empty());
         assert_eq!(set(&mut engine, "allowed_ip=10.0.0.1/32"), Err(Errno::EPROTO), "whose?");
+    }
+    #[test]
+    fn the_devices_own_key_is_no_peer() {
+        let key = PrivateKey::generate().unwrap();
+        let hex = |bytes: &[u8; 32]| bytes.map(|byte| format!("{byte:02x}")).concat();
+        let (private, own) = (hex(key.expose()), hex(&key.public().0));
+        let other = "11".repeat(32);
+        let mut engine = engine();
+        let both = format!("public_key={own}\nallowed_ip=10.0.0.1/32\npublic_key={other}\n");
+        set(&mut engine, &both).unwrap();
+        assert_eq!(engine.keys().len(), 2, "it is not the own one yet");
+        set(&mut engine, &format!("private_key={private}")).unwrap();
+        assert_eq!(engine.keys(), [PublicKey([0x11; 32])]);
+        assert_eq!(engine.owner("10.0.0.1/32".parse().unwrap()), None);
+        set(&mut engine, &both).unwrap();
+        assert_eq!(engine.keys(), [PublicKey([0x11; 32])]);
+        // Without a key of its own it is anybody's.
+        set(&mut engine, &format!("private_key={}\n{both}", "00".repeat(32))).unwrap();
+        assert_eq!(engine.keys().len(), 2);
+    }
+
+    #[test]
+    fn the_changes_of_a_few_peers_are_made_at_a_time() {
+        let line = |_| [Change::Peer(PublicKey([1; 32])), Change::Keepalive(25)];
+        for peers in [0, 1, PEERS_AT_ONCE, PEERS_AT_ONCE + 1, 3 * PEERS_AT_ONCE] {
+            let changes: Vec<Change> =
+                std::iter::once(Change::ReplacePeers).chain((0..peers).flat_map(line)).collect();
+            let turns = turns(&changes);
+            assert_eq!(turns.len(), peers.div_ceil(PEERS_AT_ONCE).max(1));
+            assert!(
+                turns.iter().skip(1).all(|turn| matches!(changes[turn.start], Change::Peer(_)))
+            );
+            assert_eq!(turns.into_iter().flatten().count(), changes.len(), "all, each once");
+        }
     }
 }

@@ -1,0 +1,162 @@
+//! Conversations with a device whose link is a pair of sockets.
+
+use super::*;
+use crate::wireguard::uapi::{GONE, Listener};
+use crate::wireguard::{
+    Device, Fragments, LinkEnd, Options, PeerConfig, PrivateKey, PublicKey, Resident, Tuning,
+};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Instant;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn device() -> (Device, UnixDatagram) {
+    let (link, tun) = UnixDatagram::pair().unwrap();
+    tun.set_nonblocking(true).unwrap();
+    let options = Options {
+        name: "wg0".into(),
+        private_key: PrivateKey::generate().unwrap(),
+        listen_port: 0,
+        fwmark: 0,
+        handshakes_per_second: 100,
+        tuning: Tuning { helpers: Some(0), ..Tuning::default() },
+    };
+    (Device::start(LinkEnd::plain(tun.into()), options).unwrap(), link)
+}
+
+fn key(n: u8) -> PublicKey {
+    PublicKey([n; 32])
+}
+
+/// A device that others can ask, and where.
+fn offered(device: &Device) -> (Listener, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    (Listener::open(dir.path(), device).unwrap(), dir)
+}
+
+/// Says all of `text`, and gives everything that comes back until the other side hangs up.
+async fn say(dir: &tempfile::TempDir, text: &[u8]) -> String {
+    let talk = async {
+        let (mut read, mut write) =
+            UnixStream::connect(dir.path().join("wg0.sock")).await.unwrap().into_split();
+        write.write_all(text).await.unwrap();
+        write.shutdown().await.unwrap();
+        let mut answer = String::new();
+        read.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    tokio::time::timeout(PATIENCE, talk).await.unwrap()
+}
+
+fn error(errno: Errno) -> String {
+    format!("errno={}\n\n", errno as i32)
+}
+
+#[test]
+fn a_request_ends_with_its_empty_line_however_it_comes() {
+    let text = b"set=1\nremove=true\n\nget=1\n\n";
+    for seen in 0..19 {
+        assert_eq!(end_of_request(text, seen), Some(19), "{seen}");
+        assert_eq!(end_of_request(&text[..seen], seen / 2), None);
+    }
+    assert_eq!(end_of_request(b"\nget=1", 0), Some(1));
+    assert_eq!(end_of_request(b"", 0), None);
+}
+
+#[tokio::test]
+async fn requests_are_answered_in_their_order() {
+    let (device, _link) = device();
+    let (_listener, dir) = offered(&device);
+    assert_eq!(say(&dir, b"").await, "");
+    assert_eq!(say(&dir, b"get=1\n").await, "", "it has no end");
+    assert_eq!(say(&dir, b"\n").await, error(Errno::EPROTO));
+    assert_eq!(say(&dir, b"\xff\n\n").await, error(Errno::EPROTO));
+    let both = say(&dir, b"set=1\nlisten_port=x\n\nget=1\n\n").await;
+    let shown = both.strip_prefix(&error(Errno::EINVAL)).unwrap();
+    assert!(shown.starts_with("private_key=") && shown.ends_with("\nerrno=0\n\n"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_key_that_nobody_has_set_is_not_told() {
+    let (device, _link) = device();
+    device.set_private_key(None);
+    let (_listener, dir) = offered(&device);
+    let shown = say(&dir, b"get=1\n\n").await;
+    assert_eq!(shown, format!("listen_port={}\nerrno=0\n\n", device.listen_port()));
+}
+
+/// All that a device may have, and more than that.
+#[tokio::test]
+async fn a_request_that_is_too_long_is_told_so() {
+    let (device, _link) = device();
+    let (_listener, dir) = offered(&device);
+    let most = "x".repeat(LONGEST_REQUEST + PIECE_BYTES);
+    assert_eq!(
+        say(&dir, format!("set=1\n{most}\n\nget=1\n\n").as_bytes()).await,
+        error(Errno::EMSGSIZE)
+    );
+
+    let long = SocketAddr::from(([0xffff; 8], u16::MAX));
+    let prefix = "allowed_ip=ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128\n";
+    let peer = format!(
+        "public_key={0}\npreshared_key={0}\nendpoint={long}\nupdate_only=true\n\
+         persistent_keepalive_interval=65535\nreplace_allowed_ips=true\n{1}protocol_version=1\n",
+        "f".repeat(64),
+        prefix.repeat(30)
+    );
+    assert!(peer.len() * 10_000 + 200 < LONGEST_REQUEST);
+}
+
+/// Who reads a list that ends well may rely on it.
+#[tokio::test]
+async fn a_device_that_ends_while_it_is_told_is_an_error() {
+    let (device, _link) = device();
+    device.set_peers((0..100).map(|n| (key(n), PeerConfig::default())));
+    let mut listing = Listing::new(device.downgrade());
+    assert!(listing.some().await.unwrap().is_some_and(|text| text.contains("listen_port")));
+    let some = listing.some().await.unwrap().unwrap();
+    assert!((1..100).contains(&some.matches("public_key").count()));
+    drop(device);
+    assert_eq!(listing.some().await.map(drop), Err(GONE));
+}
+
+/// Says that it stands, and stands still until somebody says go.
+struct Stuck(mpsc::Sender<()>, Mutex<mpsc::Receiver<()>>);
+
+impl Resident for Stuck {
+    fn receive(&self, _packet: &[u8], _now: Instant) -> bool {
+        false
+    }
+
+    fn run(&self, _now: Instant, _send: &mut dyn FnMut(&[u8], Fragments)) -> Option<Instant> {
+        let _ = self.0.send(());
+        let _ = self.1.lock().unwrap().recv();
+        None
+    }
+
+    fn ended(&self) {}
+}
+
+/// The runtime has one thread: who says go has his turn only if nobody waits in it.
+#[tokio::test]
+async fn the_program_goes_on_while_a_device_is_waited_for() {
+    let (device, _link) = device();
+    let (stands, stood) = mpsc::channel();
+    let (go, goes) = mpsc::channel();
+    let (_listener, dir) = offered(&device);
+    device.set_resident(Arc::new(Stuck(stands, Mutex::new(goes))));
+    stood.recv_timeout(PATIENCE).unwrap();
+    let mut talk = Box::pin(say(&dir, b"get=1\n\n"));
+    // Until it is asked; each turn has the other tasks run once.
+    for _ in 0..5000 {
+        tokio::select! {
+            biased;
+            answer = &mut talk => panic!("{answer}"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    drop(go);
+    assert!(talk.await.ends_with("errno=0\n\n"));
+}

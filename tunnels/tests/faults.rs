@@ -146,21 +146,31 @@ fn a_firewall_that_refuses() {
         }
         Ok(_) => {}
     }
-    for hook in ["output", "input"] {
+    for (end, hook) in ["output", "input"].into_iter().enumerate() {
         let chain = format!("{{ type filter hook {hook} priority 0; }}");
         let rules = [
             vec!["add", "table", "inet", "holdfast-test"],
-            vec!["add", "chain", "inet", "holdfast-test", "all", &chain],
-            vec!["add", "rule", "inet", "holdfast-test", "all", "ip", "protocol", "udp", "drop"],
+            vec!["add", "chain", "inet", "holdfast-test", "datagrams", &chain],
+            vec![
+                "add",
+                "rule",
+                "inet",
+                "holdfast-test",
+                "datagrams",
+                "ip",
+                "protocol",
+                "udp",
+                "drop",
+            ],
         ];
         survives(
             |ends, flow| {
                 for rule in &rules {
-                    ends[0].run("nft", rule);
+                    ends[end].run("nft", rule);
                 }
                 assert!(flow.stands(|| !answers(&ends[0])), "{hook}");
             },
-            |ends| drop(ends[0].run("nft", &["delete", "table", "inet", "holdfast-test"])),
+            |ends| drop(ends[end].run("nft", &["delete", "table", "inet", "holdfast-test"])),
         );
     }
 }

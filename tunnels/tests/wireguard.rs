@@ -7,6 +7,7 @@ mod wires;
 mod world;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use wires::{End, Kind, missing, need, stream_both_ways, tunnel, wg_key, wire};
 use world::wait_for;
 
@@ -85,6 +86,65 @@ fn answers_come_from_the_address_that_was_written_to() {
     assert!(b.pings("10.9.0.1", "56"), "from another one where it has lost that");
     assert_eq!(endpoint(a), format!("{public}\t192.0.2.2:5002"));
     assert!(a.pings("10.9.0.2", "56"));
+}
+
+/// What wg(8) shows is what it has set, and it says what was wrong.
+#[test]
+fn wg_reads_what_it_has_written() {
+    need!(Kind::Ours);
+    let ends = tunnel([Kind::Ours, Kind::Ours], "");
+    let [a, b] = &ends;
+    let wg = |arguments: &[&str]| a.run("wg", arguments);
+    let endpoints = || wg(&["show", &a.link, "endpoints"]);
+    wg(&["set", &a.link, "peer", &b.public, "endpoint", "[fe80::1%w]:51820"]);
+    assert_eq!(endpoints(), format!("{}\t[fe80::1%w]:51820", b.public));
+    let config = a.file("config", &wg(&["showconf", &a.link]));
+    wg(&["set", &a.link, "private-key", "/dev/null", "peer", &b.public, "remove"]);
+    assert_eq!(
+        (endpoints().as_str(), wg(&["show", &a.link, "private-key"]).as_str()),
+        ("", "(none)")
+    );
+    wg(&["setconf", &a.link, config.to_str().unwrap()]);
+    assert_eq!(endpoints(), format!("{}\t[fe80::1%w]:51820", b.public));
+    wg(&["set", &a.link, "peer", &b.public, "endpoint", "192.0.2.2:5002"]);
+    assert!(a.pings("10.9.0.2", "56"));
+    // Its own key in a list for all devices.
+    wg(&["set", &a.link, "peer", &a.public, "allowed-ips", "10.9.0.2/32"]);
+    assert_eq!(wg(&["show", &a.link, "peers"]), b.public);
+
+    let taken = a.namespace.net.enter(|| std::net::UdpSocket::bind("[::]:0")).unwrap().unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let refused = a.namespace.run("wg", &["set", &a.link, "listen-port", &port]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("in use"), "{said}");
+    assert!(a.pings("10.9.0.2", "56"));
+}
+
+/// The sockets of all network namespaces are in one directory.
+#[test]
+fn a_device_of_the_same_name_elsewhere_keeps_its_socket() {
+    need!(Kind::Ours);
+    let ends = tunnel([Kind::Ours, Kind::Ours], "");
+    let [a, b] = &ends;
+    let program = env!("CARGO_BIN_EXE_holdfast-wireguard");
+    let start = || Command::new(program).args(["--foreground", &a.link]).output();
+    let second = b.namespace.net.enter(start).unwrap().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains("another network namespace"), "{said}");
+    assert!(a.run("wg", &["show", &a.link, "peers"]) == b.public, "it is asked as before");
+    assert!(!b.namespace.run("ip", &["link", "show", &a.link]).status.success());
+}
+
+#[test]
+fn a_device_whose_socket_is_removed_ends() {
+    need!(Kind::Ours);
+    let [mut a, _] = tunnel([Kind::Ours, Kind::Ours], "");
+    std::fs::remove_file(format!("/var/run/wireguard/{}.sock", a.link)).unwrap();
+    let program = a.program.as_mut().unwrap();
+    let status = wait_for("its end", || program.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+    assert!(!a.namespace.run("ip", &["link", "show", &a.link]).status.success());
 }
 
 #[test]

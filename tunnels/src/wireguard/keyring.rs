@@ -1,6 +1,6 @@
-//! The sessions of one peer: the one in use, the one before it, and one that its initiator has
-//! not confirmed yet (whitepaper §6.3; drivers/net/wireguard/noise.c, `add_new_keypair` and
-//! `wg_noise_received_with_keypair`).
+//! The sessions of one peer, as long as they may be used: the one in use, the one before it, and one
+//! that its initiator has not confirmed yet (whitepaper §6.3; drivers/net/wireguard/noise.c,
+//! `add_new_keypair` and `wg_noise_received_with_keypair`).
 
 use super::session::Session;
 use std::time::Instant;
@@ -53,12 +53,27 @@ impl Keyring {
         self.current.as_deref_mut().filter(|session| session.is_alive(now))
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        [&self.previous, &self.current, &self.next].into_iter().flatten().count()
+    }
+
     /// Whether one of them is addressed so.
     pub(crate) fn has(&self, local_index: u32) -> bool {
         [&self.current, &self.next, &self.previous]
             .into_iter()
             .flatten()
             .any(|session| session.local_index == local_index)
+    }
+
+    /// Forgets those that may not be used any more; gives when the next one of the others ends.
+    pub(crate) fn retire(&mut self, now: Instant) -> Option<Instant> {
+        let ends = [&mut self.previous, &mut self.current, &mut self.next].map(|place| {
+            place.take_if(|session| !session.is_alive(now));
+            place.as_ref().map(|session| session.ends_at())
+        });
+        ends.into_iter().flatten().min()
     }
 
     /// Forgets all keys.
@@ -71,6 +86,7 @@ impl Keyring {
 mod tests {
     use super::*;
     use crate::wireguard::noise::SessionKeys;
+    use crate::wireguard::timers::REJECT_AFTER_TIME;
     use proptest::prelude::*;
     use zeroize::Zeroizing;
 
@@ -94,6 +110,23 @@ mod tests {
         assert!(ring.has(1) && ring.has(2), "what is on its way in the old one still arrives");
         ring.clear();
         assert!(!ring.has(1) && !ring.has(2));
+    }
+
+    #[test]
+    fn what_may_not_be_used_any_more_is_not_kept() {
+        let start = Instant::now();
+        let later = start + REJECT_AFTER_TIME / 2;
+        let mut ring = Keyring::default();
+        ring.add_initiated(session(1, true, start));
+        ring.add_initiated(session(2, true, later));
+        ring.add_answered(session(3, false, later));
+        let end = start + REJECT_AFTER_TIME;
+        assert_eq!(ring.retire(later), Some(end));
+        assert!(ring.has(1) && ring.has(2) && ring.has(3));
+        assert_eq!(ring.retire(end), Some(later + REJECT_AFTER_TIME));
+        assert!(!ring.has(1) && ring.has(2) && ring.has(3));
+        assert_eq!(ring.retire(later + REJECT_AFTER_TIME), None);
+        assert!(!ring.has(2) && !ring.has(3));
     }
 
     proptest! {

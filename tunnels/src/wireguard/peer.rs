@@ -352,11 +352,21 @@ impl Peer {
         if due.give_up {
             self.initiated = None;
         }
+        if due.retire {
+            let next = self.keyring.retire(now);
+            self.timers.retire_at(next);
+        }
         if due.forget {
             self.keyring.clear();
             self.initiated = None;
         }
         due
+    }
+
+    /// Sessions that are kept.
+    #[cfg(test)]
+    pub(super) fn sessions(&self) -> usize {
+        self.keyring.len()
     }
 
     /// Keeps a packet until there is a session.

@@ -63,6 +63,11 @@ impl Session {
             && self.next < REJECT_AFTER_MESSAGES
     }
 
+    /// From when on it may not be used, whatever was sent in it.
+    pub(crate) fn ends_at(&self) -> Instant {
+        self.born + REJECT_AFTER_TIME
+    }
+
     /// Takes numbers for `count` packets to the peer; none when it may not be used.
     pub(crate) fn reserve(&mut self, count: u64, now: Instant) -> Option<Sealing> {
         let first = self.next;
@@ -134,6 +139,13 @@ mod tests {
         assert_eq!(&packet[..length], b"hello");
         assert!(b.take(2) && !b.take(2));
         assert!(!format!("{a:?}").contains("1, 1"), "no key is shown");
+    }
+
+    /// Ten thousand peers have as many, and twice as many for a third of the time.
+    #[test]
+    fn it_is_little_more_than_its_window() {
+        let bytes = size_of::<Session>();
+        assert!(bytes <= size_of::<ReplayWindow>() + 128, "{bytes}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! When a peer is to do something by itself (whitepaper §6; drivers/net/wireguard/timers.c).
 //!
-//! Five deadlines, of which a peer at rest has none. What passes only moves them; nothing is
+//! Six deadlines, of which a peer at rest has none. What passes only moves them; nothing is
 //! asked of a clock here, and whoever keeps many peers sleeps until the earliest of
 //! [`Timers::due_at`]. A deadline that was moved back is noticed when the old one comes.
 
@@ -37,6 +37,8 @@ pub(crate) struct Due {
     pub give_up: bool,
     /// Nobody has answered for so long that others would give up.
     pub is_stale: bool,
+    /// A session may not be used any more.
+    pub retire: bool,
     /// The sessions are so old that their keys are to be forgotten.
     pub forget: bool,
 }
@@ -56,6 +58,7 @@ pub(crate) struct Timers {
     another_keepalive: bool,
     no_answer: Option<Instant>,
     persistent: Option<Instant>,
+    retire: Option<Instant>,
     forget: Option<Instant>,
 }
 
@@ -124,7 +127,14 @@ impl Timers {
 
     /// We have the keys of a new session.
     pub(crate) fn session_made(&mut self, now: Instant) {
+        // Those that are there end before it.
+        self.retire.get_or_insert(now + REJECT_AFTER_TIME);
         self.forget = Some(now + 3 * REJECT_AFTER_TIME);
+    }
+
+    /// Sessions were retired; the next one ends then, if there is one.
+    pub(crate) fn retire_at(&mut self, at: Option<Instant>) {
+        self.retire = at;
     }
 
     /// A packet with something in it goes out.
@@ -163,10 +173,8 @@ impl Timers {
 
     /// When [`Timers::expire`] has something to do; none at rest.
     pub(crate) fn due_at(&self) -> Option<Instant> {
-        [self.retransmit, self.keepalive, self.no_answer, self.persistent, self.forget]
-            .into_iter()
-            .flatten()
-            .min()
+        let by_silence = [self.retransmit, self.keepalive, self.no_answer, self.persistent];
+        by_silence.into_iter().chain([self.retire, self.forget]).flatten().min()
     }
 
     /// What is due now; it is done then.
@@ -197,6 +205,7 @@ impl Timers {
             // Also when it cannot be sent, for lack of a session or of an address.
             self.traversed(now);
         }
+        due.retire = is_due(&mut self.retire, now);
         due.forget = is_due(&mut self.forget, now);
         due
     }
@@ -229,6 +238,8 @@ mod tests {
         timers.completed();
         assert_eq!(timers.due_at(), None, "the session's end is what is left, once it is made");
         timers.session_made(now);
+        assert_eq!(timers.due_at(), Some(now + secs(180)));
+        assert_eq!(timers.expire(now + secs(180)), Due { retire: true, ..Due::default() });
         assert_eq!(timers.due_at(), Some(now + secs(540)));
         assert_eq!(timers.expire(now + secs(540)), Due { forget: true, ..Due::default() });
         assert_eq!(timers.due_at(), None);

@@ -134,7 +134,8 @@ impl Conversation {
     }
 
     async fn end_answer(&mut self, result: Result<(), Errno>) -> io::Result<()> {
-        let errno = result.err().map_or(0, |errno| errno as i32);
+        // Negative, as wg(8) reads it to say what it means.
+        let errno = result.err().map_or(0, |errno| -(errno as i32));
         self.stream.write_all(format!("errno={errno}\n\n").as_bytes()).await
     }
 

@@ -3,7 +3,7 @@
 //!
 //! [`Listener`] is the Unix socket `<dir>/<link>.sock` with mode 0600 in a directory that only
 //! root enters: whoever may connect can read the private key. Requests are `get=1` and
-//! `set=1`, ended by an empty line. An answer ends with `errno=N`.
+//! `set=1`, ended by an empty line. An answer ends with `errno=-N`.
 //!
 //! Fails: making the socket, for the caller to report; a request that makes no sense changes
 //! nothing and is answered with its error number. A device that ends or falls silent while it is

@@ -163,6 +163,43 @@ fn at_rest_there_is_nothing_to_do() {
     assert_eq!(story.arrived[0], [2], "and yet they find each other again");
 }
 
+/// Sessions of peers that only keep in touch are renewed every two minutes; the one before goes when it
+/// is of no use any more.
+#[test]
+fn who_only_keeps_in_touch_has_one_session_most_of_the_time() {
+    let mut story = Story::new(PERFECT, 5);
+    let config = |story: &Story, keepalive_secs| PeerConfig {
+        endpoint: Some(story.ends[1].address),
+        keepalive_secs,
+        ..PeerConfig::default()
+    };
+    let [a, b] = [story.ends[0].key, story.ends[1].key];
+    let begin = config(&story, 25);
+    story.ends[0].engine.set_peer(b, begin, story.now);
+    let sessions = |story: &Story| {
+        let of = |end: &End, key| end.engine.peer(end.engine.keys[&key]).unwrap().sessions();
+        [of(&story.ends[0], b), of(&story.ends[1], a)]
+    };
+    let mut alone = 0;
+    for second in 1..3600 {
+        story.pass(story.at(second * 1000));
+        let (_, shaken) = story.initiations.last().unwrap();
+        let most = match story.now - *shaken {
+            // Of 180 s two minutes are over, and what is on its way is.
+            since if since > Duration::from_secs(61) => 1,
+            _ => 2,
+        };
+        let now = sessions(&story);
+        assert!(now.iter().all(|sessions| (1..=most).contains(sessions)), "{second}: {now:?}");
+        alone += usize::from(now == [1, 1]);
+    }
+    assert!(alone > 1800 && story.initiations.len() > 20, "{alone} of 3600 s");
+    let end = config(&story, 0);
+    story.ends[0].engine.set_peer(b, end, story.now);
+    story.pass(story.now + Duration::from_secs(200));
+    assert_eq!(sessions(&story), [0, 0]);
+}
+
 /// Who sends to somebody who went away tries for a minute and a half, and gives up.
 #[test]
 fn nobody_calls_for_ever() {

@@ -51,7 +51,7 @@ async fn say(dir: &tempfile::TempDir, text: &[u8]) -> String {
 }
 
 fn error(errno: Errno) -> String {
-    format!("errno={}\n\n", errno as i32)
+    format!("errno=-{}\n\n", errno as i32)
 }
 
 #[test]

@@ -10,10 +10,12 @@ use holdfast_api::tunnel::{
 };
 use holdfast_poll::until;
 use netd::netns::NetNs;
+use nix::libc::SIGKILL;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -163,10 +165,11 @@ impl World {
         nix::sys::signal::kill(self.pid(), signal).unwrap();
     }
 
-    /// Waits for the daemon's end.
+    /// Waits for the daemon's end, in good order unless it was killed.
+    #[track_caller]
     pub(crate) fn ended(&mut self) {
         let status = self.daemon.take().unwrap().wait().unwrap();
-        eprintln!("tunneld ended: {status}");
+        assert!(status.success() || status.signal() == Some(SIGKILL), "tunneld ended: {status}");
     }
 
     /// Config written, daemon running, two tunnels up.

@@ -78,7 +78,7 @@ fn a_nodes_kubernetes_goes_with_its_world() {
     until("the workload runs", patience, || {
         kubectl(&["get", "deployment", "web", "-o", "jsonpath={.status.readyReplicas}"]) == "1"
     });
-    until("the workload answers", Duration::from_secs(20), || answers(&place.home, Host::Node(1)));
+    until("the workload answers", Duration::from_secs(60), || answers(&place.home, Host::Node(1)));
     assert_eq!(Cgroup::with_prefix(&netns).len(), 1);
     assert!(root.join("run/k3s/containerd/containerd.sock").exists());
 
@@ -152,7 +152,7 @@ fn a_release_made_while_the_site_is_away_comes_when_it_is_back(
     let node = |world: &World| status::observe(world).unwrap().nodes.swap_remove(0);
     let link: Target = "link:node-1".parse().unwrap();
     faults::inject(world, &link, &Fault::Cut(Cut::Both)).unwrap();
-    until("both tunnels are seen to be dead", Duration::from_secs(20), || {
+    until("both tunnels are seen to be dead", Duration::from_secs(60), || {
         node(world).tunnels.is_some_and(|tunnels| tunnels.up() == 0)
     });
     let mut next = release();
@@ -258,7 +258,7 @@ fn a_datastore_torn_by_a_power_cut_is_restored_by_the_manager(world: &mut World)
     let pid =
         nix::unistd::Pid::from_raw(record["process"]["pid"].as_i64().unwrap().try_into().unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-    until("Kubernetes is gone", Duration::from_secs(20), || !answers_here(world));
+    until("Kubernetes is gone", Duration::from_secs(60), || !answers_here(world));
     let database = root.join("var/lib/rancher/k3s/server/db/etcd/member/snap/db");
     assert!(database.exists());
     holdfast_durable::write(&database, b"torn by a power cut", 0o600).unwrap();

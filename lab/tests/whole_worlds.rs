@@ -165,7 +165,7 @@ fn traffic_survives_what_can_break() {
     wg_shows(&world, 1, &["hf-wg0", "hf-wg1"]);
 
     break_it(&world, "active");
-    until("traffic moves to the second", Duration::from_secs(10), || {
+    until("traffic moves to the second", Duration::from_secs(60), || {
         faults::active_edge(&world, 1).as_deref() == Some("re-2")
     });
     until("traffic passes over the second", Duration::from_secs(5), || passes(&world, 1));
@@ -185,7 +185,7 @@ fn traffic_survives_what_can_break() {
     break_it(&world, "node-1.holdfastd");
     traffic.flow(100);
     heal(&mut world, "node-1.holdfastd");
-    until("the manager is back", Duration::from_secs(20), || {
+    until("the manager is back", Duration::from_secs(60), || {
         matches!(state(&world).nodes[0].stage, Some(Stage::Online | Stage::Degraded))
     });
     traffic.flow(50);
@@ -195,7 +195,7 @@ fn traffic_survives_what_can_break() {
     assert_eq!(state(&world).not_running.len(), state(&world).processes.len());
     faults::heal(&mut world, None).unwrap();
     fleet::wait_online(&mut world, &[1]).unwrap();
-    until("traffic passes in the world that was dead", Duration::from_secs(10), || {
+    until("traffic passes in the world that was dead", Duration::from_secs(60), || {
         passes(&world, 1)
     });
     for name in world.home().services().unwrap().keys() {

@@ -65,7 +65,7 @@ impl Drop for Edge {
 impl Edge {
     /// Waits until so many follow the nodes that are up.
     async fn followers(&self, what: &str, mut enough: impl FnMut(usize) -> bool) {
-        until_async(what, Duration::from_secs(20), async || match self.up.receiver_count() {
+        until_async(what, Duration::from_secs(60), async || match self.up.receiver_count() {
             count if enough(count) => Ok(()),
             count => Err(count),
         })
@@ -120,7 +120,7 @@ impl Ear {
     }
 
     async fn next(&mut self) -> Heard {
-        timeout(Duration::from_secs(10), self.heard.recv()).await.unwrap().unwrap()
+        timeout(Duration::from_secs(60), self.heard.recv()).await.unwrap().unwrap()
     }
 
     /// Nothing is heard for a while in which much would have been.
@@ -274,7 +274,7 @@ async fn who_listens_and_reads_nothing_is_dropped() {
     // What had been sent is read, and then comes the end.
     let (mut read, _write) = tokio::io::split(stream);
     let mut sink = vec![0; 1 << 20];
-    let end = timeout(Duration::from_secs(10), async {
+    let end = timeout(Duration::from_secs(60), async {
         while !matches!(read.read(&mut sink).await, Ok(0) | Err(_)) {}
     });
     end.await.unwrap();

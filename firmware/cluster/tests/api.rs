@@ -214,17 +214,17 @@ async fn a_kind_made_a_moment_ago_is_used(api: &Api) {
     let error = api.get(&gadget.id).await.unwrap_err();
     assert!(matches!(error, ApiError::UnknownKind { .. }), "{error:?}");
     api.apply(&definition, APPLY).await.unwrap();
-    until("the definition is established", Duration::from_secs(20), async || {
+    until("the definition is established", Duration::from_secs(60), async || {
         is_ready(api, &definition.id).await
     })
     .await;
     // It is served a moment after it is established.
-    until("gadgets are known", Duration::from_secs(20), async || {
+    until("gadgets are known", Duration::from_secs(60), async || {
         api.get(&gadget.id).await.map_err(|error| format!("{error:?}"))
     })
     .await;
     let mut wanted = vec![&definition.id, &gadget.id];
-    until("a gadget is made", Duration::from_secs(20), async || {
+    until("a gadget is made", Duration::from_secs(60), async || {
         api.apply(&gadget, APPLY).await.map_err(|error| format!("{error:?}"))
     })
     .await;
@@ -242,7 +242,7 @@ async fn a_kind_made_a_moment_ago_is_used(api: &Api) {
     assert_eq!(api.managed("other").await.unwrap(), []);
 
     assert!(api.delete(&definition.id, None, Propagation::Foreground).await.unwrap());
-    until("the kind is gone", Duration::from_secs(20), async || match api.get(&gadget.id).await {
+    until("the kind is gone", Duration::from_secs(60), async || match api.get(&gadget.id).await {
         Err(ApiError::UnknownKind { .. }) => Ok(()),
         other => Err(format!("{other:?}")),
     })
@@ -297,7 +297,7 @@ async fn a_budget_keeps_its_pod(node: &Node, api: &Api) {
     let pods = api.list("v1", "Pod", Some("default"), "app=crash", "").await.unwrap();
     let running = pods.iter().find(|pod| pod["metadata"]["deletionTimestamp"].is_null()).unwrap();
     let name = running["metadata"]["name"].as_str().unwrap();
-    let error = until("the budget is in force", Duration::from_secs(20), async || {
+    let error = until("the budget is in force", Duration::from_secs(60), async || {
         match api.evict("default", name, None).await {
             Err(error @ ApiError::Budget { .. }) if error.to_string().contains("keep") => Ok(error),
             other => Err(format!("{other:?}")),

@@ -98,7 +98,7 @@ impl Box {
     }
 
     fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let met = retry(Duration::from_secs(20), || if holds() { Ok(()) } else { Err(()) });
+        let met = retry(Duration::from_secs(60), || if holds() { Ok(()) } else { Err(()) });
         assert!(met.is_ok(), "{what} did not come true\n{}", self.read("log"));
     }
 }

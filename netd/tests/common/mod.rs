@@ -72,5 +72,5 @@ pub(crate) fn name(text: &str) -> LinkName {
 /// Asks until it is so.
 #[track_caller]
 pub(crate) fn eventually(what: &str, is_so: impl FnMut() -> bool) {
-    holdfast_poll::holds(what, Duration::from_secs(20), is_so);
+    holdfast_poll::holds(what, Duration::from_secs(60), is_so);
 }

@@ -314,5 +314,5 @@ pub(crate) fn ip(arguments: &[&str]) -> String {
 /// Waits until `holds`, at most ten seconds.
 #[track_caller]
 pub(crate) fn eventually(what: &str, holds: impl FnMut() -> bool) {
-    holdfast_poll::holds(what, Duration::from_secs(10), holds);
+    holdfast_poll::holds(what, Duration::from_secs(60), holds);
 }

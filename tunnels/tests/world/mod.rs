@@ -34,7 +34,7 @@ fn node_overlay(v6: bool) -> IpAddr {
 }
 
 /// How long a condition may take before the test fails; nothing waits for so long when it works.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Says why the tests of this file cannot run here.
 pub(crate) fn missing() -> Option<String> {

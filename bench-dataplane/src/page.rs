@@ -98,7 +98,7 @@ const GOALS: &[Goal] = &[
     Goal {
         series: "many-tunnels.idle, holdfast beside wireguard-go",
         what: "memory per idle peer, in bytes",
-        method: "PSS after that less PSS before, for each of them",
+        method: "PSS a second after that, less PSS before, for each of them",
         bound: Bound::None,
     },
     Goal {

@@ -20,19 +20,19 @@ use std::time::Duration;
 pub(super) const UDP: Scenario = Scenario {
     name: "udp",
     about: "the highest rate of 1200-byte datagrams without loss through a tunnel of ours; beside the others",
-    run: |options| run("udp", &[1200], 2, Beside::All, options),
+    run: |options| run("udp", &[1200], Beside::All, options),
 };
 
 pub(super) const IMIX: Scenario = Scenario {
     name: "imix",
     about: "the highest rate of datagrams of mixed sizes, IMIX 7:4:1, without loss; beside the others",
-    run: |options| run("imix", &IMIX_PAYLOADS, 1, Beside::WireguardGo, options),
+    run: |options| run("imix", &IMIX_PAYLOADS, Beside::WireguardGo, options),
 };
 
 pub(super) const PPS: Scenario = Scenario {
     name: "pps",
     about: "the highest rate of 64-byte datagrams without loss; beside the others",
-    run: |options| run("pps", &[64], 1, Beside::WireguardGo, options),
+    run: |options| run("pps", &[64], Beside::WireguardGo, options),
 };
 
 const PAIRS: u32 = 10;
@@ -43,7 +43,7 @@ const CONFIRMATION: Duration = Duration::from_secs(5);
 const QUICK_CONFIRMATION: Duration = Duration::from_millis(500);
 /// Where the first search of all begins, in datagrams a second.
 const GUESS: u64 = 50_000;
-const BARE_ROUNDS: u32 = 3;
+const BARE_ROUNDS: u32 = 2;
 /// What IPv4 and UDP add to a payload.
 const HEADERS: usize = 28;
 /// Packets of simple IMIX, of 40, 576 and 1500 bytes, seven to four to one, the largest cut to the
@@ -81,11 +81,10 @@ struct How<'a> {
 fn run(
     scenario: &str,
     sizes: &[usize],
-    quick_pairs: u32,
     others: Beside,
     options: &Options,
 ) -> anyhow::Result<Report> {
-    let pairs = options.rounds_or(PAIRS, quick_pairs);
+    let pairs = options.rounds_or(PAIRS, 1);
     let (how, bare_rounds) = match options.quick {
         true => (
             How { trial: QUICK_TRIAL, confirmation: QUICK_CONFIRMATION, care: Care::QUICK, sizes },

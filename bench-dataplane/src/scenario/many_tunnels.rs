@@ -23,7 +23,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 const PAIRS: u32 = 10;
 const TUNNELS: [u32; 3] = [16, 1000, 6000];
-const TIME: Duration = Duration::from_secs(3);
+const TIME: Duration = Duration::from_secs(2);
 const SILENT: u32 = 10_000;
 const QUICK_TUNNELS: [u32; 1] = [1000];
 const QUICK_TIME: Duration = Duration::from_secs(1);

@@ -41,7 +41,7 @@ const WHOLE: Times = Times {
 };
 const QUICK: Times = Times {
     settle: Duration::from_secs(1),
-    watch: Duration::from_secs(5),
+    watch: Duration::from_secs(3),
     load_seconds: 2,
     after: Duration::from_secs(1),
 };

@@ -164,6 +164,13 @@ mod tests {
     }
 
     #[test]
+    fn an_interval_leans_to_no_side() {
+        let even: Vec<f64> = (1..=10).map(f64::from).collect();
+        let [low, high] = interval(&even).unwrap();
+        assert_eq!(low + high, 11.0, "{low} to {high}");
+    }
+
+    #[test]
     fn equal_samples_leave_no_doubt() {
         assert_eq!(interval(&[2.0; 10]), Some([2.0, 2.0]));
         assert_eq!(interval(&[2.0; 2]), None, "too few to say");

@@ -9,6 +9,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tunnels::wireguard::PrivateKey;
 
+/// After which a program has let go of what it needed only to take them.
+const SETTLE: Duration = Duration::from_secs(1);
+
 /// What they are in a file for wg(8): each has a preshared key and three prefixes.
 #[derive(Debug)]
 pub(crate) struct Peers {
@@ -21,7 +24,7 @@ pub(crate) struct Peers {
 pub(crate) struct Configured {
     /// From the start of `wg setconf` to its end.
     pub(crate) time: Duration,
-    /// PSS that the program has for each more than before; none of the kernel's.
+    /// PSS that the program has for each more than before, a second later; none of the kernel's.
     pub(crate) bytes_each: Option<f64>,
 }
 
@@ -67,6 +70,7 @@ impl Peers {
         let begin = Instant::now();
         end.run("wg", &["setconf", &link, &config.display().to_string()])?;
         let time = begin.elapsed();
+        std::thread::sleep(SETTLE);
         let after = pss(&end)?;
         let each = |(before, after): (f64, f64)| (after - before) / f64::from(self.count.max(1));
         Ok(Configured { time, bytes_each: before.zip(after).map(each) })

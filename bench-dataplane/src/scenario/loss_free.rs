@@ -98,7 +98,7 @@ fn run(
     let (mut report, ours, peers) = program::side_by_side(scenario, options, others)?;
     report.set("pairs", pairs);
     let How { trial, confirmation, care: Care { again, precision }, .. } = how;
-    report.set("trial", format!("{trial:?}, waits for all that was sent"));
+    report.set("trial", format!("{trial:?} or until one is lost, waits for all that was sent"));
     let less = format!("{confirmation:?}, each time at {STEP_DOWN} of the rate until one passes");
     report.set("trial of what was found", less);
     report.set("search", format!("until {precision} apart; lost {} times in a row", again + 1));
@@ -153,13 +153,13 @@ fn turn(program: &Program, how: How, guess: &mut u64) -> anyhow::Result<Turn> {
     };
     let mut search = Search::around(*guess, how.care);
     while let Some(rate) = search.rate() {
-        search.on(generator.trial(rate, how.trial, how.sizes)?.is_lossless());
+        search.on(generator.trial_until_lost(rate, how.trial, how.sizes)?.is_lossless());
     }
     *guess = search.found().unwrap_or(*guess);
     let (mut best, mut micros_per_datagram): (Option<Trial>, f64) = (None, 0.0);
     for rate in search.found().into_iter().flat_map(confirmations) {
         let before = cpu_micros()?;
-        let trial = generator.trial(rate, how.confirmation, how.sizes)?;
+        let trial = generator.trial_until_lost(rate, how.confirmation, how.sizes)?;
         if trial.is_lossless() {
             micros_per_datagram = (cpu_micros()? - before) / trial.sent.max(1) as f64;
             best = Some(trial);

@@ -3,14 +3,14 @@
 //! One socket at each end. A trial sends at a steady rate from the first for a while, each datagram
 //! a packet of its own (no segmentation offload, so that the tunnel has what a router has), and
 //! counts at the second, by numbers, what arrived, doubled and out of order. It is over when all
-//! arrived, or when nothing came any more. Sending and receiving go by batches (sendmmsg(2),
+//! arrived, or when nothing came any more, and if that is asked for as soon as one is lost. Sending and receiving go by batches (sendmmsg(2),
 //! recvmmsg(2)), both threads go before all others, and the receiver's queue holds some megabytes, so
 //! that the generator is not what is measured; how fast it is without a tunnel is measured, too.
 
 mod pace;
 mod tally;
 
-use super::rig::{End, Rig};
+use super::rig::{self, Rig};
 use anyhow::Context;
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -21,7 +21,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tally::Tally;
 
@@ -41,6 +41,13 @@ pub(crate) struct Generator {
     from: UdpSocket,
     to: UdpSocket,
     trials: u32,
+}
+
+/// When a trial is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    OfTime,
+    Loss,
 }
 
 /// What came of a trial.
@@ -66,7 +73,7 @@ impl Trial {
 impl Generator {
     /// From the first end of a rig to the second.
     pub(crate) fn new(rig: &Rig) -> anyhow::Result<Self> {
-        let bind = |end: &End| -> anyhow::Result<UdpSocket> {
+        let bind = |end: &rig::End| -> anyhow::Result<UdpSocket> {
             let address = SocketAddr::new(end.address.into(), 0);
             Ok(end.netns.enter(|| UdpSocket::bind(address)).context("namespace")??)
         };
@@ -87,11 +94,32 @@ impl Generator {
         time: Duration,
         sizes: &[usize],
     ) -> anyhow::Result<Trial> {
+        self.trial_until(End::OfTime, rate, time, sizes)
+    }
+
+    /// The same, but over as soon as it is known not to be lossless.
+    pub(crate) fn trial_until_lost(
+        &mut self,
+        rate: u64,
+        time: Duration,
+        sizes: &[usize],
+    ) -> anyhow::Result<Trial> {
+        self.trial_until(End::Loss, rate, time, sizes)
+    }
+
+    fn trial_until(
+        &mut self,
+        end: End,
+        rate: u64,
+        time: Duration,
+        sizes: &[usize],
+    ) -> anyhow::Result<Trial> {
         self.trials += 1;
-        let (number, all) = (self.trials, AtomicU64::new(NOT_YET));
+        let (number, all, lost) = (self.trials, AtomicU64::new(NOT_YET), AtomicBool::new(false));
+        let stop = || end == End::Loss && lost.load(Ordering::Relaxed);
         let (sent, took, tally) = std::thread::scope(|scope| {
-            let receiver = scope.spawn(|| receive(&self.to, number, &all));
-            let sender = scope.spawn(|| send(&self.from, number, rate, time, sizes));
+            let receiver = scope.spawn(|| receive(&self.to, number, &all, &lost));
+            let sender = scope.spawn(|| send(&self.from, number, rate, time, sizes, &stop));
             let sent = sender.join();
             // Whatever became of the sender: the receiver is to end.
             let count = sent.as_ref().ok().and_then(|sent| sent.as_ref().ok());
@@ -118,6 +146,7 @@ fn send(
     rate: u64,
     time: Duration,
     sizes: &[usize],
+    stop: &(dyn Fn() -> bool + Sync),
 ) -> anyhow::Result<(u64, Duration)> {
     go_first();
     // Of this thread: sleeps end when they are to, not 50 µs later (PR_SET_TIMERSLACK, prctl(2)).
@@ -128,7 +157,7 @@ fn send(
     let begin = Instant::now();
     loop {
         let now = begin.elapsed();
-        if now >= time {
+        if now >= time || stop() {
             return Ok((pace.sent(), now));
         }
         let due = pace.due(now);
@@ -157,12 +186,19 @@ fn send(
     }
 }
 
-fn receive(socket: &UdpSocket, trial: u32, all: &AtomicU64) -> anyhow::Result<Tally> {
+/// Says in `lost` that one is missing for so long that it will not come.
+fn receive(
+    socket: &UdpSocket,
+    trial: u32,
+    all: &AtomicU64,
+    lost: &AtomicBool,
+) -> anyhow::Result<Tally> {
     go_first();
     let mut tally = Tally::new(trial);
     let mut buffers = vec![[0; LARGEST]; BATCH];
     let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
     let (mut last, mut sent_at) = (Instant::now(), Instant::now());
+    let (mut missing, mut missing_since) = (None, Instant::now());
     loop {
         let mut slices: Vec<[IoSliceMut; 1]> =
             buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
@@ -181,6 +217,12 @@ fn receive(socket: &UdpSocket, trial: u32, all: &AtomicU64) -> anyhow::Result<Ta
             Err(Errno::EAGAIN) => std::thread::sleep(POLL),
             Err(Errno::EINTR) => {}
             Err(error) => return Err(error).context("recvmmsg"),
+        }
+        if tally.missing() != missing {
+            (missing, missing_since) = (tally.missing(), Instant::now());
+        }
+        if missing.is_some() && missing_since.elapsed() >= LAST_WAIT {
+            lost.store(true, Ordering::Relaxed);
         }
         let all = all.load(Ordering::Acquire);
         if all == NOT_YET {
@@ -215,6 +257,35 @@ mod tests {
             assert!(trial.sent > 0 && trial.sent <= 100, "{trial:?}");
             assert_eq!((trial.arrived, trial.doubled, trial.reordered), (trial.sent, 0, 0));
         }
+    }
+
+    #[test]
+    fn a_trial_is_over_when_one_is_lost_for_certain() {
+        let bind = || UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (from, relay, to) = (bind(), bind(), bind());
+        from.connect(relay.local_addr().unwrap()).unwrap();
+        relay.connect(from.local_addr().unwrap()).unwrap();
+        relay.set_read_timeout(Some(POLL)).unwrap();
+        let (there, stop) = (to.local_addr().unwrap(), AtomicBool::new(false));
+        let out = bind();
+        let mut generator = Generator { from, to, trials: 0 };
+        let long = Duration::from_secs(60);
+        let trial = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut datagram = [0; LARGEST];
+                while !stop.load(Ordering::Relaxed) {
+                    let Ok(bytes) = relay.recv(&mut datagram) else { continue };
+                    if datagram[..8] != tally::number(1, 5) {
+                        out.send_to(&datagram[..bytes], there).unwrap();
+                    }
+                }
+            });
+            let trial = generator.trial_until_lost(1000, long, &[64]);
+            stop.store(true, Ordering::Relaxed);
+            trial.unwrap()
+        });
+        assert!(!trial.is_lossless() && trial.sent < 1000 * long.as_secs() / 2, "{trial:?}");
+        assert!(trial.sent > 5 && trial.arrived > 0, "{trial:?}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub(crate) struct Tally {
     trial: u32,
     seen: Vec<u64>,
     next: u64,
+    whole: u64,
     /// Different ones that arrived.
     pub(crate) arrived: u64,
     /// Arrived again.
@@ -26,7 +27,7 @@ pub(crate) fn number(trial: u32, count: u64) -> [u8; 8] {
 
 impl Tally {
     pub(crate) fn new(trial: u32) -> Self {
-        Tally { trial, seen: Vec::new(), next: 0, arrived: 0, doubled: 0, reordered: 0 }
+        Tally { trial, seen: Vec::new(), next: 0, whole: 0, arrived: 0, doubled: 0, reordered: 0 }
     }
 
     /// One arrived; those of an earlier trial, and what is no datagram of a trial, do not count.
@@ -52,6 +53,19 @@ impl Tally {
             self.reordered += 1;
         }
         self.next = self.next.max(count + 1);
+        while self.has(self.whole) {
+            self.whole += 1;
+        }
+    }
+
+    /// The first that did not arrive, when one that was sent later did.
+    pub(crate) fn missing(&self) -> Option<u64> {
+        (self.whole < self.next).then_some(self.whole)
+    }
+
+    fn has(&self, count: u64) -> bool {
+        let word = usize::try_from(count / 64).ok().and_then(|word| self.seen.get(word));
+        word.is_some_and(|word| word & 1 << (count % 64) != 0)
     }
 }
 
@@ -82,6 +96,17 @@ mod tests {
             let tally = tally(&numbers.iter().copied().collect::<Vec<_>>());
             prop_assert_eq!((tally.reordered, tally.doubled), (0, 0));
         }
+    }
+
+    #[test]
+    fn what_is_missing_is_the_first_that_later_ones_overtook() {
+        assert_eq!(tally(&[]).missing(), None);
+        assert_eq!(tally(&[0, 1, 2]).missing(), None, "what comes last is not overtaken");
+        assert_eq!(tally(&[0, 2, 5]).missing(), Some(1));
+        assert_eq!(tally(&[0, 2, 5, 1]).missing(), Some(3));
+        let late: Vec<u64> = (0..200).filter(|count| *count != 70).chain([70]).collect();
+        assert_eq!(tally(&late[..199]).missing(), Some(70));
+        assert_eq!(tally(&late).missing(), None);
     }
 
     #[test]

@@ -99,7 +99,9 @@ fn run(
     report.set("pairs", pairs);
     let How { trial, confirmation, care: Care { again, precision }, .. } = how;
     report.set("trial", format!("{trial:?} or until one is lost, waits for all that was sent"));
-    let less = format!("{confirmation:?}, each time at {STEP_DOWN} of the rate until one passes");
+    let tries = again + 1;
+    let less =
+        format!("{confirmation:?}, {tries} tries, then at {STEP_DOWN} of the rate and so on");
     report.set("trial of what was found", less);
     report.set("search", format!("until {precision} apart; lost {} times in a row", again + 1));
     report.set("payloads in turns", format!("{sizes:?} bytes"));
@@ -157,7 +159,8 @@ fn turn(program: &Program, how: How, guess: &mut u64) -> anyhow::Result<Turn> {
     }
     *guess = search.found().unwrap_or(*guess);
     let (mut best, mut micros_per_datagram): (Option<Trial>, f64) = (None, 0.0);
-    for rate in search.found().into_iter().flat_map(confirmations) {
+    let found = search.found().into_iter();
+    for rate in found.flat_map(|found| confirmations(found, how.care)) {
         let before = cpu_micros()?;
         let trial = generator.trial_until_lost(rate, how.confirmation, how.sizes)?;
         if trial.is_lossless() {

@@ -3,9 +3,10 @@
 //! One socket at each end. A trial sends at a steady rate from the first for a while, each datagram
 //! a packet of its own (no segmentation offload, so that the tunnel has what a router has), and
 //! counts at the second, by numbers, what arrived, doubled and out of order. It is over when all
-//! arrived, or when nothing came any more, and if that is asked for as soon as one is lost. Sending and receiving go by batches (sendmmsg(2),
-//! recvmmsg(2)), both threads go before all others, and the receiver's queue holds some megabytes, so
-//! that the generator is not what is measured; how fast it is without a tunnel is measured, too.
+//! arrived, or when nothing came any more; if that is asked for, as soon as one is lost for certain.
+//! Sending and receiving go by batches (sendmmsg(2), recvmmsg(2)), both threads go before all
+//! others, and the receiver's queue holds some megabytes, so that the generator is not what is
+//! measured; how fast it is without a tunnel is measured, too.
 
 mod pace;
 mod tally;

@@ -96,10 +96,12 @@ impl Search {
     }
 }
 
-/// The rates to confirm one that was found with: itself, and each time a little less.
-pub(crate) fn confirmations(found: u64) -> impl Iterator<Item = u64> {
+/// The rates to confirm one that was found with: itself, and then always a little less; each as
+/// often as one is tried in the search, for the loss may be the machine's here, too.
+pub(crate) fn confirmations(found: u64, care: Care) -> impl Iterator<Item = u64> {
     let less = |rate: &u64| Some(scaled(*rate, STEP_DOWN)).filter(|less| *less >= LOWEST);
-    std::iter::successors(Some(found), less)
+    let again = move |rate| std::iter::repeat_n(rate, care.again as usize + 1);
+    std::iter::successors(Some(found), less).flat_map(again)
 }
 
 /// In the middle of both as ratios; none when they are near enough.
@@ -192,11 +194,12 @@ mod tests {
 
     #[test]
     fn what_is_not_confirmed_is_tried_with_two_hundredths_less_down_to_the_lowest() {
-        let rates: Vec<u64> = confirmations(100_000).collect();
-        assert_eq!(rates[..3], [100_000, 98_000, 96_040]);
+        let care = Care { again: 1, precision: 1.02 };
+        let rates: Vec<u64> = confirmations(100_000, care).collect();
+        assert_eq!(rates[..5], [100_000, 100_000, 98_000, 98_000, 96_040]);
         let last = *rates.last().unwrap();
         assert!(last >= LOWEST && scaled(last, STEP_DOWN) < LOWEST, "{last}");
-        assert_eq!(confirmations(LOWEST).collect::<Vec<_>>(), [LOWEST]);
+        assert_eq!(confirmations(LOWEST, care).collect::<Vec<_>>(), [LOWEST; 2]);
     }
 
     #[test]

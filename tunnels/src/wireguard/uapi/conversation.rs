@@ -15,12 +15,13 @@ use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 /// A request longer than this is not from wg(8): 10,000 peers with a preshared key, an endpoint and
-/// thirty prefixes of IPv6 each fit.
-const LONGEST_REQUEST: usize = 32 << 20;
-/// Whoever sends a longer one hears so once he has sent it, unless it is so long.
-const MOST_IGNORED: usize = 8 * LONGEST_REQUEST;
+/// thirty prefixes of IPv6 each fit. With the piece that is too much it is 32 MiB.
+const LONGEST_REQUEST: usize = (32 << 20) - PIECE_BYTES;
 /// What is read at a time.
 const PIECE_BYTES: usize = 16 * 1024;
+/// Whoever sends more than a request may be hears so once he has sent it, unless it is so many times
+/// as much.
+const MOST_IGNORED: usize = 8;
 /// After an error the next connection waits so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -31,7 +32,7 @@ pub(super) async fn serve(listener: UnixListener, device: WeakDevice) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let conversation = Conversation::new(stream, device.clone());
+                let conversation = Conversation::new(stream, device.clone(), LONGEST_REQUEST);
                 while connections.try_join_next().is_some() {}
                 connections.spawn(async move {
                     if let Err(error) = conversation.run().await {
@@ -64,12 +65,14 @@ struct Conversation {
     /// What was read and not answered.
     text: Secret,
     piece: Zeroizing<Vec<u8>>,
+    longest: usize,
 }
 
 impl Conversation {
-    fn new(stream: UnixStream, device: WeakDevice) -> Self {
+    /// Takes requests of up to `longest` bytes.
+    fn new(stream: UnixStream, device: WeakDevice, longest: usize) -> Self {
         let piece = Zeroizing::new(vec![0; PIECE_BYTES]);
-        Conversation { stream, device, text: Secret::default(), piece }
+        Conversation { stream, device, text: Secret::default(), piece, longest }
     }
 
     /// Answers requests until the other side is done.
@@ -98,7 +101,7 @@ impl Conversation {
                 return Ok(Heard::Request(self.text.take(end)));
             }
             seen = self.text.len();
-            if seen > LONGEST_REQUEST {
+            if seen > self.longest {
                 return Ok(Heard::TooLong);
             }
             let bytes = self.stream.read(&mut self.piece).await?;
@@ -142,7 +145,7 @@ impl Conversation {
     /// Lets the other side finish: whoever is cut off in the midst of a sentence hears no answer.
     async fn ignore(&mut self) -> io::Result<()> {
         let mut ignored = 0;
-        while ignored < MOST_IGNORED {
+        while ignored / MOST_IGNORED < self.longest {
             match self.stream.read(&mut self.piece).await? {
                 0 => break,
                 bytes => ignored += bytes,

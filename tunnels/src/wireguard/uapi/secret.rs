@@ -30,6 +30,13 @@ impl Secret {
     }
 }
 
+impl Drop for Secret {
+    fn drop(&mut self) {
+        // Or what is in it would be wiped twice, as text and as room for text.
+        self.0.clear();
+    }
+}
+
 impl Deref for Secret {
     type Target = [u8];
 

@@ -38,13 +38,15 @@ fn offered(device: &Device) -> (Listener, tempfile::TempDir) {
 
 /// Says all of `text`, and gives everything that comes back until the other side hangs up.
 async fn say(dir: &tempfile::TempDir, text: &[u8]) -> String {
+    talk(UnixStream::connect(dir.path().join("wg0.sock")).await.unwrap(), text).await
+}
+
+async fn talk(mut stream: UnixStream, text: &[u8]) -> String {
     let talk = async {
-        let (mut read, mut write) =
-            UnixStream::connect(dir.path().join("wg0.sock")).await.unwrap().into_split();
-        write.write_all(text).await.unwrap();
-        write.shutdown().await.unwrap();
+        stream.write_all(text).await.unwrap();
+        stream.shutdown().await.unwrap();
         let mut answer = String::new();
-        read.read_to_string(&mut answer).await.unwrap();
+        stream.read_to_string(&mut answer).await.unwrap();
         answer
     };
     tokio::time::timeout(PATIENCE, talk).await.unwrap()
@@ -91,12 +93,19 @@ async fn a_key_that_nobody_has_set_is_not_told() {
 #[tokio::test]
 async fn a_request_that_is_too_long_is_told_so() {
     let (device, _link) = device();
-    let (_listener, dir) = offered(&device);
-    let most = "x".repeat(LONGEST_REQUEST + PIECE_BYTES);
-    assert_eq!(
-        say(&dir, format!("set=1\n{most}\n\nget=1\n\n").as_bytes()).await,
-        error(Errno::EMSGSIZE)
-    );
+    const LONGEST: usize = 3 * PIECE_BYTES;
+    for (bytes, answer) in [
+        (LONGEST - PIECE_BYTES, "errno=0\n\n".to_owned()),
+        (LONGEST + 2 * PIECE_BYTES, error(Errno::EMSGSIZE)),
+        (LONGEST * (MOST_IGNORED - 1), error(Errno::EMSGSIZE)),
+    ] {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let conversation = Conversation::new(theirs, device.downgrade(), LONGEST);
+        let ended = tokio::spawn(conversation.run());
+        let lines = "protocol_version=1\n".repeat(bytes / 19);
+        assert_eq!(talk(ours, format!("set=1\n{lines}\n").as_bytes()).await, answer);
+        ended.await.unwrap().unwrap();
+    }
 
     let long = SocketAddr::from(([0xffff; 8], u16::MAX));
     let prefix = "allowed_ip=ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128\n";

@@ -193,6 +193,28 @@ fn a_peer_is_followed_when_it_moves() {
     assert_eq!(a.received.len(), 1);
 }
 
+/// Points of low order, whose secrets everybody knows: as with the kernel they may be peers, and nothing is
+/// said to them (tools/testing/selftests/wireguard/netns.sh).
+#[test]
+fn peers_that_nobody_can_be_are_told_nothing() {
+    let mut a = End::new(1);
+    let (zero, mut one) = ([0; 32], [0; 32]);
+    one[0] = 1;
+    for (key, port) in [(zero, 1111), (one, 1112)] {
+        let endpoint = Some(([127, 0, 0, 1], port).into());
+        let config = PeerConfig { endpoint, keepalive_secs: 1, ..PeerConfig::default() };
+        a.engine.set_peer(PublicKey(key), config, a.now);
+    }
+    assert_eq!(a.engine.keys().len(), 2);
+    let (end, mut turns) = (a.now + Duration::from_secs(100), 0);
+    while let Some(due) = a.engine.due_at().filter(|due| *due < end) {
+        a.now = a.now.max(due);
+        assert!(a.timers().network.is_empty());
+        turns += 1;
+    }
+    assert!(turns < 300, "{turns} turns in 100 s");
+}
+
 #[test]
 fn strangers_get_no_answer() {
     let (mut a, b) = pair();

@@ -37,10 +37,12 @@ fn the_door_to_a_real_api_server() {
     let told = std::thread::scope(|scope| {
         scope.spawn(|| node.in_network(|| story(&node)).unwrap()).join()
     });
-    if told.is_err() {
+    if let Err(why) = told {
+        let text = why.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let why = why.downcast_ref::<String>().cloned().or(text).unwrap_or_default();
         let log = std::fs::read(node.data("log/kubernetes.log")).unwrap_or_default();
         let end = String::from_utf8_lossy(&log[log.len().saturating_sub(4096)..]).into_owned();
-        panic!("the story broke off; Kubernetes' log ends with\n{end}");
+        panic!("Kubernetes' log ends with\n{end}\nthe story broke off: {why}");
     }
     assert_eq!(node.stop().unwrap(), [] as [String; 0]);
 }
@@ -339,10 +341,28 @@ async fn it_is_seen_from_outside(api: &Api) {
 struct Frozen(Pid);
 
 impl Frozen {
-    fn new(pid: i32) -> Self {
+    /// Every thread stands when this returns: on a busy machine those that the signal has not
+    /// reached answer for a while yet.
+    async fn new(pid: i32) -> Self {
         kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
-        Frozen(Pid::from_raw(pid))
+        let frozen = Frozen(Pid::from_raw(pid));
+        until("every thread stands", Duration::from_secs(30), async || {
+            let going = threads_going(pid);
+            if going.is_empty() { Ok(()) } else { Err(going) }
+        })
+        .await;
+        frozen
     }
+}
+
+/// What `/proc/PID/task/TID/stat` says of threads that are not stopped (proc_pid_stat(5)).
+fn threads_going(pid: i32) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let stats =
+        tasks.flatten().filter_map(|one| std::fs::read_to_string(one.path().join("stat")).ok());
+    // The state follows the name in brackets, which may have brackets of its own.
+    let stands = |stat: &str| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+    stats.filter(|stat| !stands(stat)).collect()
 }
 
 impl Drop for Frozen {
@@ -356,7 +376,7 @@ async fn a_frozen_server_is_noticed(node: &Node, api: &Api) {
         eprintln!("skipped: the process of the API server is not found");
         return;
     };
-    let frozen = Frozen::new(pid);
+    let frozen = Frozen::new(pid).await;
     let since = Instant::now();
     let error = api.get(&id("v1", "ConfigMap", "one")).await.unwrap_err();
     let took = since.elapsed();

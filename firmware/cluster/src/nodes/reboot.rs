@@ -211,14 +211,15 @@ impl Reboot {
         }
     }
 
-    /// Asks again after what the refusal says, or a pause that doubles; a refusal that asking
-    /// cannot change (no such group) is asked again at the longest pause, for it can be corrected.
+    /// Asks again after a pause that doubles up to what the kind of refusal asks for: a lock that
+    /// is free is to be found so soon, for each turn of a site costs that once more. What asking
+    /// cannot change (no such group) is asked at the longest pause, for it can be corrected.
     fn refused(&mut self, refusal: Refusal, now: Instant) {
         let most = self.settings.pause_most;
-        let pause = match refusal.kind {
-            Kind::Draining => FIRST_PAUSE,
-            kind if kind.retry_after().is_none() => most,
-            _ => self.pause,
+        let pause = match (refusal.kind, refusal.kind.retry_after()) {
+            (Kind::Draining, _) => FIRST_PAUSE,
+            (_, Some(asked_for)) => self.pause.min(asked_for),
+            (_, None) => most,
         };
         self.pause = (self.pause * 2).min(most);
         self.again = now + pause.min(most);

@@ -57,7 +57,7 @@ kinds! {
     /// No Node has this id.
     UnknownNode = "unknown_node", 404, 30, NodeVanished;
     /// Another node has the lock.
-    Locked = "failed_lock_semaphore_full", 409, 30, NodeRebootLocked;
+    Locked = "failed_lock_semaphore_full", 409, 15, NodeRebootLocked;
     /// Another server is away; the datastore would stop.
     Datastore = "datastore_at_risk", 503, 30, NodeVanished;
     /// The node has the lock and its pods are on their way out.

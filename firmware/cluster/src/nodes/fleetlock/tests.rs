@@ -54,7 +54,7 @@ async fn the_protocol_by_the_book() {
     assert_eq!(send(&router, post("/v1/pre-reboot", good.clone())).await.status, 200);
     assert_eq!(send(&router, post("/v1/pre-reboot", good.clone())).await.status, 200);
     let other = send(&router, post("/v1/pre-reboot", params("n2", "default"))).await;
-    assert_eq!((other.status, other.retry_after.as_deref()), (409, Some("30")));
+    assert_eq!((other.status, other.retry_after.as_deref()), (409, Some("15")));
     let problem = other.problem.unwrap();
     assert_eq!(problem.kind, "failed_lock_semaphore_full");
     assert_eq!(problem.value, "node n1 has the reboot lock");

@@ -1,4 +1,4 @@
 #![no_main]
-//! See `tunnels/src/wireguard/fuzzing.rs`.
+//! See `tunnels/src/fuzzing.rs`.
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tunnels::wireguard::fuzzing::run("control", bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tunnels::fuzzing::run("control", bytes));

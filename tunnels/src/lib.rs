@@ -11,6 +11,8 @@
 pub mod bfd;
 pub mod daemon;
 pub mod failover;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod names;
 pub mod path_mtu;
 pub mod probe;

@@ -10,6 +10,7 @@
 //! mode (a peer that asks for it is obeyed).
 
 mod datagram;
+pub(crate) mod fuzzing;
 mod link;
 mod packet;
 mod path_mtu;

@@ -1,7 +1,6 @@
-//! Doors for the fuzzers in `fuzz/` and for the test that replays what they found: each takes any
-//! bytes, and none may panic or break what it asserts.
+//! Doors for fuzzers ([`crate::fuzzing`]) to what WireGuard takes from others.
 
-use super::cookie::Stamper;
+use super::cookie::{Checker, Proof, Stamper};
 use super::engine::{Datagrams, Engine, LinkPacket, Start};
 use super::inner::ecn::Ecn;
 use super::inner::join::{Joiner, Offers};
@@ -10,42 +9,13 @@ use super::inner::packet::{IpHeader, set_ecn};
 use super::inner::split::{Split, complete_checksum};
 use super::key::PrivateKey;
 use super::layout::{Layout, MOST_PACKET_BYTES};
-use super::message::Message;
+use super::message::{INITIATION_BYTES, Message};
 use super::outbox::{Network, Outbox, Run};
 use super::peer::PeerConfig;
 use super::sys::Envelope;
 use super::uapi;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-
-/// One door.
-#[derive(Debug, Clone, Copy)]
-pub struct Target {
-    /// The name of its fuzzer and of the folder of its corpus.
-    pub name: &'static str,
-    /// Takes bytes.
-    pub run: fn(&[u8]),
-}
-
-/// All doors.
-pub const TARGETS: [Target; 6] = [
-    Target { name: "datagrams", run: datagrams },
-    Target { name: "handshake", run: handshake },
-    Target { name: "link", run: link },
-    Target { name: "join", run: join },
-    Target { name: "control", run: control_messages },
-    Target { name: "uapi", run: uapi_requests },
-];
-
-/// Takes bytes through the door of this name; there is none of another.
-///
-/// # Panics
-/// There is no such door, or the bytes broke something.
-pub fn run(name: &str, bytes: &[u8]) {
-    let target = TARGETS.iter().find(|target| target.name == name);
-    assert!(target.is_some(), "no target {name}");
-    target.into_iter().for_each(|target| (target.run)(bytes));
-}
 
 /// Of everything that is fuzzed, so that a corpus stays good.
 const OURS: [u8; 32] = [0x11; 32];
@@ -87,7 +57,7 @@ fn connected() -> [Engine; 2] {
 }
 
 /// The first two bytes are the segment, the third the marks; the rest came from the network.
-fn datagrams(bytes: &[u8]) {
+pub(crate) fn datagrams(bytes: &[u8]) {
     let Some((&[s0, s1, class], rest)) = bytes.split_first_chunk() else { return };
     let [mut engine, _] = connected();
     let mut outbox = Outbox::alone(Sink);
@@ -120,7 +90,7 @@ impl Network for Wire {
 /// Two devices shake hands, and somebody between them changes what passes: of each three bytes the
 /// first says which datagram, the second where in it, the third what to flip. What was changed has
 /// the right first mac all the same, or nothing behind that would be tried.
-fn handshake(bytes: &[u8]) {
+pub(crate) fn handshake(bytes: &[u8]) {
     let mut engines = connected();
     let keys = [OURS, THEIRS].map(|key| PrivateKey::from_bytes(key).public());
     let mut now = Instant::now();
@@ -168,8 +138,40 @@ fn handshake(bytes: &[u8]) {
     }
 }
 
+/// Somebody who shakes hands under load is asked for a cookie, and what asks him is changed: of each
+/// two bytes the first says where, the second what to flip.
+pub(crate) fn cookie(bytes: &[u8]) {
+    let peer = PrivateKey::from_bytes(THEIRS).public();
+    let now = Instant::now();
+    let (mut checker, mut stamper) = (Checker::new(&peer, now), Stamper::new(&peer));
+    let mut message = [0; INITIATION_BYTES];
+    stamper.stamp(&mut message, now);
+    assert_eq!(checker.check(&message, there(), now), Proof::Key);
+    let Some(reply) = checker.reply(&message, 7, there(), now) else { return };
+    let mut changed = reply;
+    for change in bytes.chunks_exact(2) {
+        if let Some(byte) = changed.get_mut(usize::from(change[0])) {
+            *byte ^= change[1];
+        }
+    }
+    let taken = match Message::parse(&changed) {
+        Some(Message::CookieReply { nonce, sealed, .. }) => {
+            stamper.take_reply(&peer, nonce, sealed, now)
+        }
+        _ => false,
+    };
+    // What says what it is and whom it is for is not sealed.
+    let is_same = changed[..4] == reply[..4] && changed[8..] == reply[8..];
+    assert_eq!(taken, is_same);
+    stamper.stamp(&mut message, now);
+    let proof = checker.check(&message, there(), now);
+    assert_eq!(proof, if taken { Proof::Address } else { Proof::Key });
+    message.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    checker.check(&message, there(), now);
+}
+
 /// A header of the kernel, a guess at headers and parts, and a packet of the link.
-fn link(bytes: &[u8]) {
+pub(crate) fn link(bytes: &[u8]) {
     let Some((header, rest)) = bytes.split_first_chunk::<VNET_HEADER_BYTES>() else { return };
     let Some((&[h, p0, p1], packet)) = rest.split_first_chunk() else { return };
     let packet = packet.get(..MOST_PACKET_BYTES).unwrap_or(packet);
@@ -206,7 +208,7 @@ fn link(bytes: &[u8]) {
 }
 
 /// Packets behind each other, each with its length in front.
-fn join(bytes: &[u8]) {
+pub(crate) fn join(bytes: &[u8]) {
     let mut joiner = Joiner::new(Offers { tcp: true, udp: true });
     let mut memory = bytes.to_vec();
     let (mut at, mut total) = (0, 0);
@@ -227,7 +229,8 @@ fn join(bytes: &[u8]) {
     assert!(delivered <= total, "bytes out of nothing");
 }
 
-fn control_messages(bytes: &[u8]) {
+/// What the kernel says beside a datagram (cmsg(3)).
+pub(crate) fn control_messages(bytes: &[u8]) {
     let mut envelope = Envelope::default();
     for (to, from) in envelope.control.iter_mut().zip(bytes) {
         *to = *from;
@@ -241,38 +244,12 @@ fn control_messages(bytes: &[u8]) {
     let _ = envelope.from();
 }
 
-fn uapi_requests(bytes: &[u8]) {
+/// A request of wg(8).
+pub(crate) fn uapi_requests(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes)
         && let Ok(uapi::Request::Set(changes)) = uapi::parse(text)
     {
         let [mut engine, _] = connected();
         let _ = uapi::apply_to(&mut engine, &changes);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::path::Path;
-
-    /// What fuzzers found is tried again, and so is every beginning and every damaged byte of it.
-    #[test]
-    fn every_corpus_is_taken_without_harm() {
-        let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
-        for target in TARGETS {
-            let mut files = 0;
-            for entry in std::fs::read_dir(corpora.join(target.name)).unwrap() {
-                let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-                run(target.name, &bytes);
-                for cut in (0..bytes.len()).step_by(bytes.len().div_ceil(16).max(1)) {
-                    (target.run)(&bytes[..cut]);
-                    let mut damaged = bytes.clone();
-                    damaged[cut] ^= 0x41;
-                    (target.run)(&damaged);
-                }
-                files += 1;
-            }
-            assert!(files > 0, "{} has no corpus", target.name);
-        }
     }
 }

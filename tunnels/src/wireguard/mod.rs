@@ -20,8 +20,7 @@ pub mod crowd;
 mod deadlines;
 mod device;
 mod engine;
-#[doc(hidden)]
-pub mod fuzzing;
+pub(crate) mod fuzzing;
 mod initiations;
 mod inner;
 mod job;

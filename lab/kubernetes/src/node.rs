@@ -4,6 +4,7 @@
 //! ends it, also when the test panics or its process is killed. What it leaves out: nodes in
 //! somebody else's network namespaces; there the manager starts `k3s` itself.
 
+mod namespaces;
 mod surroundings;
 
 pub use surroundings::{Registry, Switch, registry_config, web_image};
@@ -13,10 +14,10 @@ use crate::find::Kubernetes;
 use crate::image::Image;
 use crate::server::outer::GROUP_VARIABLE;
 use holdfast_durable::WriteError;
+use namespaces::Namespaces;
 use netd::netns::{NetNs, NetNsError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -144,7 +145,7 @@ pub struct Node {
     notify: UnixDatagram,
     outer: Child,
     _lifeline: Option<ChildStdin>,
-    namespaces: BTreeSet<String>,
+    namespaces: Namespaces,
     is_up: bool,
 }
 
@@ -200,14 +201,13 @@ impl Node {
             notify,
             outer,
             _lifeline: lifeline,
-            namespaces: BTreeSet::new(),
+            namespaces: Namespaces::default(),
             is_up: false,
         };
         node.until("the node has its namespaces", Duration::from_secs(10), |node| {
             node.pid().map_or(Err("no PID 1 yet".into()), |_| Ok(()))
         })?;
-        node.namespaces =
-            ["pid", "net", "mnt"].iter().filter_map(|kind| namespace(node.pid()?, kind)).collect();
+        node.namespaces = node.pid().map(Namespaces::of).unwrap_or_default();
         Ok(node)
     }
 
@@ -439,23 +439,13 @@ impl Node {
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
             left.clear();
+            left.extend(self.namespaces.processes().iter().map(|one| format!("process {one}")));
             let folder = self.state.display().to_string();
             for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-                let Some(pid) =
-                    entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
-                else {
-                    continue;
-                };
-                if ["pid", "net", "mnt"]
-                    .iter()
-                    .filter_map(|kind| namespace(pid, kind))
-                    .any(|one| self.namespaces.contains(&one))
-                {
-                    left.push(format!("process {pid}"));
-                }
                 let mounts = fs::read_to_string(entry.path().join("mountinfo")).unwrap_or_default();
                 if mounts.contains(&folder) {
-                    left.push(format!("a mount of {folder} in process {pid}"));
+                    let pid = entry.file_name();
+                    left.push(format!("a mount of {folder} in process {}", pid.display()));
                 }
             }
             if self.cgroup.exists() {
@@ -473,11 +463,6 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.end_by_force();
     }
-}
-
-/// The kernel's name of a process' namespace.
-fn namespace(pid: u32, kind: &str) -> Option<String> {
-    Some(fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()?.display().to_string())
 }
 
 fn output(command: &mut Command, shown: &str) -> Result<String, NodeError> {

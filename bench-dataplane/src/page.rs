@@ -1,162 +1,12 @@
 //! `docs/performance.md`, out of the reports of a run on the project's own test machine.
 
+mod goals;
+
 use crate::scenario;
 use crate::table::number;
 use crate::{Report, Series};
+use goals::{Bound, GOALS, Goal};
 use std::fmt::Write;
-
-/// What a number is to be.
-struct Goal {
-    series: &'static str,
-    what: &'static str,
-    /// How it is measured.
-    method: &'static str,
-    bound: Bound,
-}
-
-/// The goal, and one beyond it.
-enum Bound {
-    AtLeast(f64, Option<f64>),
-    AtMost(f64, Option<f64>),
-    /// It is told as it is, and only when it was measured.
-    None,
-}
-
-impl Goal {
-    /// What goals are about. A ratio is one to the peer of exactly that name; what ours takes beside
-    /// a peer is its own, whatever that peer was built without.
-    fn is_about(&self, series: &Series) -> bool {
-        let name = series.name.as_str();
-        series.n > 0
-            && match self.series.contains(", holdfast beside ") {
-                true => name.starts_with(self.series),
-                false => name == self.series,
-            }
-    }
-}
-
-const GOALS: &[Goal] = &[
-    Goal {
-        series: "tcp.ratio.wireguard-go",
-        what: "TCP, one stream, against wireguard-go with offloads",
-        method: "iperf3, what arrived in a turn, the first second left out",
-        bound: Bound::AtLeast(1.5, Some(2.5)),
-    },
-    Goal {
-        series: "tcp.ratio.boringtun-cli",
-        what: "the same against boringtun-cli",
-        method: "the same",
-        bound: Bound::AtLeast(6.0, Some(10.0)),
-    },
-    Goal {
-        series: "udp.ratio.wireguard-go",
-        what: "UDP, 1200 bytes, rate without loss, against wireguard-go",
-        method: "searched by halves in trials of a second in which not one datagram may be lost, and \
-                 confirmed by one of five seconds",
-        bound: Bound::AtLeast(1.3, Some(2.0)),
-    },
-    Goal {
-        series: "tcp.tax, holdfast beside wireguard-go",
-        what: "tax: processor time per byte of the data path over that of bare seal and open",
-        method: "processor time of both programs for a byte of the stream of TCP, over that of `ring` \
-                 sealing and opening packets of 1420 bytes in the bench's own process, warmed up: the \
-                 median of ten passes, half of them before the turn and half after it; the same clock on \
-                 both sides, which is not a counter of cycles",
-        bound: Bound::AtMost(3.0, Some(2.0)),
-    },
-    Goal {
-        series: "memory.load, holdfast beside wireguard-go",
-        what: "memory under load, PSS in MiB",
-        method: "the most of the larger end, looked at every 200 ms under a stream of TCP",
-        bound: Bound::AtMost(24.0, Some(12.0)),
-    },
-    Goal {
-        series: "memory.load.ratio.wireguard-go",
-        what: "the same against wireguard-go",
-        method: "the same",
-        bound: Bound::AtMost(0.2, None),
-    },
-    Goal {
-        series: "latency.rest.p99.ratio.wireguard-go",
-        what: "latency that the tunnel adds at rest, p99, against wireguard-go",
-        method: "64 bytes there and back, less the same over the wire alone; one that is lost counts \
-                 half a second",
-        bound: Bound::AtMost(1.0, Some(0.5)),
-    },
-    Goal {
-        series: "memory.wakeups, holdfast beside wireguard-go",
-        what: "at rest with one tunnel, wake-ups a second",
-        method: "voluntary context switches of all threads over ten seconds, of the end with more",
-        bound: Bound::AtMost(2.0, None),
-    },
-    Goal {
-        series: "many-tunnels.configure, holdfast beside wireguard-go",
-        what: "10,000 peers configured, in seconds",
-        method: "`wg setconf` from start to end; each peer has a preshared key and three prefixes",
-        bound: Bound::AtMost(1.0, None),
-    },
-    Goal {
-        series: "many-tunnels.idle, holdfast beside wireguard-go",
-        what: "memory per idle peer, in bytes",
-        method: "PSS a second after that, less PSS before, for each of them",
-        bound: Bound::None,
-    },
-    Goal {
-        series: "many-tunnels.idle.ratio.wireguard-go",
-        what: "memory per idle peer against wireguard-go",
-        method: "the same",
-        bound: Bound::None,
-    },
-    Goal {
-        series: "handshakes.restart, holdfast beside wireguard-go",
-        what: "handshakes of 6,000 tunnels after a restart, in seconds",
-        method: "from the program's start, before it is set up, until the last is answered; the other \
-                 side is one thread on the same machine",
-        bound: Bound::AtMost(5.0, None),
-    },
-    Goal {
-        series: "many-tunnels.6000.up.ratio.wireguard-go",
-        what: "data through 6,000 tunnels to their edge, against wireguard-go",
-        method: "datagrams of 1,200 bytes through all of them in turns, what arrives",
-        bound: Bound::None,
-    },
-    Goal {
-        series: "many-tunnels.6000.down.ratio.wireguard-go",
-        what: "the same from their edge",
-        method: "the same",
-        bound: Bound::None,
-    },
-    Goal {
-        series: "many-tunnels.6000.memory, holdfast beside wireguard-go",
-        what: "memory of 6,000 tunnels with data through all, PSS in MiB",
-        method: "at the end of a turn",
-        bound: Bound::None,
-    },
-    Goal {
-        series: "time without traffic, BFD 3 × 100 ms",
-        what: "failover, BFD 3 × 100 ms, in milliseconds without traffic",
-        method: "the link of the active edge cut both ways under one datagram per millisecond",
-        bound: Bound::None,
-    },
-    Goal {
-        series: "time without traffic, BFD 3 × 20 ms",
-        what: "the same, BFD 3 × 20 ms",
-        method: "the same",
-        bound: Bound::None,
-    },
-    Goal {
-        series: "program, 100000 routes, netd",
-        what: "two tunnels and 100,000 routes programmed, in milliseconds",
-        method: "by netlink, from an empty kernel until everything stands",
-        bound: Bound::None,
-    },
-    Goal {
-        series: "switch, 100000 routes / 1 route, in turns",
-        what: "traffic switched to the other tunnel, 100,000 routes against one",
-        method: "one message that replaces the group of nexthops",
-        bound: Bound::None,
-    },
-];
 
 /// The page; `notes` in Markdown come after the goals: why one falls short, and profiles.
 pub fn render(reports: &[Report], notes: &str) -> String {
@@ -165,7 +15,7 @@ pub fn render(reports: &[Report], notes: &str) -> String {
          Made by `bench-dataplane page`; do not edit. Each number is the median of turns that were\n\
          taken one by one beside the same of a peer, in the same run, between two network namespaces of one machine; both ends are\n\
          the same program. A ratio is the median of the ratios of neighbours, with the interval that holds it in 95 of 100 bootstrap\n\
-         draws. How to run it, and how each scenario measures: [bench](reference/bench.md).\n\n## Goals\n\n\
+         draws; what has no peer is told with its least and its most. How to run it, and how each scenario measures: [bench](reference/bench.md).\n\n## Goals\n\n\
          | what | goal | stretch | measured | | how | turns |\n|---|---|---|---|---|---|---|\n",
     );
     for row in GOALS.iter().filter_map(|goal| row(goal, reports)) {
@@ -200,6 +50,13 @@ fn interval(series: &Series) -> String {
         .map_or(String::new(), |[low, high]| format!("{} to {}", number(low), number(high)))
 }
 
+/// From the least to the most of several.
+fn range(samples: &[f64]) -> Option<String> {
+    let least = samples.iter().copied().reduce(f64::min)?;
+    let most = samples.iter().copied().reduce(f64::max)?;
+    (samples.len() > 1).then(|| format!("{} to {}", number(least), number(most)))
+}
+
 fn row(goal: &Goal, reports: &[Report]) -> Option<String> {
     type Holds = fn(f64, f64) -> bool;
     let at_least: (_, Holds) = ("≥", |measured, goal| measured >= goal);
@@ -215,22 +72,28 @@ fn row(goal: &Goal, reports: &[Report]) -> Option<String> {
     };
     let (what, method) = (goal.what, goal.method);
     let begin = format!("| {what} | {} | {}", told(aim), told(beyond));
-    let mut all = reports.iter().flat_map(|report| &report.results);
-    let Some(series) = all.find(|series| goal.is_about(series)) else {
+    let Some(series) = goal.measured(reports) else {
         let is_goal = bound.is_some();
         return is_goal.then(|| format!("{begin} | not measured | | {method} | |"));
     };
-    let is = |to_be: Option<f64>| {
-        bound.zip(to_be).is_some_and(|((_, holds), to_be)| holds(series.median, to_be))
+    let holds = |to_be: Option<f64>, value: f64| {
+        bound.zip(to_be).is_some_and(|((_, holds), to_be)| holds(value, to_be))
     };
+    let ends = series.interval.unwrap_or([series.median; 2]);
+    let is = |to_be| holds(to_be, series.median);
+    let surely = |to_be| ends.iter().all(|end| holds(to_be, *end));
     let verdict = match (is(beyond), is(aim)) {
         _ if bound.is_none() => "",
-        (true, _) => "stretch reached",
-        (false, true) => "reached",
-        (false, false) => "**falls short**",
+        (true, _) if surely(beyond) => "stretch reached",
+        (_, true) if surely(aim) => "reached",
+        (_, true) => "reached, but not surely",
+        _ => "**falls short**",
     };
-    let measured = match interval(series) {
-        none if none.is_empty() => number(series.median),
+    let measured = match interval(&series) {
+        none if none.is_empty() => match range(&series.samples) {
+            Some(range) => format!("{}, each {range}", number(series.median)),
+            None => number(series.median),
+        },
         interval => format!("{} ({interval})", number(series.median)),
     };
     let n = series.n;
@@ -278,8 +141,9 @@ mod tests {
 
     #[test]
     fn what_has_no_goal_is_told_when_it_was_measured() {
-        let page = render(&with("many-tunnels.idle, holdfast beside wireguard-go", 880.0), "");
-        assert!(page.contains("| memory per idle peer, in bytes |  |  | 880 |  |"), "{page}");
+        let page = render(&with("many-tunnels.idle.ratio.wireguard-go", 0.5), "");
+        let row = "| memory per idle peer against wireguard-go |  |  | 0.5000 |  | the same | 1 |";
+        assert!(page.contains(row), "{page}");
     }
 
     #[test]
@@ -331,10 +195,13 @@ mod tests {
         assert!(!holds(page, run, None) && !holds(page, Some("[]"), Some("Why.")));
     }
 
+    fn read(name: &str) -> Option<String> {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+        std::fs::read_to_string(docs.join(name)).ok()
+    }
+
     #[test]
     fn the_page_is_made_of_the_committed_run() {
-        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
-        let read = |name: &str| std::fs::read_to_string(docs.join(name)).ok();
         let committed = Committed {
             page: read("performance.md"),
             run: read("performance.json"),

@@ -27,13 +27,18 @@ pub(super) const HELPERS: Scenario = Scenario {
 
 const PAIRS: u32 = 10;
 const SECONDS: u32 = 5;
+const QUICK_SECONDS: u32 = 2;
 /// What both ends of a tunnel take of huge pages of 2 MiB at most.
 const PAGES_2M: u64 = 8;
 
-fn begin(name: &str) -> anyhow::Result<(Report, Program)> {
+fn begin(name: &str, options: &Options) -> anyhow::Result<(Report, Program)> {
     let (mut report, ours) = program::alone(name)?;
-    report.set("seconds per turn", SECONDS);
+    report.set("seconds per turn", seconds(options));
     Ok((report, ours))
+}
+
+fn seconds(options: &Options) -> u32 {
+    if options.quick { QUICK_SECONDS } else { SECONDS }
 }
 
 /// Turns of ours with `arguments` beside ours with `usual`, told as `name`.
@@ -47,7 +52,8 @@ fn compare(
     report.set("pairs", pairs);
     (options.progress)(name);
     let programs = [&ours.with(arguments), &ours.with(usual)];
-    let turns = pairs::turns(options, pairs, programs, |_, program| tcp::turn(program, SECONDS))?;
+    let turns =
+        pairs::turns(options, pairs, programs, |_, program| tcp::turn(program, seconds(options)))?;
     let scenario = report.scenario.clone();
     for (what, unit, of) in tcp::WHATS {
         let what = what.replacen("tcp", &scenario, 1);
@@ -62,7 +68,7 @@ fn compare(
 }
 
 fn helpers(options: &Options) -> anyhow::Result<Report> {
-    let (mut report, ours) = begin("helpers")?;
+    let (mut report, ours) = begin("helpers", options)?;
     for number in ["1", "2"] {
         let told = ["--helpers", number];
         compare(options, &mut report, &ours, (number, &told, &["--helpers", "0"]))?;
@@ -71,7 +77,7 @@ fn helpers(options: &Options) -> anyhow::Result<Report> {
 }
 
 fn hugepages(options: &Options) -> anyhow::Result<Report> {
-    let (mut report, ours) = begin("hugepages")?;
+    let (mut report, ours) = begin("hugepages", options)?;
     for (name, kib, count) in [("2M", 2048, PAGES_2M), ("1G", 1 << 20, 2)] {
         let told = ["--pages", name];
         let tried = Pool::with_free(kib, count)

@@ -3,10 +3,10 @@
 //! An answer counts for the datagram whose number it has: one that comes when the next datagram is
 //! already on its way is not taken for that one's.
 
-use super::rig::Rig;
+use super::rig::{End, Rig};
 use anyhow::Context;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -29,11 +29,25 @@ pub(crate) struct Answer {
 }
 
 impl Asker {
-    /// From the first end of a rig to the second, with the socket for the echo there.
+    /// From the first end of a rig to the second, through the tunnel, with the socket for the echo
+    /// there.
     pub(crate) fn new(rig: &Rig, patience: Duration) -> anyhow::Result<(Self, UdpSocket)> {
+        Self::to(rig, patience, |end| end.address)
+    }
+
+    /// The same over the wire that the tunnel is on, past the tunnel.
+    pub(crate) fn past(rig: &Rig, patience: Duration) -> anyhow::Result<(Self, UdpSocket)> {
+        Self::to(rig, patience, |end| end.wire)
+    }
+
+    fn to(
+        rig: &Rig,
+        patience: Duration,
+        address: fn(&End) -> Ipv4Addr,
+    ) -> anyhow::Result<(Self, UdpSocket)> {
         let [from, to] = &rig.ends;
-        let bind = |end: &super::rig::End| -> anyhow::Result<UdpSocket> {
-            let address = SocketAddr::new(end.address.into(), 0);
+        let bind = |end: &End| -> anyhow::Result<UdpSocket> {
+            let address = SocketAddr::new(address(end).into(), 0);
             Ok(end.netns.enter(|| UdpSocket::bind(address)).context("namespace")??)
         };
         let echo = bind(to)?;

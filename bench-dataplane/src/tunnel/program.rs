@@ -124,6 +124,9 @@ pub(crate) fn alone(scenario: &str) -> anyhow::Result<(Report, Program)> {
     if let Some(dir) = ours.path.as_deref().and_then(Path::parent) {
         report.set_programs(dir);
     }
+    let [wire, link] = Rig::up(&ours)?.offloads()?;
+    report.set("offloads of the wire", wire);
+    report.set("offloads of holdfast's link", link);
     Ok((report, ours))
 }
 
@@ -152,12 +155,8 @@ pub(crate) fn side_by_side(
             is_taken
         });
     }
-    let of = |program: &Program| Rig::up(program)?.offloads();
-    let [wire, link] = of(&ours)?;
-    report.set("offloads of the wire", wire);
-    report.set("offloads of holdfast's link", link);
     for peer in &mut peers {
-        let [_, link] = of(peer)?;
+        let [_, link] = Rig::up(peer)?.offloads()?;
         peer.on_offloads(&link);
         report.set(&format!("offloads of {}'s link", peer.kind.name()), link);
         if peer.lacks_offloads {

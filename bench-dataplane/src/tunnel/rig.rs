@@ -23,8 +23,10 @@ pub(crate) struct End {
     pub(crate) netns: NetNs,
     name: String,
     link: String,
-    /// Where the other end reaches it.
+    /// Where the other end reaches it: through the tunnel, where there is one.
     pub(crate) address: Ipv4Addr,
+    /// Where it does over the wire.
+    pub(crate) wire: Ipv4Addr,
     device: Device,
 }
 
@@ -70,13 +72,14 @@ impl Rig {
     fn up_in(program: &Program, dir: &std::path::Path) -> anyhow::Result<Self> {
         let mut rig = Rig { ends: wired()? };
         if program.kind == Kind::Bare {
-            for (end, n) in rig.ends.iter_mut().zip(1u8..) {
-                end.address = [192, 0, 2, n].into();
+            for end in &mut rig.ends {
+                end.address = end.wire;
             }
             return Ok(rig);
         }
         let keys = [private_key()?, private_key()?];
         let public = [public_key(&keys[0])?, public_key(&keys[1])?];
+        let wires = rig.ends.each_ref().map(|end| end.wire);
         for (index, end) in rig.ends.iter_mut().enumerate() {
             end.start(program)?;
             let key = dir.join(&end.link);
@@ -94,7 +97,7 @@ impl Rig {
                     "peer",
                     &public[1 - index],
                     "endpoint",
-                    &format!("192.0.2.{theirs}:{}", 5000 + theirs),
+                    &format!("{}:{}", wires[1 - index], 5000 + theirs),
                     "allowed-ips",
                     &format!("10.9.0.{theirs}/32"),
                 ],
@@ -142,15 +145,15 @@ pub(crate) fn wired() -> anyhow::Result<[End; 2]> {
         let name = format!("bench-{}-{n}", std::process::id());
         let netns = NetNs::create(&name).context("a namespace (this needs root)")?;
         let link = format!("hb{:x}-{n}", std::process::id());
-        let address = [10, 9, 0, n].into();
-        Ok(End { netns, name, link, address, device: Device::None })
+        let [address, wire] = [[10, 9, 0, n], [192, 0, 2, n]].map(Ipv4Addr::from);
+        Ok(End { netns, name, link, address, wire, device: Device::None })
     };
     let ends = [end(1)?, end(2)?];
     let other = ends[1].name.clone();
     ends[0]
         .run("ip", &["link", "add", WIRE, "type", "veth", "peer", "name", WIRE, "netns", &other])?;
-    for (end, n) in ends.iter().zip(1u8..) {
-        end.run("ip", &["address", "add", &format!("192.0.2.{n}/24"), "dev", WIRE])?;
+    for end in &ends {
+        end.run("ip", &["address", "add", &format!("{}/24", end.wire), "dev", WIRE])?;
         end.run("ip", &["link", "set", "lo", "up"])?;
         end.run("ip", &["link", "set", WIRE, "up"])?;
     }

@@ -100,7 +100,7 @@ impl Story {
         let before = generation(&self.lab);
         let version = &kept.release.version;
         let state = self.manager.bring(version, kept);
-        assert_eq!((state.phase, state.reason), (phase, Some(reason)), "{state:#?}");
+        assert_eq!((state.phase, state.reason), (phase, Some(reason)), "{state:#?}{}", self.seen());
         let failed = state.failed.last().unwrap();
         assert_eq!((&failed.release, failed.reason), (&kept.release, reason));
         for words in words {
@@ -118,6 +118,15 @@ impl Story {
             let told = self.lab.get(gone, ".metadata.name").unwrap_err();
             assert!(told.contains("not found"), "{gone}: {told}");
         }
+    }
+
+    /// What Kubernetes has of the shop, for whoever reads why a test failed.
+    fn seen(&self) -> String {
+        let asked =
+            [&["get", "pods", "-n", "shop", "-o", "wide"][..], &["get", "events", "-n", "shop"]];
+        asked
+            .map(|words| format!("\n{}", self.lab.kubectl(words).unwrap_or_else(|why| why)))
+            .concat()
     }
 
     fn succeeds(&mut self, kept: &Kept) {
@@ -236,7 +245,9 @@ impl Story {
         self.succeeds(&shop("stored", "a", "", 30));
         let never = ", {name: READY_AFTER, value: 1h}";
         // Its pod ends and the next one starts when the kubelet looks, every few seconds.
-        let bad = shop("stuck", "b", never, 20);
+        // When the kubelet fails to end it at once, it tries again 10 to 15 s later
+        // (pkg/kubelet/pod_workers.go: backOffPeriod), and so it may for the next one.
+        let bad = shop("stuck", "b", never, 45);
         self.fails(&bad, ReleasePhase::RolledBack, Reason::PodProbeFailing, &["store-0"]);
         let text = ".spec.containers[0].env[0].value";
         assert_eq!(self.lab.get("pod/store-0", text).unwrap(), "a");

@@ -6,13 +6,20 @@
 #![allow(clippy::unwrap_used, reason = "a helper of tests; a panic is a failed test")]
 
 pub(crate) mod flow;
+pub(crate) mod nft;
 
 use crate::world::{self, Namespace, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// A stream from which nothing comes for so long stands still.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whose program is at an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +27,26 @@ pub(crate) enum Kind {
     Ours,
     WireguardGo,
     Kernel,
+}
+
+/// What is spoken on a wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outside {
+    V4,
+    V6,
+}
+
+impl Outside {
+    pub(crate) const BOTH: [Outside; 2] = [Outside::V4, Outside::V6];
+
+    /// Where the end `n` is.
+    pub(crate) fn endpoint(self, n: u8) -> SocketAddr {
+        let address = match self {
+            Outside::V4 => IpAddr::from([192, 0, 2, n]),
+            Outside::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into()).into(),
+        };
+        SocketAddr::new(address, 5000 + u16::from(n))
+    }
 }
 
 /// One end of a wire.
@@ -107,7 +134,7 @@ impl End {
     }
 
     /// Makes the link and sets it up by wg(8) and ip(8).
-    pub(crate) fn raise(&mut self, n: u8, other: &End, other_n: u8, preshared: &str) {
+    fn raise(&mut self, n: u8, (other, other_n): (&End, u8), outside: Outside, preshared: &str) {
         let link = self.link.clone();
         let start = |program: &Path, arguments: &[&str]| {
             self.namespace
@@ -128,13 +155,15 @@ impl End {
                 None
             }
         };
-        wait_for("the device", || {
-            self.namespace.run("wg", &["show", &link]).status.success().then_some(())
-        });
+        // wg(8) removes a socket that refuses it, as one does that is not listened on yet.
+        if self.kind != Kind::Kernel {
+            let socket = format!("/var/run/wireguard/{link}.sock");
+            wait_for("the device", || UnixStream::connect(&socket).ok());
+        }
         let key = self.file("key", &self.private);
         let shared = self.file("psk", preshared);
-        let endpoint = format!("192.0.2.{other_n}:{}", 5000 + u16::from(other_n));
-        let port = (5000 + u16::from(n)).to_string();
+        let endpoint = outside.endpoint(other_n).to_string();
+        let port = outside.endpoint(n).port().to_string();
         let allowed = other.address(other_n).join(",");
         let arguments = [
             &["set", &link, "private-key", key.to_str().unwrap(), "listen-port", &port][..],
@@ -182,6 +211,7 @@ pub(crate) fn wire(kinds: [Kind; 2]) -> [End; 2] {
     ends[0].run("ip", &["link", "add", "w", "type", "veth", "peer", "name", "w", "netns", &other]);
     for (end, n) in ends.iter().zip(1..) {
         end.run("ip", &["address", "add", &format!("192.0.2.{n}/24"), "dev", "w"]);
+        end.run("ip", &["address", "add", &format!("2001:db8::{n}/64"), "dev", "w", "nodad"]);
         end.run("ip", &["link", "set", "w", "up"]);
     }
     ends
@@ -189,10 +219,14 @@ pub(crate) fn wire(kinds: [Kind; 2]) -> [End; 2] {
 
 /// Two ends with a tunnel over the wire between them.
 pub(crate) fn tunnel(kinds: [Kind; 2], preshared: &str) -> [End; 2] {
+    tunnel_over(Outside::V4, kinds, preshared)
+}
+
+pub(crate) fn tunnel_over(outside: Outside, kinds: [Kind; 2], preshared: &str) -> [End; 2] {
     let mut ends = wire(kinds);
     let [a, b] = &mut ends;
-    a.raise(1, b, 2, preshared);
-    b.raise(2, a, 1, preshared);
+    a.raise(1, (b, 2), outside, preshared);
+    b.raise(2, (a, 1), outside, preshared);
     ends
 }
 
@@ -201,7 +235,7 @@ pub(crate) fn stream_both_ways(ends: &[End; 2], count: u32) {
         (0..count).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
     for (from, to, n) in [(&ends[0], &ends[1], 2), (&ends[1], &ends[0], 1)] {
         for address in to.address(n) {
-            let address: std::net::IpAddr = address.parse().unwrap();
+            let address: IpAddr = address.parse().unwrap();
             let listener = to.namespace.net.enter(|| std::net::TcpListener::bind((address, 0)));
             let listener = listener.unwrap().unwrap();
             let at = listener.local_addr().unwrap();
@@ -213,6 +247,7 @@ pub(crate) fn stream_both_ways(ends: &[End; 2], count: u32) {
             });
             let mut received = Vec::new();
             let (mut incoming, _) = listener.accept().unwrap();
+            incoming.set_read_timeout(Some(PATIENCE)).unwrap();
             std::io::Read::read_to_end(&mut incoming, &mut received).unwrap();
             sender.join().unwrap();
             assert!(received == bytes, "{} of {} bytes", received.len(), bytes.len());

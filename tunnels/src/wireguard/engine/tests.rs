@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 mod flood;
 mod foreign;
+mod marks;
 mod story;
 mod stream;
 mod ways;
@@ -71,11 +72,14 @@ impl End {
     }
 
     fn take(&mut self, from: SocketAddr, datagram: &[u8]) -> Collect {
+        self.take_marked(from, Ecn::NotEct, datagram)
+    }
+
+    fn take_marked(&mut self, from: SocketAddr, ecn: Ecn, datagram: &[u8]) -> Collect {
         let mut outbox = Outbox::alone(Collect::default());
         let mut memory = datagram.to_vec();
         let segment = memory.len().max(1);
-        let datagrams =
-            Datagrams { at: None, from, ecn: Ecn::NotEct, range: 0..memory.len(), segment };
+        let datagrams = Datagrams { at: None, from, ecn, range: 0..memory.len(), segment };
         self.engine.take_datagrams(&mut memory, &datagrams, &mut outbox, &mut |_| false, self.now);
         self.engine.answer_some(&mut outbox, self.now);
         let link = &mut outbox.network.link;

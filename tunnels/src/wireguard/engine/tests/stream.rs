@@ -20,7 +20,7 @@ impl Network for Pieces {
     }
 }
 
-fn offered(sample: &Sample, size: u16) -> (VnetHeader, Vec<u8>) {
+pub(super) fn offered(sample: &Sample, size: u16) -> (VnetHeader, Vec<u8>) {
     let mut packet = sample.build();
     let l4 = u16::try_from(sample.header_bytes() - sample.l4_bytes()).unwrap();
     let offset = if sample.protocol == UDP { 6 } else { 16 };
@@ -31,9 +31,9 @@ fn offered(sample: &Sample, size: u16) -> (VnetHeader, Vec<u8>) {
 }
 
 /// Reads a packet as the device does, with this guess.
-fn read(
+pub(super) fn read<N: Network>(
     end: &mut End,
-    outbox: &mut Outbox<Pieces>,
+    outbox: &mut Outbox<N>,
     layout: Layout,
     (vnet, packet): &(VnetHeader, Vec<u8>),
 ) -> Layout {
@@ -69,7 +69,7 @@ fn arrive(end: &mut End, from: SocketAddr, pieces: Pieces) -> Vec<(VnetHeader, V
 }
 
 /// The packets of the wire that a packet stands for.
-fn parts((vnet, packet): &(VnetHeader, Vec<u8>)) -> Vec<Vec<u8>> {
+pub(super) fn parts((vnet, packet): &(VnetHeader, Vec<u8>)) -> Vec<Vec<u8>> {
     let Some(split) = Split::of(vnet, packet, packet.len()) else { return vec![packet.clone()] };
     let payload = &packet[split.header_bytes()..];
     let part = |part| {

@@ -47,7 +47,15 @@ fn weight(ends: &[End; 2]) -> Vec<[usize; 2]> {
 
 /// Has `fault` done to both ends under load, and undone.
 fn survives(fault: impl FnOnce(&[End; 2], &Flow), mending: impl FnOnce(&[End; 2])) {
-    let (ends, flow) = under_load();
+    survives_over(Outside::V4, fault, mending);
+}
+
+fn survives_over(
+    outside: Outside,
+    fault: impl FnOnce(&[End; 2], &Flow),
+    mending: impl FnOnce(&[End; 2]),
+) {
+    let (ends, flow) = under_load(outside);
     let before = weight(&ends);
     fault(&ends, &flow);
     mending(&ends);
@@ -103,15 +111,19 @@ fn the_links_mtu_is_changed() {
 #[test]
 fn the_wires_mtu_is_changed() {
     need!(Kind::Ours);
-    survives(
-        |ends, flow| {
-            for mtu in ["1400", "700", "9000", "1280"] {
-                both(ends, &["link", "set", "w", "mtu", mtu]);
-                flow.moves(&format!("with a wire's MTU of {mtu}"));
-            }
-        },
-        |ends| both(ends, &["link", "set", "w", "mtu", "1500"]),
-    );
+    // Below 1280 there is no IPv6.
+    for (outside, least) in [(Outside::V4, "700"), (Outside::V6, "1280")] {
+        survives_over(
+            outside,
+            |ends, flow| {
+                for mtu in ["1400", least, "9000", "1281"] {
+                    both(ends, &["link", "set", "w", "mtu", mtu]);
+                    flow.moves(&format!("with a wire's MTU of {mtu} over {outside:?}"));
+                }
+            },
+            |ends| both(ends, &["link", "set", "w", "mtu", "1500"]),
+        );
+    }
 }
 
 /// Errors of sendmsg(2): EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH.

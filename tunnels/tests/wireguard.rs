@@ -38,6 +38,9 @@ fn get_along(kinds: [Kind; 2]) {
             let bytes = |n: usize| fields[n].parse::<u64>().unwrap();
             assert!(bytes(1) > 10_000 && bytes(2) > 10_000, "{transfer}");
         }
+        if first == 0 {
+            stream_both_ways(&ends, 2_000_000);
+        }
     }
 }
 

@@ -87,6 +87,22 @@ fn a_wire_that_goes_down_and_comes_back() {
     );
 }
 
+/// The link of either end, whose routes and addresses of IPv6 the kernel takes away meanwhile.
+#[test]
+fn a_link_that_goes_down_and_comes_back() {
+    need!(Kind::Ours);
+    let set = |end: &End, what: &str| drop(end.run("ip", &["link", "set", &end.link, what]));
+    for side in 0..2 {
+        survives(
+            |ends, flow| {
+                set(&ends[side], "down");
+                wait_for("the stream stands", || flow.stands(|| !answers(&ends[0])).then_some(()));
+            },
+            |ends| set(&ends[side], "up"),
+        );
+    }
+}
+
 /// Also below what IPv6 needs, which takes its addresses away.
 #[test]
 fn the_links_mtu_is_changed() {

@@ -195,38 +195,60 @@ fn a_device_whose_socket_is_removed_ends() {
     assert!(!a.namespace.run("ip", &["link", "show", &a.link]).status.success());
 }
 
+/// A configuration for wg-quick(8), at the endpoint given.
+fn quick_config(
+    (end, n): (&End, u8),
+    other: &End,
+    (allowed, endpoint): (&str, SocketAddr),
+    more: &str,
+) -> PathBuf {
+    let [v4, v6] = end.address(n);
+    let port = 5000 + u16::from(n);
+    let (private, public) = (&end.private, &other.public);
+    end.file(
+        &format!("{}.conf", end.link),
+        &format!(
+            "[Interface]\nPrivateKey = {private}\nListenPort = {port}\n\
+             Address = {v4}/24, {v6}/64\n\n\
+             [Peer]\nPublicKey = {public}\nAllowedIPs = {allowed}\nEndpoint = {endpoint}\n{more}"
+        ),
+    )
+}
+
+fn quick(end: &End, what: &str, path: &Path) -> String {
+    let program = env!("CARGO_BIN_EXE_holdfast-wireguard");
+    let implementation = format!("WG_QUICK_USERSPACE_IMPLEMENTATION={program}");
+    end.run("env", &[&implementation, "wg-quick", what, path.to_str().unwrap()])
+}
+
+/// Takes the link down, and waits until the program has ended.
+fn quick_down(end: &End, path: &Path) {
+    quick(end, "down", path);
+    let socket = PathBuf::from(format!("/var/run/wireguard/{}.sock", end.link));
+    wait_for("the program's end", || (!socket.exists()).then_some(()));
+    assert!(!end.namespace.run("ip", &["link", "show", &end.link]).status.success());
+}
+
+macro_rules! need_quick {
+    () => {
+        need!(Kind::Ours);
+        if missing(Kind::Kernel).is_none() {
+            eprintln!("skipped: this kernel has WireGuard, which wg-quick prefers to ours");
+            return;
+        }
+    };
+}
+
 #[test]
 fn wg_quick_raises_changes_and_takes_down() {
-    need!(Kind::Ours);
-    if missing(Kind::Kernel).is_none() {
-        eprintln!("skipped: this kernel has WireGuard, which wg-quick prefers to ours");
-        return;
-    }
+    need_quick!();
     let ends = wire([Kind::Ours, Kind::Ours]);
     let [a, b] = &ends;
-    let config = |end: &End, n: u8, other: &End, other_n: u8, more: &str| {
-        let [v4, v6] = end.address(n);
-        let allowed = other.address(other_n).join(", ");
-        end.file(
-            &format!("{}.conf", end.link),
-            &format!(
-                "[Interface]\nPrivateKey = {}\nListenPort = {}\nAddress = {v4}/24, {v6}/64\n\n\
-                 [Peer]\nPublicKey = {}\nAllowedIPs = {allowed}\nEndpoint = 192.0.2.{other_n}:{}\n{more}",
-                end.private,
-                5000 + u16::from(n),
-                other.public,
-                5000 + u16::from(other_n),
-            ),
-        )
+    let config = |end: (&End, u8), other: (&End, u8), more: &str| {
+        let allowed = other.0.address(other.1).join(", ");
+        quick_config(end, other.0, (&allowed, Outside::V4.endpoint(other.1)), more)
     };
-    let quick = |end: &End, what: &str, path: &Path| {
-        let implementation = format!(
-            "WG_QUICK_USERSPACE_IMPLEMENTATION={}",
-            env!("CARGO_BIN_EXE_holdfast-wireguard")
-        );
-        end.run("env", &[&implementation, "wg-quick", what, path.to_str().unwrap()])
-    };
-    let paths = [config(a, 1, b, 2, ""), config(b, 2, a, 1, "")];
+    let paths = [config((a, 1), (b, 2), ""), config((b, 2), (a, 1), "")];
     for (end, path) in ends.iter().zip(&paths) {
         quick(end, "up", path);
     }
@@ -234,7 +256,7 @@ fn wg_quick_raises_changes_and_takes_down() {
     let shakes = || a.run("wg", &["show", &a.link, "latest-handshakes"]);
     let before = shakes();
 
-    config(a, 1, b, 2, "PersistentKeepalive = 25\n");
+    config((a, 1), (b, 2), "PersistentKeepalive = 25\n");
     let stripped = a.file("stripped", &quick(a, "strip", &paths[0]));
     a.run("wg", &["syncconf", &a.link, stripped.to_str().unwrap()]);
     let shown = a.run("wg", &["show", &a.link, "persistent-keepalive"]);
@@ -242,9 +264,51 @@ fn wg_quick_raises_changes_and_takes_down() {
     assert_eq!(shakes(), before, "what stayed the same goes on");
 
     for (end, path) in ends.iter().zip(&paths) {
-        quick(end, "down", path);
-        let socket = PathBuf::from(format!("/var/run/wireguard/{}.sock", end.link));
-        wait_for("the program's end", || (!socket.exists()).then_some(()));
-        assert!(!end.namespace.run("ip", &["link", "show", &end.link]).status.success());
+        quick_down(end, path);
+    }
+}
+
+/// All of the internet through the tunnel, but for the tunnel itself: its datagrams are marked, and
+/// rules of wg-quick send what is marked by the routes that were there before.
+#[test]
+fn wg_quick_takes_everything_through_the_tunnel_and_not_the_tunnel_itself() {
+    need_quick!();
+    need_nft!();
+    for (outside, far) in [(Outside::V4, "203.0.113.2"), (Outside::V6, "2001:db8:2::2")] {
+        let ends = wire([Kind::Ours, Kind::Ours]);
+        let [a, b] = &ends;
+        // Somewhere beyond the wire, where only the default route leads.
+        for address in [far, "198.51.100.1", "2001:db8:1::1"] {
+            b.run("ip", &["address", "add", address, "dev", "lo"]);
+        }
+        b.run("ip", &["link", "set", "lo", "up"]);
+        let gateway = outside.endpoint(2).ip().to_string();
+        let family = if outside == Outside::V4 { "-4" } else { "-6" };
+        a.run("ip", &[family, "route", "add", "default", "via", &gateway, "dev", "w"]);
+        let endpoint = SocketAddr::new(far.parse().unwrap(), 5002);
+        let state = || {
+            let rules = ["-4", "-6"].map(|family| a.run("ip", &[family, "rule"]));
+            (rules, a.run("nft", &["list", "tables"]))
+        };
+        let before = state();
+        let paths = [
+            quick_config((a, 1), b, ("0.0.0.0/0, ::/0", endpoint), ""),
+            quick_config((b, 2), a, ("10.9.0.1, fd09::1", outside.endpoint(1)), ""),
+        ];
+        // Whoever has all addresses calls at once, and again only after five seconds.
+        for (end, path) in ends.iter().zip(&paths).rev() {
+            quick(end, "up", path);
+        }
+        let mark = a.run("wg", &["show", &a.link, "fwmark"]);
+        assert_ne!(mark, "off");
+        for to in ["10.9.0.2", "fd09::2", "198.51.100.1", "2001:db8:1::1"] {
+            assert!(a.pings(to, "56"), "{to} over {outside:?}");
+        }
+        let shown = b.run("wg", &["show", &b.link, "endpoints"]);
+        assert_eq!(shown, format!("{}\t{}", a.public, outside.endpoint(1)));
+        for (end, path) in ends.iter().zip(&paths) {
+            quick_down(end, path);
+        }
+        assert_eq!(state(), before, "nothing is left behind");
     }
 }

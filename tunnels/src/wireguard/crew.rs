@@ -52,6 +52,9 @@ struct State<W> {
     asleep: usize,
     calls: Calls,
     has_ended: bool,
+    /// Pieces that helpers did.
+    #[cfg(test)]
+    helped: u64,
 }
 
 impl<W: Work> Crew<W> {
@@ -67,6 +70,8 @@ impl<W: Work> Crew<W> {
             asleep: 0,
             calls: Calls::default(),
             has_ended: false,
+            #[cfg(test)]
+            helped: 0,
         };
         let shared =
             Shared { state: Mutex::new(state), come: Condvar::new(), done: Condvar::new() };
@@ -109,6 +114,14 @@ impl<W: Work> Crew<W> {
     }
 }
 
+#[cfg(test)]
+impl<W> Crew<W> {
+    /// How many pieces were done by helpers and not by who took them back.
+    pub(crate) fn helped(&self) -> u64 {
+        self.shared.lock().helped
+    }
+}
+
 impl<W> Drop for Crew<W> {
     fn drop(&mut self) {
         self.shared.lock().has_ended = true;
@@ -136,6 +149,10 @@ impl<W> Drop for Done<'_, W> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.done.push((self.number, self.work.take()));
+        #[cfg(test)]
+        {
+            state.helped += 1;
+        }
         drop(state);
         self.shared.done.notify_all();
     }

@@ -3,10 +3,12 @@
 use super::worker::{REST, without_rest};
 use super::*;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
+
+mod helpers;
 
 const A: [u8; 4] = [10, 0, 0, 1];
 const B: [u8; 4] = [10, 0, 0, 2];
@@ -30,14 +32,23 @@ struct End {
 
 impl End {
     fn new(name: &str) -> Self {
+        Self::tuned(name, Tuning::default())
+    }
+
+    fn tuned(name: &str, tuning: Tuning) -> Self {
         let (link, tun) = UnixDatagram::pair().unwrap();
         tun.set_nonblocking(true).unwrap();
+        for end in [&link, &tun] {
+            // Packets of half a device's turn; without rights it is less.
+            socket2::SockRef::from(end).set_send_buffer_size(1 << 20).unwrap();
+            end.set_write_timeout(Some(PATIENCE)).unwrap();
+        }
         link.set_read_timeout(Some(PATIENCE)).unwrap();
-        End { link, ..End::over(name, LinkEnd::plain(tun.into())) }
+        End { link, ..End::over(name, LinkEnd::plain(tun.into()), tuning) }
     }
 
     /// What comes from `link` comes from elsewhere.
-    fn over(name: &str, tun: LinkEnd) -> Self {
+    fn over(name: &str, tun: LinkEnd, tuning: Tuning) -> Self {
         let (link, _) = UnixDatagram::pair().unwrap();
         let private_key = PrivateKey::generate().unwrap();
         let key = private_key.public();
@@ -47,16 +58,21 @@ impl End {
             listen_port: 0,
             fwmark: 0,
             handshakes_per_second: 100,
-            tuning: Tuning::default(),
+            tuning,
         };
         End { device: Device::start(tun, options).unwrap(), key, link }
     }
 
     fn knows(&self, other: &End, ip: [u8; 4]) {
-        let endpoint = SocketAddr::from(([127, 0, 0, 1], other.device.listen_port()));
+        self.knows_at(other, ip, Ipv4Addr::LOCALHOST.into());
+    }
+
+    /// The same, where the other one is this address of the machine.
+    fn knows_at(&self, other: &End, ip: [u8; 4], outside: IpAddr) {
+        let endpoint = SocketAddr::from((outside, other.device.listen_port()));
         let config = PeerConfig {
             endpoint: Some(endpoint),
-            allowed_ips: [std::net::IpAddr::from(ip).into()].into(),
+            allowed_ips: [IpAddr::from(ip).into()].into(),
             ..PeerConfig::default()
         };
         self.device.set_peer(other.key, config);
@@ -144,7 +160,7 @@ fn a_link_that_is_never_empty_leaves_the_network_its_turn() {
     assert_eq!(without_rest([true, false]), Some([true, true]));
     let flags = EfdFlags::EFD_SEMAPHORE | EfdFlags::EFD_NONBLOCK;
     let ones = EventFd::from_value_and_flags(u32::MAX, flags).unwrap();
-    let (a, b) = (End::over("a", LinkEnd::plain(ones.into())), End::new("b"));
+    let (a, b) = (End::over("a", LinkEnd::plain(ones.into()), Tuning::default()), End::new("b"));
     a.knows(&b, B);
     b.knows(&a, A);
     let (answers, hears) = echo(A, B, 0, false);

@@ -49,7 +49,7 @@ pub(super) struct Worker<'a> {
     commands: &'a mpsc::Receiver<Command>,
     link: &'a LinkEnd,
     resident: Option<Arc<dyn Resident>>,
-    helpers: Helpers,
+    pub(super) helpers: Helpers,
     outbox: Outbox<Wire>,
     inbox: Inbox,
     /// Where the next packet of the link is expected.

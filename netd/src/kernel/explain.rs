@@ -134,6 +134,17 @@ mod tests {
 
         assert_eq!(explain(&create, answer(Errno::EEXIST)).reason(), Reason::NetConflict);
 
+        let up = Step::SetUp { link: link.clone(), up: true };
+        for step in [&create, &up] {
+            let error = explain(step, answer(Errno::EBUSY));
+            assert_eq!(error.reason(), Reason::NetApplyFailed);
+            assert!(
+                error.retryable() && error.to_string().contains("something holds it"),
+                "{error}"
+            );
+            assert!(error.to_string().contains("hf-bond0"), "{error}");
+        }
+
         let nexthop = Step::CreateNexthop(Nexthop::dev(0x4846_8000, Family::V4, link.clone()));
         let error = explain(&nexthop, answer(Errno::ENODEV));
         assert_eq!(error.reason(), Reason::NetLinkMissing);

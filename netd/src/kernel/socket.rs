@@ -13,6 +13,7 @@ use netlink_packet_core::{
 };
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 use std::io;
@@ -116,7 +117,8 @@ impl Conversation {
     }
 
     /// Everything of a kind; `each` may hear of things that vanish before the dump ends.
-    /// A dump that the kernel calls inconsistent is begun anew, after `restart`.
+    /// A dump that the kernel calls inconsistent is begun anew, and so is one that it refuses
+    /// because an earlier one is not at its end.
     pub(crate) fn dump<C>(
         &mut self,
         kind: u16,
@@ -133,8 +135,20 @@ impl Conversation {
             let sequence = self.next_sequence();
             write_sequence(&mut self.outgoing, sequence);
             self.socket.send(&self.outgoing, 0)?;
-            let interrupted =
-                self.answers(sequence, &mut |kind, body: &[u8]| each(&mut collected, kind, body))?;
+            let answers =
+                self.answers(sequence, &mut |kind, body: &[u8]| each(&mut collected, kind, body));
+            let interrupted = match answers {
+                // The kernel fills a dump as it is read (`netlink_recvmsg`). One whose reader was
+                // turned away, for want of memory or with an answer that could not be read, goes on
+                // with the next read, and until it has ended there is no other on this socket.
+                Err(TalkError::Refused(KernelAnswer { errno: Errno::EBUSY, .. }))
+                    if attempts < DUMP_ATTEMPTS =>
+                {
+                    self.read_out()?;
+                    continue;
+                }
+                answers => answers?,
+            };
             // The last attempt is taken as it is: the next observation will see the rest.
             if !interrupted || attempts == DUMP_ATTEMPTS {
                 return Ok(collected);
@@ -237,11 +251,26 @@ impl Conversation {
     }
 
     fn receive(&mut self) -> Result<(), TalkError> {
+        self.receive_with(0).map_err(TalkError::Socket)
+    }
+
+    fn receive_with(&mut self, flags: libc::c_int) -> io::Result<()> {
         loop {
             self.incoming.clear();
-            match self.socket.recv(&mut self.incoming, 0) {
+            match self.socket.recv(&mut self.incoming, flags) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result.map(drop).map_err(TalkError::Socket),
+                result => return result.map(drop),
+            }
+        }
+    }
+
+    /// Reads what is left of earlier conversations, until there is nothing more.
+    fn read_out(&mut self) -> Result<(), TalkError> {
+        loop {
+            match self.receive_with(libc::MSG_DONTWAIT) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(TalkError::Socket(error)),
             }
         }
     }
@@ -397,6 +426,37 @@ mod tests {
         assert_eq!(answer.errno, Errno::EOPNOTSUPP);
         assert_eq!(answer.text.as_deref(), Some("Unknown device type"));
         assert!(answer.to_string().contains("Unknown device type"));
+    }
+
+    /// As after a read that failed for want of memory.
+    #[test]
+    fn a_dump_that_broke_off_is_read_to_its_end_before_the_next() {
+        use netlink_packet_core::NLM_F_DUMP;
+        use netlink_packet_generic::GenlMessage;
+        use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
+        /// `GENL_ID_CTRL`; its families are many, and everybody may ask for them.
+        const CONTROLLER: u16 = 16;
+        let all = GenlMessage::from_payload(GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: vec![] });
+        let families = |conversation: &mut Conversation| {
+            conversation.dump(CONTROLLER, &all, Vec::new, |seen, _, body| {
+                seen.push(body.to_vec());
+                Ok(())
+            })
+        };
+        let open = || Conversation::open(netlink_sys::protocols::NETLINK_GENERIC).unwrap();
+        let mut broken = open();
+        let break_off = |conversation: &mut Conversation| {
+            let mut request = Vec::new();
+            append(&mut request, CONTROLLER, NLM_F_REQUEST | NLM_F_DUMP, &all);
+            conversation.socket.send(&request, 0).unwrap();
+        };
+        break_off(&mut broken);
+        let refused =
+            broken.ask(CONTROLLER, NLM_F_DUMP, &all, |_, _| Ok(())).map_err(|e| e.errno());
+        assert_eq!(refused, Err(Some(Errno::EBUSY)), "the kernel takes two dumps at once");
+        broken.read_out().unwrap();
+        break_off(&mut broken);
+        assert_eq!(families(&mut broken).unwrap(), families(&mut open()).unwrap());
     }
 
     fn append_text(body: &mut Vec<u8>, text: &[u8]) {

@@ -14,6 +14,7 @@
 
 mod ends;
 mod model;
+mod rounds;
 mod thread;
 
 pub use model::Model;

@@ -2,11 +2,11 @@
 
 use super::ends::{self, Ends, EndsError};
 use super::model::{Due, Model};
+use super::rounds::Rounds;
 use super::{Event, Options};
 use crate::nodes::NodeKey;
 use crate::state::{DataState, Handshakes, NeighbourState, NodeState, Way};
 use holdfast_api::tunnel::BfdState;
-use holdfast_client::{Backoff, backoff};
 use netd::watch::Watch;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,14 +17,8 @@ use tunnels::wireguard::HandshakeCounts;
 
 /// Counters are published this often.
 const TICK: Duration = Duration::from_secs(1);
-/// After somebody touched the kernel's network; our own changes count too, so not at once.
-const AFTER_DRIFT: Duration = Duration::from_secs(5);
-/// Whatever happens.
-const AT_LEAST: Duration = Duration::from_secs(60);
 /// The state is not told more often than this, however much happens.
 const PUBLISH: Duration = Duration::from_millis(50);
-/// A device that cannot be had is tried for again.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
 pub(super) struct Thread {
     options: Options,
@@ -34,16 +28,12 @@ pub(super) struct Thread {
     events: Sender<Event>,
     up: watch::Sender<Arc<BTreeSet<NodeKey>>>,
     state: watch::Sender<Arc<DataState>>,
-    /// When to look at everything.
-    full_at: Instant,
-    looked_at: Instant,
+    rounds: Rounds,
     /// When the counters were looked at.
     counted_at: Option<Instant>,
     published_at: Option<Instant>,
     /// Something is new that was not published yet.
     unpublished: bool,
-    backoff: Backoff,
-    trouble: Option<EndsError>,
     switches: u64,
     last_switch: Option<Duration>,
 }
@@ -55,7 +45,6 @@ impl Thread {
         up: watch::Sender<Arc<BTreeSet<NodeKey>>>,
         state: watch::Sender<Arc<DataState>>,
     ) -> Self {
-        let now = Instant::now();
         Thread {
             model: Model::new(&options.edge, options.overlay),
             options,
@@ -64,13 +53,10 @@ impl Thread {
             events,
             up,
             state,
-            full_at: now,
-            looked_at: now,
+            rounds: Rounds::new(Instant::now()),
             counted_at: None,
             published_at: None,
             unpublished: false,
-            backoff: Backoff::new(AGAIN.0, AGAIN.1),
-            trouble: None,
             switches: 0,
             last_switch: None,
         }
@@ -81,7 +67,7 @@ impl Thread {
             let now = Instant::now();
             let longest = if self.unpublished { PUBLISH } else { TICK };
             let wait = match self.model.knows_peers() {
-                true => longest.min(self.full_at.saturating_duration_since(now)),
+                true => longest.min(self.rounds.due_in(now)),
                 false => longest,
             };
             let first = match inbox.recv_timeout(wait) {
@@ -120,7 +106,7 @@ impl Thread {
             self.up.send_replace(Arc::new(self.model.up().clone()));
         }
         if due.everything {
-            self.full_at = begun;
+            self.rounds.ask(begun);
         }
         if !due.destinations.is_empty()
             && let Some(ends) = &mut self.ends
@@ -135,34 +121,17 @@ impl Thread {
                 // What we believed was wrong: look around.
                 Err(error) => {
                     tracing::debug!(error = holdfast_api::chain(&error), "routes");
-                    self.full_at = begun;
+                    self.rounds.ask(begun);
                 }
             }
             // A prefix that nodes share may be another one's now.
             if due.told_up && ends.set_peers(&view) {
-                self.full_at = begun;
+                self.rounds.ask(begun);
             }
         }
-        if self.model.knows_peers() && Instant::now() >= self.full_at {
+        if self.model.knows_peers() && self.rounds.due_in(Instant::now()).is_zero() {
             let done = self.everything();
-            let now = Instant::now();
-            self.looked_at = now;
-            self.full_at = now + AT_LEAST;
-            match done {
-                Ok(changed) => {
-                    if self.trouble.take().is_some() {
-                        tracing::info!("the data plane is as it should be");
-                    }
-                    self.backoff.succeeded();
-                    tracing::debug!(changed, "looked at everything");
-                }
-                Err(error) => {
-                    let chain = holdfast_api::chain(&error);
-                    tracing::warn!(reason = %error.reason(), error = chain, "data plane");
-                    self.trouble = Some(error);
-                    self.full_at = now + self.backoff.failed(backoff::seed());
-                }
-            }
+            self.rounds.done(done, Instant::now());
         }
     }
 
@@ -197,14 +166,14 @@ impl Thread {
 
     fn look_for_drift(&mut self, now: Instant) {
         if self.ends.as_ref().is_some_and(|ends| !ends.is_alive()) {
-            if self.trouble.is_none() {
-                self.full_at = now;
+            if self.rounds.trouble().is_none() {
+                self.rounds.ask(now);
             }
             return;
         }
         let touched = self.drift.as_mut().is_some_and(|drift| drift.changed().unwrap_or(true));
         if touched {
-            self.full_at = self.full_at.min(self.looked_at.max(now) + AFTER_DRIFT);
+            self.rounds.drifted(now);
         }
     }
 
@@ -272,8 +241,8 @@ impl Thread {
             nodes: nodes.collect(),
             edges: edges.collect(),
             refusals: self.model.refusals().to_vec(),
-            reason: self.trouble.as_ref().map(EndsError::reason),
-            message: self.trouble.as_ref().map(|e| holdfast_api::chain(e)).unwrap_or_default(),
+            reason: self.rounds.trouble().map(EndsError::reason),
+            message: self.rounds.trouble().map(|e| holdfast_api::chain(e)).unwrap_or_default(),
             switches: self.switches,
             last_switch_us: self
                 .last_switch

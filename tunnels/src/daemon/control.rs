@@ -5,6 +5,7 @@
 
 use super::follow::Stamp;
 use super::health::Doctor;
+use super::kernel::KernelNetwork;
 use super::liveness::{Event, Liveness};
 use super::reconcile::renew_in_kernel;
 use super::settings::Settings;
@@ -37,7 +38,7 @@ pub(super) struct Control {
     pub(super) settings: Option<Settings>,
     pub(super) config_trouble: Option<Trouble>,
     pub(super) kind: Option<TunnelKind>,
-    pub(super) kernel: Kernel,
+    pub(super) kernel: Box<dyn KernelNetwork>,
     pub(super) prober: Prober,
     pub(super) probing_since: Option<Instant>,
     pub(super) doctor: Doctor,
@@ -56,6 +57,8 @@ pub(super) struct Control {
     pub(super) look: bool,
     /// The change is not our own doing.
     pub(super) look_for_drift: bool,
+    /// Somebody changed the network, and it was not put back yet.
+    pub(super) drifted: bool,
     pub(super) retry: Option<(Instant, Duration)>,
     pub(super) pending: Vec<String>,
     pub(super) troubles: Vec<Trouble>,
@@ -75,7 +78,20 @@ impl Control {
         if let Err(error) = quick.disable_nexthop_compat() {
             tracing::warn!(%error, "net.ipv4.nexthop_compat_mode stays on; a failover costs time for each route");
         }
-        let liveness = Liveness::new(quick, events);
+        let liveness = Liveness::new(Box::new(quick), events);
+        Self::over(options, Box::new(kernel()?), liveness, seed)
+    }
+
+    /// The same over a kernel that is there. `seed` is any random number.
+    ///
+    /// # Errors
+    /// No thread.
+    pub(super) fn over(
+        options: &Options,
+        kernel: Box<dyn KernelNetwork>,
+        liveness: Liveness,
+        seed: u64,
+    ) -> anyhow::Result<Self> {
         Ok(Control {
             config: options.config.clone().unwrap_or_else(|| options.root.tunnels_config()),
             root: options.root.clone(),
@@ -83,7 +99,7 @@ impl Control {
             settings: None,
             config_trouble: None,
             kind: None,
-            kernel: kernel()?,
+            kernel,
             prober: Prober::new(seed),
             probing_since: None,
             doctor: Doctor::default(),
@@ -99,6 +115,7 @@ impl Control {
             preferred: Vec::new(),
             look: false,
             look_for_drift: false,
+            drifted: false,
             retry: None,
             pending: Vec::new(),
             troubles: Vec::new(),
@@ -162,7 +179,7 @@ impl Control {
                     // The edge may have restarted and know nothing of our session.
                     tunnel.renew();
                     if let (None, Some(settings)) = (&tunnel.device, &self.settings) {
-                        renew_in_kernel(&mut self.kernel, settings, tunnel);
+                        renew_in_kernel(self.kernel.as_mut(), settings, tunnel);
                     }
                     self.prober.hurry(name, now);
                 }

@@ -104,7 +104,7 @@ impl Control {
             match candidates.get(name.as_str()) {
                 Some(edge) if !moved && Some(tunnel.kind) == kind && tunnel.is_still(edge) => {
                     if tunnel.update(edge, &settings) {
-                        renew_in_kernel(&mut self.kernel, &settings, tunnel);
+                        renew_in_kernel(self.kernel.as_mut(), &settings, tunnel);
                     }
                     if let Some(link) = tunnel.bfd_link {
                         self.bfd.insert(tunnel.id, link, edge.overlay_address, settings.bfd);

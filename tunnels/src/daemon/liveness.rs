@@ -2,11 +2,12 @@
 //! lock: the BFD thread calls [`Liveness`], which runs the failover machine and sends the one
 //! message. Nothing else writes the group's member.
 
+use super::kernel::KernelNetwork;
 use super::tunnel::TunnelId;
 use crate::bfd::{Change, Follower, State};
 use crate::failover::{Failover, Switch, Why};
 use crate::names::{GROUP, NOWHERE, nexthop};
-use netd::{Kernel, Nexthop};
+use netd::Nexthop;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
@@ -37,7 +38,7 @@ pub(super) enum Event {
 
 struct Inner {
     failover: Failover<TunnelId>,
-    kernel: Kernel,
+    kernel: Box<dyn KernelNetwork>,
     switches: u64,
     last: Option<Switched>,
     events: UnboundedSender<Event>,
@@ -49,7 +50,7 @@ pub(super) struct Liveness(Arc<Mutex<Inner>>);
 
 impl Liveness {
     /// Over a conversation with the kernel of its own, so that a long dump never delays it.
-    pub(super) fn new(kernel: Kernel, events: UnboundedSender<Event>) -> Self {
+    pub(super) fn new(kernel: Box<dyn KernelNetwork>, events: UnboundedSender<Event>) -> Self {
         let inner =
             Inner { failover: Failover::default(), kernel, switches: 0, last: None, events };
         Liveness(Arc::new(Mutex::new(inner)))

@@ -9,9 +9,12 @@
 
 mod choose;
 mod control;
+#[cfg(test)]
+mod fake;
 mod follow;
 mod health;
 mod http;
+mod kernel;
 mod liveness;
 mod metrics;
 mod reconcile;

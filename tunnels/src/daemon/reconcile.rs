@@ -1,13 +1,14 @@
 //! The kernel's side: devices, the network around them, liveness on them, and their end.
 
 use super::control::{Control, Trouble};
+use super::kernel::KernelNetwork;
 use super::settings::Settings;
 use super::tunnel::{Tunnel, TunnelId, chain};
 use super::want::{self, Wanted};
 use crate::bfd::State;
 use crate::names::GROUP;
 use holdfast_api::Reason;
-use netd::{Kernel, Network, Observed, Ownership};
+use netd::{Network, Observed, Ownership};
 use std::time::{Duration, Instant};
 
 /// First pause after a failure of the kernel or of a device; doubles up to the last.
@@ -73,11 +74,14 @@ impl Control {
     /// Compares the kernel with what should be, and mends it.
     pub(super) fn reconcile(&mut self, now: Instant) {
         let Some(settings) = &self.settings else { return };
-        // With a reason of our own to look, what is to be done is ours as well.
-        let foreign = std::mem::take(&mut self.look_for_drift) && !self.look;
+        // With a reason of our own to look, what is to be done is ours as well; and after a failure
+        // it is our own tries that change the network.
+        let foreign =
+            std::mem::take(&mut self.look_for_drift) && !self.look && self.retry.is_none();
         self.look = false;
+        self.drifted |= foreign;
         let wanted: Vec<Wanted> = self.tunnels.values().map(Tunnel::wanted).collect();
-        let mut try_once = || mend(&mut self.kernel, settings, &wanted, &mut self.pending);
+        let mut try_once = || mend(self.kernel.as_mut(), settings, &wanted, &mut self.pending);
         let outcome = match try_once() {
             // Liveness may have made the group between our look and our step.
             Err((Reason::NetConflict, _)) => try_once(),
@@ -92,7 +96,7 @@ impl Control {
                     Ok(false) => {}
                     Err(error) => self.fail(now, Reason::NetApplyFailed, chain(&error)),
                 }
-                if foreign && !mended.steps.is_empty() {
+                if std::mem::take(&mut self.drifted) && !mended.steps.is_empty() {
                     self.mended += 1;
                     tracing::warn!(steps = ?mended.steps, "the network was changed by somebody and put back");
                 }
@@ -187,7 +191,7 @@ struct Mended {
 
 /// Observes, plans and applies. `pending` says what is still to be done when it fails.
 fn mend(
-    kernel: &mut Kernel,
+    kernel: &mut dyn KernelNetwork,
     settings: &Settings,
     wanted: &[Wanted],
     pending: &mut Vec<String>,
@@ -209,10 +213,17 @@ fn mend(
 }
 
 /// Shakes hands anew over a device of the kernel. It may be gone; the next look sees that.
-pub(super) fn renew_in_kernel(kernel: &mut Kernel, settings: &Settings, tunnel: &Tunnel) {
+pub(super) fn renew_in_kernel(
+    kernel: &mut dyn KernelNetwork,
+    settings: &Settings,
+    tunnel: &Tunnel,
+) {
     for step in want::renewal(settings, &tunnel.wanted()) {
         if let Err(error) = kernel.apply(&step) {
             tracing::warn!(link = tunnel.link(), error = chain(&error), "no new handshake");
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

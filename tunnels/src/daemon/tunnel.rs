@@ -105,7 +105,19 @@ impl Tunnel {
                 (Some(device), uapi.ok())
             }
         };
-        Ok(Tunnel {
+        Ok(Self::on(id, edge, kind, device, uapi, now))
+    }
+
+    /// One over a device that is there, or that the kernel will have.
+    pub(super) fn on(
+        id: TunnelId,
+        edge: &EdgeCandidate,
+        kind: TunnelKind,
+        device: Option<Device>,
+        uapi: Option<uapi::Listener>,
+        now: Instant,
+    ) -> Self {
+        Tunnel {
             id,
             edge: edge.clone(),
             kind,
@@ -117,7 +129,7 @@ impl Tunnel {
             since: now,
             path_mtu: None,
             status: None,
-        })
+        }
     }
 
     /// What the kernel shall have for it.
@@ -189,7 +201,8 @@ impl Tunnel {
     }
 }
 
-fn peer_config(edge: &EdgeCandidate) -> PeerConfig {
+/// What the device of a tunnel to `edge` is told of it.
+pub(super) fn peer_config(edge: &EdgeCandidate) -> PeerConfig {
     PeerConfig {
         endpoint: Some(edge.endpoint),
         allowed_ips: want::everything().into(),

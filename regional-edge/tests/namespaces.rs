@@ -10,6 +10,8 @@ use regional_edge::mesh::Heard;
 use regional_edge::names;
 use regional_edge::nodes::NodeKey;
 use regional_edge::state::Way;
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
 use tokio::sync::watch;
 use tunnels::wireguard::PrivateKey;
 use world::{SITE_HOST, TestEdge, World, eventually};
@@ -225,6 +227,97 @@ fn a_restart_finds_its_own_and_the_backup_carries_on_meanwhile() {
     eventually("the tunnel", || world.client_reaches(SITE_HOST));
     let rules = world.ip("re1", &["rule"]);
     assert_eq!(rules.matches(&format!("{}:", names::LOCAL_RULE)).count(), 1, "{rules}");
+}
+
+/// Set for the process that [`holds_a_thread_still`]: whose thread it is.
+const HOLD: &str = "HOLDFAST_TEST_HOLDS_THREAD";
+
+/// No test by itself: a process of its own, for nobody can hold a thread of his own process still.
+/// The thread goes on when nobody writes to us any more.
+#[test]
+fn holds_a_thread_still() {
+    use nix::sys::{ptrace, wait};
+    let Some(thread) = std::env::var(HOLD).ok().and_then(|id| id.parse().ok()) else { return };
+    let thread = nix::unistd::Pid::from_raw(thread);
+    ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+    ptrace::interrupt(thread).unwrap();
+    wait::waitpid(thread, Some(wait::WaitPidFlag::__WALL)).unwrap();
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    ptrace::detach(thread, None).unwrap();
+}
+
+/// A thread of this process that is held still, until this is dropped.
+struct HeldStill(Child);
+
+impl HeldStill {
+    fn new(thread: &str) -> Self {
+        let mut holder = Command::new(std::env::current_exe().unwrap());
+        holder.args(["--exact", "holds_a_thread_still"]).env(HOLD, thread);
+        let holder = holder.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let held = HeldStill(holder);
+        // As proc_pid_status(5) has it of one that a tracer has stopped.
+        eventually("the thread is held", || {
+            let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status"));
+            status.unwrap().contains("State:\tt ")
+        });
+        held
+    }
+}
+
+impl Drop for HeldStill {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// The threads of this process that move the packets of edges.
+fn threads_of_edges() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let named = |task: &std::path::PathBuf| {
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == names::LINK)
+    };
+    tasks.filter(named).map(|task| task.file_name().unwrap().to_str().unwrap().into()).collect()
+}
+
+/// A thread that stands still cannot say so, and its nodes would be up for ever.
+#[test]
+fn a_thread_that_stands_still_moves_the_nodes_to_the_other_edge_and_back() {
+    or_skip!();
+    let world = World::new();
+    let one = world.edge(1);
+    one.dataplane.tell(Event::Peers(Vec::new()));
+    eventually("the first device", || one.state().kind.is_some());
+    let [first] = &threads_of_edges()[..] else { panic!("one edge has one device") };
+    let two = world.edge(2);
+    let node = world.node(&[(1, one.public_key), (2, two.public_key)]);
+    one.serve(&node, BOTH);
+    two.serve(&node, BOTH);
+    let _wire = Wire::between([&one, &two]);
+    eventually("both tunnels", || one.node_is(BfdState::Up) && two.node_is(BfdState::Up));
+    eventually("the tunnel", || one.state().nodes[0].way == Way::Tunnel);
+    eventually("traffic", || world.client_reaches(SITE_HOST));
+
+    let held = HeldStill::new(first);
+    eventually("edge 1 notices", || one.node_is(BfdState::Down));
+    eventually("the backbone", || {
+        one.state().nodes[0].way == Way::Backbone { edge: "re-2".into() }
+    });
+    eventually("no way into the tunnel", || {
+        !table(&world, "re1", names::LOCAL_TABLE).contains("10.1.0.0/24")
+    });
+    eventually("the node notices", || !node.up(1));
+    eventually("the other edge goes on", || node.up(2) && two.node_is(BfdState::Up));
+    world.ip("node", &["route", "del", "172.16.1.0/24", "dev", "hf-wg1"]);
+    eventually("the site is reached through edge 2", || world.client_reaches(SITE_HOST));
+
+    drop(held);
+    eventually("back", || {
+        node.renew(1, one.public_key);
+        one.node_is(BfdState::Up) && one.state().nodes[0].way == Way::Tunnel
+    });
+    eventually("traffic through edge 1", || world.client_reaches(SITE_HOST));
+    assert_eq!(one.state().reason, None, "{}", one.state().message);
 }
 
 #[test]

@@ -9,16 +9,7 @@ use holdfast_api::tunnel::{BfdState, TunnelKind, TunnelsState, TunnelsVersion};
 use nix::sys::signal::Signal;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use world::{Namespace, World, active, of, wait_for};
-
-macro_rules! need_rights {
-    () => {
-        if let Some(why) = world::missing() {
-            eprintln!("skipped: {why}");
-            return;
-        }
-    };
-}
+use world::{Namespace, World, active, need_rights, of, wait_for};
 
 /// Whether the kernel has the devices, as it does where it can.
 fn in_kernel(state: &TunnelsState) -> bool {
@@ -217,10 +208,22 @@ fn changes_are_told_when_they_happen() {
 #[test]
 fn killed_and_started_again_it_takes_up_where_it_was() {
     need_rights!();
+    takes_up_after(Signal::SIGKILL);
+}
+
+/// As a panic of any thread does in a release, which ends all of them: no worker is dead by itself.
+#[test]
+fn aborted_and_started_again_it_takes_up_where_it_was() {
+    need_rights!();
+    takes_up_after(Signal::SIGABRT);
+}
+
+fn takes_up_after(signal: Signal) {
     let mut world = World::three().up();
     let by_kernel = in_kernel(&world.state().unwrap());
-    world.signal(Signal::SIGKILL);
+    world.signal(signal);
     world.ended();
+    assert!(world.state().is_none(), "nobody says that all is well");
     if by_kernel {
         assert!(world.ping(), "the kernel's tunnels go on by themselves");
     } else {
@@ -403,56 +406,6 @@ fn what_somebody_changes_is_put_back() {
     });
     world.wait("two tunnels up", |state| state.up() == 2);
     wait_for("traffic", || world.ping().then_some(()));
-}
-
-/// The thread of one of the daemon's devices, held still from outside as a fault of the kernel would
-/// hold it; it goes on when this is dropped. Only the thread that made it may drop it.
-struct HeldStill(nix::unistd::Pid);
-
-impl HeldStill {
-    fn new(world: &World, link: &str) -> Self {
-        use nix::sys::{ptrace, wait};
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", world.pid())).unwrap();
-        let named = |task: &std::path::Path| {
-            std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == link)
-        };
-        let task = tasks.map(|task| task.unwrap().path()).find(|task| named(task)).unwrap();
-        let id = task.file_name().unwrap().to_str().unwrap().parse().unwrap();
-        let thread = nix::unistd::Pid::from_raw(id);
-        ptrace::seize(thread, ptrace::Options::empty()).unwrap();
-        ptrace::interrupt(thread).unwrap();
-        wait::waitpid(thread, Some(wait::WaitPidFlag::__WALL)).unwrap();
-        HeldStill(thread)
-    }
-}
-
-impl Drop for HeldStill {
-    fn drop(&mut self) {
-        let _ = nix::sys::ptrace::detach(self.0, None);
-    }
-}
-
-/// A thread that stands still cannot say so, and its BFD would be up for ever.
-#[test]
-fn a_device_that_stands_still_turns_red_and_traffic_leaves_it() {
-    need_rights!();
-    let mut world = World::three();
-    let mut config = world.config();
-    config.kinds = vec![TunnelKind::WireguardUserspace];
-    world.write(&config);
-    world.start();
-    world.wait("two tunnels up", |state| state.up() == 2 && active(state) == "re-1");
-    let held = HeldStill::new(&world, "hf-wg0");
-    let stopped = Instant::now();
-    let state = world.wait("traffic on the second", |state| active(state) == "re-2");
-    eprintln!("traffic moved {:?} after the thread stood still", stopped.elapsed());
-    let first = of(&state, "re-1").unwrap();
-    assert_eq!((first.state, first.reason), (BfdState::Down, Some(Reason::TunnelNoData)));
-    assert_eq!(state.reason, Some(Reason::TunnelSingle), "{}", state.message);
-    assert!(world.ping());
-    drop(held);
-    world.wait("both up again", |state| state.up() == 2);
-    assert!(world.ping());
 }
 
 /// Somewhere on the way what is larger vanishes, and nobody says so.

@@ -2,7 +2,7 @@
 //! this library. Each edge is behind a veth pair of its own and answers at 10.200.0.1.
 //!
 //! Everything goes when the world is dropped, also after a panic.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unused_macros, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a helper of tests; a panic is a failed test")]
 
 use holdfast_api::tunnel::{
@@ -10,7 +10,7 @@ use holdfast_api::tunnel::{
 };
 use holdfast_poll::until;
 use netd::netns::NetNs;
-use nix::libc::SIGKILL;
+use nix::libc::{SIGABRT, SIGKILL};
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tunnels::bfd::{Change, Follower, Role, Service, Settings};
-use tunnels::wireguard::{Device, LinkEnd, Options, PeerConfig, PrivateKey, Tuning};
+use tunnels::wireguard::{Device, LinkEnd, Options, PeerConfig, PrivateKey, PublicKey, Tuning};
 
 /// An address behind every edge.
 pub(crate) const TARGET: &str = "10.200.0.1";
@@ -54,6 +54,19 @@ pub(crate) fn missing() -> Option<String> {
     None
 }
 
+/// Leaves the test when it cannot run here.
+macro_rules! need_rights {
+    () => {
+        if let Some(why) = $crate::world::missing() {
+            eprintln!("skipped: {why}");
+            return;
+        }
+    };
+}
+
+#[allow(unused_imports, reason = "each test binary uses its own part")]
+pub(crate) use need_rights;
+
 /// Polls until `condition` gives something.
 #[track_caller]
 pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
@@ -64,7 +77,7 @@ pub(crate) struct World {
     pub(crate) node: Namespace,
     pub(crate) edges: Vec<Edge>,
     pub(crate) root: tempfile::TempDir,
-    key: PrivateKey,
+    pub(crate) key: PrivateKey,
     v6: bool,
     pub(crate) daemon: Option<Child>,
     generation: u64,
@@ -169,7 +182,8 @@ impl World {
     #[track_caller]
     pub(crate) fn ended(&mut self) {
         let status = self.daemon.take().unwrap().wait().unwrap();
-        assert!(status.success() || status.signal() == Some(SIGKILL), "tunneld ended: {status}");
+        let was_killed = matches!(status.signal(), Some(SIGKILL | SIGABRT));
+        assert!(status.success() || was_killed, "tunneld ended: {status}");
     }
 
     /// Config written, daemon running, two tunnels up.
@@ -400,8 +414,6 @@ impl Edge {
         self.namespace.ip(&["addr", "add", &overlay, "dev", "hf-wg0", "nodad"][..if self.v6 { 6 } else { 5 }]);
         self.namespace.ip(&["link", "set", "hf-wg0", "up", "mtu", "1420"]);
         self.namespace.ip(&["route", "add", &node.to_string(), "dev", "hf-wg0", "src", &overlay]);
-        let allowed_ips = [ipnet::IpNet::from(node)].into();
-        device.set_peer(node_key.public(), PeerConfig { allowed_ips, ..PeerConfig::default() });
 
         let bfd = Service::start(u64::from(self.n), Quiet).unwrap();
         let link =
@@ -409,6 +421,7 @@ impl Edge {
         let settings = Settings::new(BfdTimers::default(), Role::Passive).unwrap();
         bfd.insert("node", link, node, settings);
         self.device = Some(device);
+        self.expects(&node_key.public());
         self.bfd = Some(bfd);
     }
 
@@ -429,6 +442,23 @@ impl Edge {
         self.bfd = None;
         self.device = None;
         self.heal();
+    }
+
+    /// The node will have this key.
+    pub(crate) fn expects(&self, node: &PublicKey) {
+        let allowed_ips = [ipnet::IpNet::from(node_overlay(self.v6))].into();
+        let config = PeerConfig { allowed_ips, ..PeerConfig::default() };
+        self.device.as_ref().unwrap().set_peer(*node, config);
+    }
+
+    /// Nobody has this key any more.
+    pub(crate) fn forgets(&self, node: &PublicKey) {
+        self.device.as_ref().unwrap().remove_peer(node);
+    }
+
+    /// How long ago the node with this key shook hands.
+    pub(crate) fn handshake_of(&self, node: &PublicKey) -> Option<Duration> {
+        self.device.as_ref().unwrap().peer(node)?.handshake_age
     }
 
     /// Drops everything that comes in from outside, silently.

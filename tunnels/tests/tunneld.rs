@@ -9,6 +9,7 @@ use holdfast_api::tunnel::{BfdState, TunnelKind, TunnelsState, TunnelsVersion};
 use nix::sys::signal::Signal;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use tunnels::wireguard::PrivateKey;
 use world::{Namespace, World, active, need_rights, of, wait_for};
 
 /// Whether the kernel has the devices, as it does where it can.
@@ -406,6 +407,33 @@ fn what_somebody_changes_is_put_back() {
     });
     world.wait("two tunnels up", |state| state.up() == 2);
     wait_for("traffic", || world.ping().then_some(()));
+}
+
+/// Another key takes the place of the node's: the edges are told first, as the controller does.
+#[test]
+fn another_private_key_is_taken_in_place() {
+    need_rights!();
+    let mut world = World::three().up();
+    let link = |world: &World| world.json(&["link", "show", "dev", "hf-wg0"])[0]["ifindex"].clone();
+    let (before, old) = (link(&world), world.key.public());
+    let new = PrivateKey::generate().unwrap();
+    for edge in &world.edges {
+        edge.expects(&new.public());
+        assert!(edge.handshake_of(&new.public()).is_none(), "nobody has this key yet");
+    }
+    holdfast_durable::write(&world.root.path().join("key"), new.to_base64().as_bytes(), 0o600)
+        .unwrap();
+    let config = world.config();
+    world.write(&config);
+    assert_eq!(world.reload().0, 204);
+    for edge in &world.edges[..2] {
+        wait_for("a handshake with the new key", || edge.handshake_of(&new.public()));
+        edge.forgets(&old);
+    }
+    let state = world.wait("two tunnels up", |state| state.generation == 2 && state.up() == 2);
+    assert_eq!(state.reason, None, "{}", state.message);
+    wait_for("traffic", || world.ping().then_some(()));
+    assert_eq!(link(&world), before, "the link was made anew");
 }
 
 /// Somewhere on the way what is larger vanishes, and nobody says so.

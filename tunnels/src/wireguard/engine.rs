@@ -21,6 +21,7 @@ use super::limiter::{HandshakeCounts, Limiter};
 use super::noise::{Identity, Timestamp};
 use super::outbox::{Network, Outbox};
 use super::peer::{Peer, PeerConfig, PeerStatus};
+use super::session::Session;
 use super::staged::Budget;
 use holdfast_api::tunnel::PublicKey;
 use ipnet::IpNet;
@@ -219,6 +220,17 @@ impl Engine {
     /// What became of the handshake messages that came.
     pub(crate) fn handshakes(&self) -> HandshakeCounts {
         self.handshakes
+    }
+
+    /// Has a session with a peer as if both had shaken hands, which takes a fuzzer longer than
+    /// all the rest.
+    pub(super) fn begin_session(&mut self, key: &PublicKey, session: Session, now: Instant) {
+        if let Some(number) = self.keys.get(key).copied()
+            && let Some(peer) = self.peer_mut(number)
+        {
+            peer.begin(session, now);
+            self.keep_deadline(number as usize);
+        }
     }
 
     /// Whether there is a session to send with.

@@ -1,5 +1,7 @@
 //! Doors for fuzzers ([`crate::fuzzing`]) to what WireGuard takes from others.
 
+mod sealed;
+
 use super::cookie::{Checker, Proof, Stamper};
 use super::engine::{Datagrams, Engine, LinkPacket, Start};
 use super::inner::ecn::Ecn;
@@ -9,17 +11,19 @@ use super::inner::packet::{IpHeader, set_ecn};
 use super::inner::split::{Split, complete_checksum};
 use super::key::PrivateKey;
 use super::layout::{Layout, MOST_PACKET_BYTES};
-use super::message::{INITIATION_BYTES, Message};
+use super::message::{INITIATION_BYTES, Message, padded};
 use super::outbox::{Network, Outbox, Run};
 use super::peer::PeerConfig;
 use super::sys::Envelope;
-use super::uapi;
+use super::{PublicKey, uapi};
+use sealed::Counts;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Of everything that is fuzzed, so that a corpus stays good.
 const OURS: [u8; 32] = [0x11; 32];
 const THEIRS: [u8; 32] = [0x22; 32];
+const MTU: usize = 1420;
 
 /// What is sent, looked at and forgotten.
 #[derive(Debug, Default)]
@@ -38,28 +42,44 @@ fn there() -> SocketAddr {
     ([192, 0, 2, 2], 5000).into()
 }
 
-/// Two devices that know each other.
-fn connected() -> [Engine; 2] {
-    let now = Instant::now();
+/// The device of one key, which knows a peer of the other; and that peer.
+fn device(own: [u8; 32], other: [u8; 32], now: Instant) -> (Engine, PublicKey) {
     let start = Start { now, wall: Duration::from_secs(1), seed: 1 };
-    let keys = [PrivateKey::from_bytes(OURS), PrivateKey::from_bytes(THEIRS)];
-    let public = [keys[0].public(), keys[1].public()];
-    let mut engines = keys.map(|key| Engine::new(key, 100, Offers { tcp: true, udp: true }, start));
-    for (engine, peer) in engines.iter_mut().zip([public[1], public[0]]) {
-        let config = PeerConfig {
-            endpoint: Some(there()),
-            allowed_ips: ["0.0.0.0/0", "::/0"].iter().filter_map(|net| net.parse().ok()).collect(),
-            ..PeerConfig::default()
-        };
-        engine.set_peer(peer, config, now);
-    }
-    engines
+    let peer = PrivateKey::from_bytes(other).public();
+    let offers = Offers { tcp: true, udp: true };
+    let mut engine = Engine::new(PrivateKey::from_bytes(own), 100, offers, start);
+    let config = PeerConfig {
+        endpoint: Some(there()),
+        allowed_ips: ["0.0.0.0/0", "::/0"].iter().filter_map(|net| net.parse().ok()).collect(),
+        ..PeerConfig::default()
+    };
+    engine.set_peer(peer, config, now);
+    (engine, peer)
 }
 
-/// The first two bytes are the segment, the third the marks; the rest came from the network.
+/// Two devices that know each other.
+fn acquainted(now: Instant) -> [Engine; 2] {
+    [(OURS, THEIRS), (THEIRS, OURS)].map(|(own, other)| device(own, other, now).0)
+}
+
+/// Of the third byte: the rest are packets of the peer.
+const ARE_SEALED: u8 = 0x80;
+
+/// The first two bytes are the segment, the third the marks; the rest came from the network. Or it
+/// are packets that the peer seals, and somebody changes some of them on their way.
 pub(crate) fn datagrams(bytes: &[u8]) {
-    let Some((&[s0, s1, class], rest)) = bytes.split_first_chunk() else { return };
-    let [mut engine, _] = connected();
+    counted(bytes);
+}
+
+fn counted(bytes: &[u8]) -> Counts {
+    let Some((&[s0, s1, class], rest)) = bytes.split_first_chunk() else {
+        return Counts::default();
+    };
+    if class & ARE_SEALED != 0 {
+        return sealed::packets(Ecn::of(class), rest);
+    }
+    let now = Instant::now();
+    let mut engine = sealed::in_session(true, now);
     let mut outbox = Outbox::alone(Sink);
     let mut memory = rest.to_vec();
     let datagrams = Datagrams {
@@ -69,11 +89,11 @@ pub(crate) fn datagrams(bytes: &[u8]) {
         range: 0..memory.len(),
         segment: u16::from_le_bytes([s0, s1]).into(),
     };
-    let now = Instant::now();
     engine.take_datagrams(&mut memory, &datagrams, &mut outbox, &mut |_| false, now);
-    engine.deliver(&mut memory[..], |_| {});
+    engine.deliver(&mut memory[..], |_| panic!("nobody has sealed it"));
     engine.timers(&mut outbox, now);
     outbox.flush();
+    Counts::default()
 }
 
 /// Keeps what is sent.
@@ -91,9 +111,9 @@ impl Network for Wire {
 /// first says which datagram, the second where in it, the third what to flip. What was changed has
 /// the right first mac all the same, or nothing behind that would be tried.
 pub(crate) fn handshake(bytes: &[u8]) {
-    let mut engines = connected();
-    let keys = [OURS, THEIRS].map(|key| PrivateKey::from_bytes(key).public());
     let mut now = Instant::now();
+    let mut engines = acquainted(now);
+    let keys = [OURS, THEIRS].map(|key| PrivateKey::from_bytes(key).public());
     let mut changes = bytes.chunks_exact(3);
     engines[0].renew(&keys[1], now);
     let mut wires: [Outbox<Wire>; 2] = std::array::from_fn(|_| Outbox::alone(Wire::default()));
@@ -170,32 +190,36 @@ pub(crate) fn cookie(bytes: &[u8]) {
     checker.check(&message, there(), now);
 }
 
-/// A header of the kernel, a guess at headers and parts, and a packet of the link.
+/// Of a guess at parts: there is no session yet. No part is so long.
+const NO_SESSION: usize = 1 << 15;
+
+/// A header of the kernel, a guess at headers and parts, and a packet of the link. What goes out
+/// are its parts, all or none.
 pub(crate) fn link(bytes: &[u8]) {
-    let Some((header, rest)) = bytes.split_first_chunk::<VNET_HEADER_BYTES>() else { return };
-    let Some((&[h, p0, p1], packet)) = rest.split_first_chunk() else { return };
+    parts(bytes);
+}
+
+/// How many parts go out.
+fn parts(bytes: &[u8]) -> usize {
+    let Some((header, rest)) = bytes.split_first_chunk::<VNET_HEADER_BYTES>() else { return 0 };
+    let Some((&[h, p0, p1], packet)) = rest.split_first_chunk() else { return 0 };
     let packet = packet.get(..MOST_PACKET_BYTES).unwrap_or(packet);
     let vnet = VnetHeader::parse(header).unwrap_or_default();
-    if let Some(split) = Split::of(&vnet, packet, packet.len()) {
-        let mut end = split.header_bytes();
-        // A byte each would take long and find nothing.
-        for part in (0..split.count()).take(200) {
-            let payload = split.payload(part);
-            assert_eq!(payload.start + split.header_bytes(), end);
-            end = payload.end + split.header_bytes();
-            split.finish(part, &mut vec![0; split.header_bytes() + payload.len()]);
-        }
-        assert!(end <= packet.len());
-    }
-    let mut copy = packet.to_vec();
-    complete_checksum(&vnet, &mut copy);
-    set_ecn(&mut copy, Ecn::Ce);
-    assert_eq!(copy.len(), packet.len());
+    let mut whole = packet.to_vec();
+    set_ecn(&mut whole, Ecn::Ce);
+    whole.copy_from_slice(packet);
+    complete_checksum(&vnet, &mut whole);
+    let parts = Split::of(&vnet, packet, packet.len()).map(|split| apart(&split, packet));
 
-    let [mut engine, _] = connected();
-    let mut outbox = Outbox::alone(Sink);
+    let now = Instant::now();
     let part = usize::from(u16::from_le_bytes([p0, p1]));
-    let layout = if h == 0 { Layout::whole(1420) } else { Layout::split(h.into(), part, 1420) };
+    let has_session = part & NO_SESSION == 0;
+    let mut engine = match has_session {
+        true => sealed::in_session(true, now),
+        false => device(OURS, THEIRS, now).0,
+    };
+    let mut outbox = Outbox::alone(Wire::default());
+    let layout = if h == 0 { Layout::whole(MTU) } else { Layout::split(h.into(), part, MTU) };
     let mut spill = vec![0; MOST_PACKET_BYTES];
     let total = layout.scatter(outbox.room(), &mut spill, &mut [], |slices| {
         let mut rest = packet;
@@ -203,8 +227,35 @@ pub(crate) fn link(bytes: &[u8]) {
     });
     assert_eq!(total, packet.len());
     let packet = LinkPacket { vnet, layout, spill: &spill, total };
-    engine.take_packet(packet, &mut outbox, Instant::now());
+    engine.take_packet(packet, &mut outbox, now);
     outbox.flush();
+    let wire = &outbox.network;
+    if !has_session {
+        assert!(wire.0.iter().all(|datagram| datagram.len() == INITIATION_BYTES));
+        return 0;
+    }
+    let mut parts = parts.unwrap_or_else(|| vec![whole]);
+    parts.iter_mut().for_each(|part| part.resize(padded(part.len(), MTU), 0));
+    let texts = sealed::open(wire);
+    assert!(texts.is_empty() || texts == parts, "{} parts of {}", texts.len(), parts.len());
+    texts.len()
+}
+
+/// The parts of a packet, by copying.
+fn apart(split: &Split, packet: &[u8]) -> Vec<Vec<u8>> {
+    let mut end = split.header_bytes();
+    let parts = (0..split.count()).map(|part| {
+        let payload = split.payload(part);
+        assert_eq!(payload.start + split.header_bytes(), end);
+        end = payload.end + split.header_bytes();
+        let payload = packet.get(payload.start + split.header_bytes()..end);
+        let mut bytes = [&vec![0; split.header_bytes()], payload.unwrap_or_default()].concat();
+        split.finish(part, &mut bytes);
+        bytes
+    });
+    let parts = parts.collect();
+    assert_eq!(end, packet.len());
+    parts
 }
 
 /// Packets behind each other, each with its length in front.
@@ -249,7 +300,33 @@ pub(crate) fn uapi_requests(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes)
         && let Ok(uapi::Request::Set(changes)) = uapi::parse(text)
     {
-        let [mut engine, _] = connected();
+        let [mut engine, _] = acquainted(Instant::now());
         let _ = uapi::apply_to(&mut engine, &changes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn corpus<T>(name: &str, door: impl Fn(&[u8]) -> T) -> Vec<T> {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
+        let files = std::fs::read_dir(corpus).unwrap();
+        files.map(|file| door(&std::fs::read(file.unwrap().path()).unwrap())).collect()
+    }
+
+    /// Or a door could be shut without anybody's noticing.
+    #[test]
+    fn corpora_come_through_their_doors() {
+        let parts = corpus("link", parts);
+        let of = |what: fn(usize) -> bool| parts.iter().filter(|count| what(**count)).count();
+        assert!(of(|count| count == 1) >= 2 && of(|count| count > 1) >= 6, "{parts:?}");
+        let counts = corpus("datagrams", counted);
+        let of = |what: fn(&Counts) -> usize| counts.iter().filter(|one| what(one) > 0).count();
+        let (passed, replayed) = (of(|one| one.passed), of(|one| one.replayed));
+        assert!(passed >= 8 && replayed >= 3, "{counts:?}");
+        let (refused, dropped) = (of(|one| one.refused), of(|one| one.dropped));
+        assert!(refused >= 3 && dropped >= 3, "{counts:?}");
     }
 }

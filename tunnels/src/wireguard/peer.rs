@@ -225,11 +225,7 @@ impl Peer {
         self.answered_at = Some(now);
         let (keys, noise) = received.respond(self.config.preshared_key.as_ref()).ok()?;
         let index = self.fresh_index();
-        let session = Session::new(keys, (index, sender), false, now);
-        self.keyring.add_answered(Box::new(session));
-        self.timers.session_made(now);
-        self.timers.authenticated_received(now);
-        self.timers.authenticated_sent(now);
+        self.begin(Session::new(keys, (index, sender), false, now), now);
         let mut datagram = message::response(index, sender, &noise);
         self.stamper.stamp(&mut datagram, now);
         Some(datagram)
@@ -248,12 +244,21 @@ impl Peer {
         }
         let Ok(keys) = initiated.finish(noise) else { return false };
         self.initiated = None;
-        let session = Session::new(keys, (receiver, sender), true, now);
-        self.keyring.add_initiated(Box::new(session));
+        self.begin(Session::new(keys, (receiver, sender), true, now), now);
+        true
+    }
+
+    /// Has a session from now on, as a handshake gave it.
+    pub(super) fn begin(&mut self, session: Session, now: Instant) {
         self.timers.session_made(now);
         self.timers.authenticated_received(now);
-        self.completed(now);
-        true
+        if session.is_initiator() {
+            self.keyring.add_initiated(Box::new(session));
+            self.completed(now);
+        } else {
+            self.keyring.add_answered(Box::new(session));
+            self.timers.authenticated_sent(now);
+        }
     }
 
     /// Takes a cookie for our handshake; false when it is none.

@@ -9,7 +9,7 @@ use std::time::Instant;
 /// A session is renewed after so many packets.
 const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
 /// It is not used beyond this: the window could not tell the last numbers apart.
-const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
+pub(super) const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 
 /// A session.
 #[derive(Debug)]
@@ -55,6 +55,11 @@ impl Session {
             next: 0,
             window: ReplayWindow::default(),
         }
+    }
+
+    /// Whether its handshake was ours.
+    pub(crate) fn is_initiator(&self) -> bool {
+        self.is_initiator
     }
 
     /// Whether it may still be used.

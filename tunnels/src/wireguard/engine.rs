@@ -16,7 +16,7 @@ use super::cookie::Checker;
 use super::deadlines::Deadlines;
 use super::initiations::Initiations;
 use super::inner::join::{Joiner, Offers};
-use super::key::PrivateKey;
+use super::key::{PrivateKey, wipe_stack};
 use super::limiter::{HandshakeCounts, Limiter};
 use super::noise::{Identity, Timestamp};
 use super::outbox::{Network, Outbox};
@@ -296,7 +296,9 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(number).and_then(Option::as_mut) else { return };
         let Some(way) = peer.way() else { return };
         let Some(identity) = &self.identity else { return };
-        if let Some(datagram) = peer.initiate(identity, &stamp, now) {
+        let datagram = peer.initiate(identity, &stamp, now);
+        wipe_stack();
+        if let Some(datagram) = datagram {
             peer.tx_bytes += datagram.len() as u64;
             outbox.push(way, &datagram);
         }

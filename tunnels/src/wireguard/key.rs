@@ -8,6 +8,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
+/// More than what is done with keys takes of the stack, optimised or not.
+const STACK_BYTES: usize = 64 * 1024;
+
 /// A Curve25519 private key. Wiped when dropped, and `Debug` shows nothing of it.
 #[derive(Clone)]
 pub struct PrivateKey(Zeroizing<[u8; 32]>);
@@ -113,9 +116,16 @@ impl fmt::Debug for PresharedKey {
     }
 }
 
+/// Overwrites what calls that have returned left on the stack: whoever moves a key leaves it behind.
+#[inline(never)]
+pub(super) fn wipe_stack() {
+    std::hint::black_box([0u8; STACK_BYTES]);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wireguard::{PeerConfig, PeerStatus, uapi};
 
     #[test]
     fn keys_are_those_of_wg_and_do_not_show() {
@@ -131,6 +141,39 @@ mod tests {
         let missing = PrivateKey::read(&dir.path().join("none"));
         assert!(matches!(missing, Err(KeyError::Read { .. })));
         assert_eq!(PresharedKey::from_bytes([0; 32]), None);
+    }
+
+    /// Neither by themselves nor in what has them, in whichever form bytes are shown.
+    #[test]
+    fn nothing_that_has_a_key_shows_it() {
+        let bytes = [0xab; 32];
+        let private = PrivateKey::from_bytes(bytes);
+        let preshared = PresharedKey::from_bytes(bytes);
+        assert_eq!(format!("{preshared:?}"), "Some(PresharedKey(…))");
+        let config = PeerConfig { preshared_key: preshared.clone(), ..PeerConfig::default() };
+        let status = PeerStatus {
+            public_key: PublicKey([1; 32]),
+            config: config.clone(),
+            handshake_age: None,
+            handshake_at: None,
+            rx_bytes: 0,
+            tx_bytes: 0,
+        };
+        let request = uapi::Request::Set(vec![
+            uapi::Change::PrivateKey(Some(private.clone())),
+            uapi::Change::PresharedKey(preshared),
+        ]);
+        let base64 = private.to_base64();
+        for shown in [
+            format!("{config:?} {config:#?} {config:x?}"),
+            format!("{status:?} {status:#?} {status:x?}"),
+            format!("{request:?} {request:#?} {request:x?}"),
+        ] {
+            assert!(shown.contains("PresharedKey(…)"), "{shown}");
+            for form in ["171", "ab, ab", "abab", "ABAB", &base64[..8]] {
+                assert!(!shown.contains(form), "{form} in {shown}");
+            }
+        }
     }
 
     fn hex(text: &str) -> [u8; 32] {

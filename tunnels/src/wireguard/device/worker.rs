@@ -14,6 +14,7 @@ use crate::wake::{Deadline, wait};
 use crate::wireguard::crew::Crew;
 use crate::wireguard::engine::{Engine, LinkPacket};
 use crate::wireguard::job::{Helpers, Job};
+use crate::wireguard::key::wipe_stack;
 use crate::wireguard::layout::{Layout, MOST_PACKET_BYTES};
 use crate::wireguard::memory::{self, Chunk, Pages, Places};
 use crate::wireguard::outbox::{BLOCK_BYTES, Fragments, LEAST_BYTES, MOST_HANDED, Outbox};
@@ -166,6 +167,8 @@ impl Worker<'_> {
         for _ in 0..MOST_COMMANDS {
             let Ok(command) = self.commands.try_recv() else { return };
             command(self, now);
+            // It may have been about keys.
+            wipe_stack();
         }
         // There may be more, and packets wait.
         self.shared.wake.wake();

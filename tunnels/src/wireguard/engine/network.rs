@@ -6,6 +6,7 @@ use crate::wireguard::cookie::Proof;
 use crate::wireguard::initiations::Waiting;
 use crate::wireguard::inner::ecn::{Ecn, decapsulate};
 use crate::wireguard::inner::packet::{IpHeader, set_ecn};
+use crate::wireguard::key::wipe_stack;
 use crate::wireguard::letters::Letters;
 use crate::wireguard::limiter::Verdict;
 use crate::wireguard::memory::Places;
@@ -251,7 +252,9 @@ impl Engine {
                 let number = (receiver >> 8) as usize;
                 let peer = self.peers.get_mut(number).and_then(Option::as_mut);
                 let Some(peer) = peer else { return };
-                if !peer.take_answer((sender, *receiver), noise, now) {
+                let is_answer = peer.take_answer((sender, *receiver), noise, now);
+                wipe_stack();
+                if !is_answer {
                     return;
                 }
                 peer.heard_from(way);
@@ -271,6 +274,7 @@ impl Engine {
         for _ in 0..MOST_ANSWERED {
             let Some(Waiting { way, datagram }) = self.initiations.pop() else { return };
             self.answer(way, &datagram, outbox, now);
+            wipe_stack();
         }
     }
 

@@ -5,9 +5,9 @@
 //! peer's to know. Each failure is the other side's fault and leaves nothing behind: whoever
 //! waits for an answer goes on waiting for a better one.
 //!
-//! Private keys and the results of multiplications are wiped. snow has no wiped memory of its own:
-//! the chaining key of a handshake, its copy of the preshared key, and of a session's keys the
-//! copies that it split them into may stay in freed memory.
+//! Private keys and the results of multiplications are wiped. snow wipes nothing of its own: its
+//! chaining key and its copy of the preshared key are overwritten here once a handshake is done
+//! with. What it leaves on the stack is for whoever calls to wipe ([`super::key::wipe_stack`]).
 
 mod kept;
 mod primitives;
@@ -98,9 +98,9 @@ impl Identity {
         timestamp: &Timestamp,
     ) -> Result<(Initiated, [u8; NOISE_INITIATION_BYTES]), Refused> {
         let mut state = self.build(Some(peer))?;
-        set_preshared(&mut state, preshared)?;
+        state.set_preshared(preshared)?;
         let mut message = [0; NOISE_INITIATION_BYTES];
-        let length = state.write_message(timestamp, &mut message).map_err(|_| Refused)?;
+        let length = state.write(timestamp, &mut message)?;
         (length == message.len()).then_some((Initiated(state), message)).ok_or(Refused)
     }
 
@@ -114,14 +114,15 @@ impl Identity {
     ) -> Result<Received, Refused> {
         let mut state = self.build(None)?;
         let mut timestamp = Timestamp::default();
-        let length = state.read_message(message, &mut timestamp).map_err(|_| Refused)?;
-        let peer = state.get_remote_static().and_then(|key| key.try_into().ok()).ok_or(Refused)?;
+        let length = state.read(message, &mut timestamp)?;
+        let peer =
+            state.0.get_remote_static().and_then(|key| key.try_into().ok()).ok_or(Refused)?;
         (length == timestamp.len())
             .then_some(Received { state, peer: PublicKey(peer), timestamp })
             .ok_or(Refused)
     }
 
-    fn build(&self, peer: Option<&PublicKey>) -> Result<Box<HandshakeState>, Refused> {
+    fn build(&self, peer: Option<&PublicKey>) -> Result<State, Refused> {
         let primitives = Primitives::new(&self.secret, self.public, self.kept.clone());
         let builder = Builder::with_resolver(self.pattern.clone(), Box::new(primitives))
             .prologue(PROLOGUE)
@@ -131,12 +132,12 @@ impl Identity {
             Some(peer) => builder.remote_public_key(&peer.0).and_then(Builder::build_initiator),
             None => builder.build_responder(),
         };
-        state.map(Box::new).map_err(|_| Refused)
+        state.map(|state| State(Box::new(state))).map_err(|_| Refused)
     }
 }
 
 /// A handshake that waits for the peer's answer.
-pub(crate) struct Initiated(Box<HandshakeState>);
+pub(crate) struct Initiated(State);
 
 impl Initiated {
     /// Reads the answer. After an error it goes on waiting; after the keys it is done.
@@ -147,15 +148,15 @@ impl Initiated {
         &mut self,
         message: &[u8; NOISE_RESPONSE_BYTES],
     ) -> Result<SessionKeys, Refused> {
-        self.0.read_message(message, &mut []).map_err(|_| Refused)?;
-        let (send, receive) = split(&mut self.0);
+        self.0.read(message, &mut [])?;
+        let (send, receive) = self.0.split();
         Ok(SessionKeys { send, receive })
     }
 }
 
 /// A peer's first message, read.
 pub(crate) struct Received {
-    state: Box<HandshakeState>,
+    state: State,
     /// Who sent it.
     pub peer: PublicKey,
     /// When, as it says. Only a newer one than the last may be answered.
@@ -171,24 +172,60 @@ impl Received {
         mut self,
         preshared: Option<&PresharedKey>,
     ) -> Result<(SessionKeys, [u8; NOISE_RESPONSE_BYTES]), Refused> {
-        set_preshared(&mut self.state, preshared)?;
+        self.state.set_preshared(preshared)?;
         let mut message = [0; NOISE_RESPONSE_BYTES];
-        let length = self.state.write_message(&[], &mut message).map_err(|_| Refused)?;
-        let (receive, send) = split(&mut self.state);
+        let length = self.state.write(&[], &mut message)?;
+        let (receive, send) = self.state.split();
         (length == message.len()).then_some((SessionKeys { send, receive }, message)).ok_or(Refused)
     }
 }
 
-fn set_preshared(state: &mut HandshakeState, key: Option<&PresharedKey>) -> Result<(), Refused> {
-    // Without one WireGuard mixes in zeros (whitepaper §5.2).
-    let key = key.map_or(&[0; 32], PresharedKey::expose);
-    state.set_psk(PSK, key).map_err(|_| Refused)
+/// A handshake under way, of which nothing is left when it is dropped.
+struct State(Box<HandshakeState>);
+
+impl State {
+    fn set_preshared(&mut self, key: Option<&PresharedKey>) -> Result<(), Refused> {
+        // Without one WireGuard mixes in zeros (whitepaper §5.2).
+        let key = key.map_or(&[0; 32], PresharedKey::expose);
+        self.0.set_psk(PSK, key).map_err(|_| Refused)
+    }
+
+    fn write(&mut self, payload: &[u8], message: &mut [u8]) -> Result<usize, Refused> {
+        self.0.write_message(payload, message).map_err(|_| Refused)
+    }
+
+    fn read(&mut self, message: &[u8], payload: &mut [u8]) -> Result<usize, Refused> {
+        self.0.read_message(message, payload).map_err(|_| Refused)
+    }
+
+    /// The initiator's sending key and the responder's.
+    fn split(&mut self) -> (Zeroizing<[u8; 32]>, Zeroizing<[u8; 32]>) {
+        let (first, second) = self.0.dangerously_get_raw_split();
+        (Zeroizing::new(first), Zeroizing::new(second))
+    }
+
+    /// Puts one without secrets into its place.
+    fn wipe(&mut self) {
+        if let Ok(blank) = blank() {
+            *self.0 = blank;
+        }
+    }
 }
 
-/// The initiator's sending key and the responder's.
-fn split(state: &mut HandshakeState) -> (Zeroizing<[u8; 32]>, Zeroizing<[u8; 32]>) {
-    let (first, second) = state.dangerously_get_raw_split();
-    (Zeroizing::new(first), Zeroizing::new(second))
+impl Drop for State {
+    fn drop(&mut self) {
+        self.wipe();
+    }
+}
+
+/// The handshake of a key that everybody knows. No multiplication is made for it.
+fn blank() -> Result<HandshakeState, Refused> {
+    let (secret, public) = (StaticSecret::from([0; 32]), x25519_dalek::PublicKey::from([0; 32]));
+    let primitives = Primitives::new(&secret, public, Kept::default());
+    Builder::with_resolver(PATTERN.parse().map_err(|_| Refused)?, Box::new(primitives))
+        .local_private_key(secret.as_bytes())
+        .and_then(Builder::build_responder)
+        .map_err(|_| Refused)
 }
 
 #[cfg(test)]
@@ -264,6 +301,21 @@ mod tests {
         assert!(c.receive(&message).is_err());
         assert!(a.initiate(&PublicKey([0; 32]), None, &[0; 12]).is_err(), "nobody's key");
         assert_eq!(format!("{:?}", shake(None, None).unwrap().0), "SessionKeys(…)");
+    }
+
+    /// What snow makes the keys of is not what it made them of any more.
+    #[test]
+    fn nothing_is_left_of_a_handshake_that_is_done() {
+        let (a, b) = (identity(), identity());
+        let preshared = PresharedKey::from_bytes([9; 32]);
+        let (mut waiting, message) = a.initiate(&b.public(), preshared.as_ref(), &[0; 12]).unwrap();
+        let (theirs, answer) = b.receive(&message).unwrap().respond(preshared.as_ref()).unwrap();
+        assert_eq!(waiting.finish(&answer).unwrap().send, theirs.receive);
+        assert_eq!(waiting.0.split().0, theirs.receive, "it is there still");
+        waiting.0.wipe();
+        let (first, second) = waiting.0.split();
+        assert!(![&theirs.send, &theirs.receive].contains(&&first));
+        assert!(![&theirs.send, &theirs.receive].contains(&&second));
     }
 
     proptest! {

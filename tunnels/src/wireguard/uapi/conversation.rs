@@ -6,6 +6,7 @@ use super::request::{Request, parse};
 use super::secret::Secret;
 use super::show::Listing;
 use crate::wireguard::device::WeakDevice;
+use crate::wireguard::key::wipe_stack;
 use nix::errno::Errno;
 use std::io::{self, BufRead};
 use std::time::Duration;
@@ -80,7 +81,9 @@ impl Conversation {
         loop {
             match self.listen().await? {
                 Heard::Request(request) => {
-                    let errno = self.answer(request).await?;
+                    let errno = self.answer(request).await;
+                    wipe_stack();
+                    let errno = errno?;
                     self.end_answer(errno).await?;
                 }
                 Heard::TooLong => {

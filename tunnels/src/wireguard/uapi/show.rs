@@ -3,6 +3,7 @@
 use super::GONE;
 use crate::wireguard::PeerStatus;
 use crate::wireguard::device::WeakDevice;
+use crate::wireguard::engine::Engine;
 use holdfast_api::tunnel::PublicKey;
 use nix::errno::Errno;
 use std::fmt::{Display, Write as _};
@@ -54,7 +55,9 @@ impl Listing {
 
     async fn device_itself(&self) -> Result<Zeroizing<String>, Errno> {
         let (port, mark) = self.device.listen().ok_or(GONE)?;
-        let key = self.device.ask(|engine, _| engine.private_key().cloned()).await.ok_or(GONE)?;
+        // In one place: what is handed on is moved.
+        let key = |engine: &mut Engine, _| engine.private_key().cloned().map(Box::new);
+        let key = self.device.ask(key).await.ok_or(GONE)?;
         let mut text = Zeroizing::new(String::with_capacity(DEVICE_BYTES));
         if let Some(key) = &key {
             line(&mut text, "private_key", &*hex(key.expose()));

@@ -113,3 +113,31 @@ fn keys_that_are_taken_away_are_nowhere_in_memory() {
         });
     }
 }
+
+/// Also for whoever had a session with it.
+#[test]
+fn a_device_with_another_key_is_another_device() {
+    need!(Kind::Ours);
+    let shared = wg_key("genpsk", "");
+    let ends = tunnel([Kind::Ours, Kind::Ours], &shared);
+    let [a, b] = &ends;
+    assert!(a.pings("10.9.0.2", "56") && b.pings("10.9.0.1", "56"));
+    let private = wg_key("genkey", "");
+    let public = wg_key("pubkey", &private);
+    a.run("wg", &["set", &a.link, "private-key", a.file("another", &private).to_str().unwrap()]);
+    let ping = ["-c", "1", "-W", "1"];
+    for (end, to) in [(a, "10.9.0.2"), (b, "10.9.0.1")] {
+        let answered = end.namespace.run("ping", &[&ping[..], &[to]].concat()).status.success();
+        assert!(!answered, "nobody knows the new key");
+    }
+    let shared = b.file("shared", &shared);
+    let follow = [
+        &["set", &b.link, "peer", &a.public, "remove", "peer", &public][..],
+        &["preshared-key", shared.to_str().unwrap(), "endpoint", "192.0.2.1:5001"],
+        &["allowed-ips", "10.9.0.1,fd09::1"],
+    ];
+    b.run("wg", &follow.concat());
+    assert!(b.pings("10.9.0.1", "56") && a.pings("fd09::2", "56"));
+    let shakes = b.run("wg", &["show", &b.link, "latest-handshakes"]);
+    assert!(shakes.starts_with(&public) && !shakes.ends_with("\t0"), "{shakes}");
+}

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 mod flood;
 mod foreign;
 mod marks;
+mod rotation;
 mod story;
 mod stream;
 mod ways;

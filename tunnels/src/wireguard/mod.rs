@@ -42,6 +42,7 @@ mod sys;
 mod timers;
 mod tun;
 pub mod uapi;
+mod wire;
 
 pub(crate) use device::Resident;
 pub use device::{Device, DeviceError, DeviceStatus, Options, Tuning, WeakDevice};

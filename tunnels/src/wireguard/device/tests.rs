@@ -76,6 +76,8 @@ impl End {
             ..PeerConfig::default()
         };
         self.device.set_peer(other.key, config);
+        // Whoever is asked has done what he was told before; packets that come earlier are nobody's.
+        assert!(self.device.peer(&other.key).is_some());
     }
 
     fn read(&self) -> Vec<u8> {

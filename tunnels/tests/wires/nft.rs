@@ -19,6 +19,7 @@ pub(crate) fn missing() -> Option<String> {
     }
 }
 
+#[allow(unused_macros, reason = "each test binary uses its own part")]
 macro_rules! need_nft {
     () => {
         if let Some(why) = crate::wires::nft::missing() {
@@ -28,6 +29,7 @@ macro_rules! need_nft {
     };
 }
 
+#[allow(unused_imports, reason = "as above")]
 pub(crate) use need_nft;
 
 /// Rules at one hook of an end.

@@ -12,7 +12,7 @@ use std::io::IoSliceMut;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
-use wires::nft::{Rules, need_nft};
+use wires::nft::{self, Rules};
 use wires::{End, Kind, Outside, need, tunnel_over};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -65,7 +65,9 @@ fn receive(socket: &UdpSocket) -> (u8, Vec<u8>) {
 #[test]
 fn congestion_is_told_through_the_tunnel() {
     need!(Kind::Ours);
-    need_nft!();
+    if nft::is_missing() {
+        return;
+    }
     for outside in Outside::BOTH {
         let ends = tunnel_over(outside, [Kind::Ours, Kind::Ours], "");
         let [a, b] = &ends;
@@ -103,7 +105,9 @@ fn congestion_is_told_through_the_tunnel() {
 #[test]
 fn the_firewalls_mark_is_on_what_goes_out() {
     need!(Kind::Ours);
-    need_nft!();
+    if nft::is_missing() {
+        return;
+    }
     for outside in Outside::BOTH {
         let ends = tunnel_over(outside, [Kind::Ours, Kind::Ours], "");
         let [a, _] = &ends;

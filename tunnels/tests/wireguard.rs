@@ -9,18 +9,16 @@ mod world;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use wires::nft::need_nft;
 use wires::{
-    End, Kind, Outside, missing, need, stream_both_ways, tunnel, tunnel_over, wg_key, wire,
+    End, Kind, Outside, answer_from_either_address, missing, need, nft, stream_both_ways,
+    stream_over_a_small_mtu, tunnel, tunnel_over, wg_key, wire,
 };
 use world::wait_for;
 
 /// Each may begin, with packets of all sizes of both families in both, also in fragments, and with
 /// streams both ways.
 fn get_along(kinds: [Kind; 2]) {
-    for (outside, first) in
-        Outside::BOTH.into_iter().flat_map(|outside| [(outside, 0), (outside, 1)])
-    {
+    for (outside, first) in [(Outside::V4, 0), (Outside::V4, 1), (Outside::V6, 0)] {
         let ends = tunnel_over(outside, kinds, &wg_key("genpsk", ""));
         let (from, n) = (&ends[first], if first == 0 { 2 } else { 1 });
         for to in from.address(n) {
@@ -39,7 +37,7 @@ fn get_along(kinds: [Kind; 2]) {
             assert!(bytes(1) > 10_000 && bytes(2) > 10_000, "{transfer}");
         }
         if first == 0 {
-            stream_both_ways(&ends, 2_000_000);
+            stream_both_ways(&ends, 1_000_000);
         }
     }
 }
@@ -70,70 +68,18 @@ fn a_stream_arrives_whole() {
     stream_both_ways(&ends, 20_000_000);
 }
 
-#[test]
-fn a_stream_arrives_whole_over_ipv6() {
-    need!(Kind::Ours);
-    let ends = tunnel_over(Outside::V6, [Kind::Ours, Kind::Ours], "");
-    stream_both_ways(&ends, 10_000_000);
-}
-
 /// Datagrams that are too large for the wire go in fragments, and the kernel takes no runs of them.
 #[test]
 fn a_wire_with_a_small_mtu_carries_it_all_the_same() {
     need!(Kind::Ours);
-    for outside in Outside::BOTH {
-        let ends = tunnel_over(outside, [Kind::Ours, Kind::Ours], "");
-        for end in &ends {
-            end.run("ip", &["link", "set", "w", "mtu", "1300"]);
-        }
-        stream_both_ways(&ends, 2_000_000);
-    }
+    stream_over_a_small_mtu(Outside::V4);
 }
 
 /// Whoever is written to at one of its addresses answers from there, as long as it has it.
 #[test]
 fn answers_come_from_the_address_that_was_written_to() {
     need!(Kind::Ours);
-    for outside in Outside::BOTH {
-        let ends = tunnel_over(outside, [Kind::Ours, Kind::Ours], "");
-        let [a, b] = &ends;
-        let [one, other] = [2, 22].map(|n| SocketAddr::new(outside.endpoint(n).ip(), 5002));
-        let bits = if outside == Outside::V4 { 24 } else { 64 };
-        let address = format!("{}/{bits}", other.ip());
-        match outside {
-            Outside::V4 => b.run("ip", &["address", "add", &address, "dev", "w"]),
-            // Deprecated: not what the kernel would choose.
-            Outside::V6 => {
-                let kind = ["nodad", "preferred_lft", "0"];
-                b.run("ip", &[&["address", "add", &address, "dev", "w"][..], &kind].concat())
-            }
-        };
-        let (link, public) = (a.link.clone(), b.public.clone());
-        a.run("wg", &["set", &link, "peer", &public, "endpoint", &other.to_string()]);
-        assert!(a.pings("10.9.0.2", "56") && b.pings("10.9.0.1", "56"));
-        let endpoint = |end: &End| end.run("wg", &["show", &end.link, "endpoints"]);
-        assert_eq!(endpoint(a), format!("{public}\t{other}"));
-        b.run("ip", &["address", "delete", &address, "dev", "w"]);
-        assert!(b.pings("10.9.0.1", "56"), "from another one where it has lost that");
-        assert_eq!(endpoint(a), format!("{public}\t{one}"));
-        assert!(a.pings("10.9.0.2", "56"));
-    }
-}
-
-/// By addresses that only mean something on their link.
-#[test]
-fn neighbours_find_each_other() {
-    need!(Kind::Ours);
-    let [a, b] = tunnel([Kind::Ours, Kind::Ours], "");
-    for (end, address) in [(&a, "fe80::1/64"), (&b, "fe80::2/64")] {
-        end.run("ip", &["address", "add", address, "dev", "w", "nodad"]);
-    }
-    a.run("wg", &["set", &a.link, "peer", &b.public, "endpoint", "[fe80::2%w]:5002"]);
-    assert!(a.pings("10.9.0.2", "56") && b.pings("10.9.0.1", "1392"));
-    let endpoint = |end: &End| end.run("wg", &["show", &end.link, "endpoints"]);
-    assert_eq!(endpoint(&a), format!("{}\t[fe80::2%w]:5002", b.public));
-    let seen = endpoint(&b);
-    assert!(seen.contains("\t[fe80::") && seen.ends_with("%w]:5001"), "{seen}");
+    answer_from_either_address(Outside::V4);
 }
 
 /// What wg(8) shows is what it has set, and it says what was wrong.
@@ -273,7 +219,9 @@ fn wg_quick_raises_changes_and_takes_down() {
 #[test]
 fn wg_quick_takes_everything_through_the_tunnel_and_not_the_tunnel_itself() {
     need_quick!();
-    need_nft!();
+    if nft::is_missing() {
+        return;
+    }
     for (outside, far) in [(Outside::V4, "203.0.113.2"), (Outside::V6, "2001:db8:2::2")] {
         let ends = wire([Kind::Ours, Kind::Ours]);
         let [a, b] = &ends;

@@ -254,3 +254,38 @@ pub(crate) fn stream_both_ways(ends: &[End; 2], count: u32) {
         }
     }
 }
+
+/// A stream both ways over a wire whose MTU is less than what is sealed.
+pub(crate) fn stream_over_a_small_mtu(outside: Outside) {
+    let ends = tunnel_over(outside, [Kind::Ours, Kind::Ours], "");
+    for end in &ends {
+        end.run("ip", &["link", "set", "w", "mtu", "1300"]);
+    }
+    stream_both_ways(&ends, 2_000_000);
+}
+
+/// An end with two addresses answers from the one that it was written to, until it loses that.
+pub(crate) fn answer_from_either_address(outside: Outside) {
+    let ends = tunnel_over(outside, [Kind::Ours, Kind::Ours], "");
+    let [a, b] = &ends;
+    let [one, other] = [2, 22].map(|n| SocketAddr::new(outside.endpoint(n).ip(), 5002));
+    let bits = if outside == Outside::V4 { 24 } else { 64 };
+    let address = format!("{}/{bits}", other.ip());
+    match outside {
+        Outside::V4 => b.run("ip", &["address", "add", &address, "dev", "w"]),
+        // Deprecated: not what the kernel would choose.
+        Outside::V6 => {
+            let kind = ["nodad", "preferred_lft", "0"];
+            b.run("ip", &[&["address", "add", &address, "dev", "w"][..], &kind].concat())
+        }
+    };
+    let (link, public) = (a.link.clone(), b.public.clone());
+    a.run("wg", &["set", &link, "peer", &public, "endpoint", &other.to_string()]);
+    assert!(a.pings("10.9.0.2", "56") && b.pings("10.9.0.1", "56"));
+    let endpoint = |end: &End| end.run("wg", &["show", &end.link, "endpoints"]);
+    assert_eq!(endpoint(a), format!("{public}\t{other}"));
+    b.run("ip", &["address", "delete", &address, "dev", "w"]);
+    assert!(b.pings("10.9.0.1", "56"), "from another one where it has lost that");
+    assert_eq!(endpoint(a), format!("{public}\t{one}"));
+    assert!(a.pings("10.9.0.2", "56"));
+}

@@ -8,7 +8,7 @@ const TABLE: &str = "inet holdfast-test";
 const COUNTER: &str = "seen";
 
 /// Why there is no nft here.
-pub(crate) fn missing() -> Option<String> {
+fn missing() -> Option<String> {
     match Command::new("nft").args(["list", "tables"]).output() {
         Err(error) => Some(format!("cannot run nft (package nftables): {error}")),
         Ok(output) if !output.status.success() => {
@@ -19,18 +19,12 @@ pub(crate) fn missing() -> Option<String> {
     }
 }
 
-#[allow(unused_macros, reason = "each test binary uses its own part")]
-macro_rules! need_nft {
-    () => {
-        if let Some(why) = crate::wires::nft::missing() {
-            eprintln!("skipped: {why}");
-            return;
-        }
-    };
+/// Whether there is no nft here, which is said then.
+pub(crate) fn is_missing() -> bool {
+    let why = missing();
+    why.iter().for_each(|why| eprintln!("skipped: {why}"));
+    why.is_some()
 }
-
-#[allow(unused_imports, reason = "as above")]
-pub(crate) use need_nft;
 
 /// Rules at one hook of an end.
 pub(crate) struct Rules<'a>(&'a End);

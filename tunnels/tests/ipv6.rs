@@ -1,12 +1,52 @@
-//! `tunneld` where the tunnels' datagrams are IPv6: what passes whole is found out there, too.
+//! Tunnels whose datagrams are IPv6, on real wires.
 
 #![allow(clippy::unwrap_used, reason = "helpers of the test; a panic is a failed test")]
 
+mod wires;
 mod world;
 
 use holdfast_api::tunnel::TunnelKind;
 use std::net::{Ipv6Addr, SocketAddr};
+use wires::{
+    End, Kind, Outside, answer_from_either_address, need, stream_both_ways,
+    stream_over_a_small_mtu, tunnel, tunnel_over,
+};
 use world::{World, of, wait_for};
+
+#[test]
+fn a_stream_arrives_whole() {
+    need!(Kind::Ours);
+    let ends = tunnel_over(Outside::V6, [Kind::Ours, Kind::Ours], "");
+    stream_both_ways(&ends, 20_000_000);
+}
+
+#[test]
+fn a_wire_with_a_small_mtu_carries_it_all_the_same() {
+    need!(Kind::Ours);
+    stream_over_a_small_mtu(Outside::V6);
+}
+
+#[test]
+fn answers_come_from_the_address_that_was_written_to() {
+    need!(Kind::Ours);
+    answer_from_either_address(Outside::V6);
+}
+
+/// By addresses that only mean something on their link.
+#[test]
+fn neighbours_find_each_other() {
+    need!(Kind::Ours);
+    let [a, b] = tunnel([Kind::Ours, Kind::Ours], "");
+    for (end, address) in [(&a, "fe80::1/64"), (&b, "fe80::2/64")] {
+        end.run("ip", &["address", "add", address, "dev", "w", "nodad"]);
+    }
+    a.run("wg", &["set", &a.link, "peer", &b.public, "endpoint", "[fe80::2%w]:5002"]);
+    assert!(a.pings("10.9.0.2", "56") && b.pings("10.9.0.1", "1392"));
+    let endpoint = |end: &End| end.run("wg", &["show", &end.link, "endpoints"]);
+    assert_eq!(endpoint(&a), format!("{}\t[fe80::2%w]:5002", b.public));
+    let seen = endpoint(&b);
+    assert!(seen.contains("\t[fe80::") && seen.ends_with("%w]:5001"), "{seen}");
+}
 
 /// Of IPv6 there are no fragments on the way: our end makes them, or the datagram is lost.
 #[test]

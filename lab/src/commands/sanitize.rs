@@ -1,16 +1,20 @@
 //! `lab sanitize`: what goes through the one module with `unsafe` of the data path, under
-//! AddressSanitizer.
+//! AddressSanitizer, and what of it needs no kernel under Miri.
 
 use super::own_target_dir;
 use anyhow::Context;
 use clap::Args;
 use lab::packages::{self, Purpose};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Tests that send and receive by `tunnels/src/wireguard/sys.rs`: devices over loopback, and whole
 /// programs in namespaces.
 const TESTS: [&[&str]; 2] =
     [&["--lib", "wireguard::"], &["--test", "wireguard", "--test", "faults"]];
+
+/// What Miri can run of it: memory, and the headers of messages.
+const UNDER_MIRI: &str = "wireguard::sys::";
 
 #[derive(Debug, Args)]
 pub(super) struct Sanitize {}
@@ -33,6 +37,19 @@ impl Sanitize {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Ok(ExitCode::SUCCESS)
+        match packages::has_miri() {
+            Ok(()) => miri(&built.join("miri")),
+            Err(error) => {
+                eprintln!("skipped: {error}");
+                Ok(ExitCode::SUCCESS)
+            }
+        }
     }
+}
+
+fn miri(built: &Path) -> anyhow::Result<ExitCode> {
+    let mut command = packages::nightly_cargo()?;
+    command.args(["miri", "test", "--package", "tunnels", "--lib", "--target-dir"]);
+    let status = command.arg(built).arg(UNDER_MIRI).status().context("cannot run cargo miri")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

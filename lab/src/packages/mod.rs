@@ -12,7 +12,7 @@ mod nightly;
 pub use apt::{AptError, install};
 pub(crate) use cargo_tools::cargo;
 pub use cargo_tools::{CARGO_DENY_VERSION, ToolError, ensure_cargo_deny, has_nextest};
-pub use nightly::{NoNightly, ensure_cargo_fuzz, nightly_cargo};
+pub use nightly::{NoMiri, NoNightly, ensure_cargo_fuzz, has_miri, nightly_cargo};
 
 use std::path::{Path, PathBuf};
 

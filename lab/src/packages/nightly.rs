@@ -30,6 +30,28 @@ pub fn nightly_cargo() -> Result<Command, NoNightly> {
     }
 }
 
+/// Miri is not there.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "Miri is missing; install it with `rustup component add miri rust-src --toolchain nightly`"
+)]
+pub struct NoMiri;
+
+/// Whether the nightly toolchain has Miri and what it runs on; it builds that itself.
+///
+/// # Errors
+/// One of both is missing.
+pub fn has_miri() -> Result<(), NoMiri> {
+    let quietly = |command: &mut Command| command.stderr(Stdio::null()).output();
+    let miri = quietly(of_nightly("miri").arg("--version"));
+    let sysroot =
+        quietly(Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]));
+    let source = sysroot.ok().and_then(|output| String::from_utf8(output.stdout).ok());
+    let library = source.map(|path| Path::new(path.trim()).join("lib/rustlib/src/rust/library"));
+    let is_there = miri.is_ok_and(|output| output.status.success());
+    if is_there && library.is_some_and(|path| path.is_dir()) { Ok(()) } else { Err(NoMiri) }
+}
+
 fn of_nightly(first: &str) -> Command {
     let mut command = Command::new("rustup");
     command.args(["run", "nightly", "cargo", first]);

@@ -97,6 +97,7 @@ reasons! {
     TunnelEngineFailed = "tunnel.engine-failed", Error, 66, "The WireGuard device could not be made.", "Check /dev/net/tun and the rights of tunneld.";
     TunnelConfigInvalid = "tunnel.config-invalid", Error, 67, "The tunnel configuration cannot be used; the last good one stays in force.", "Look at the message; the controller or the manager wrote it.";
     TunnelSharedDomain = "tunnel.shared-domain", Warning, 68, "Two tunnels lead to edges that can go down together; no edge of another failure domain answers.", "Check the regional edges of other failure domains, or add one.";
+    TunnelUsualPages = "tunnel.usual-pages", Info, 69, "Packets of a tunnel are in pages of the usual size: the pool had too few free ones of the size that is asked for.", "Put more pages into the pool and start tunneld anew, or ask for the usual ones.";
     HostsMarkersDamaged = "hosts.markers-damaged", Warning, 70, "The marker lines in /etc/hosts were damaged; the block was written anew and nothing else was touched.", "Leave the two marker lines alone.";
     HostsUnwritable = "hosts.unwritable", Error, 71, "/etc/hosts cannot be written.", "Check whether the file system is read-only or full.";
     SshConfigRejected = "ssh.config-rejected", Error, 72, "sshd does not accept the configuration; the last good one stays in force.", "Read what `sshd -t` says in the message.";

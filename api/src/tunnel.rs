@@ -135,8 +135,57 @@ pub struct TunnelsConfig {
     pub listen_port: u16,
     /// Kinds by preference; the first that the machine can do is used.
     pub kinds: Vec<TunnelKind>,
+    /// The pages that packets of tunnels in userspace are in, as far as the pool has them.
+    #[serde(default)]
+    pub packet_pages: Pages,
     /// What to hold.
     pub intent: TunnelIntent,
+}
+
+/// The pages of memory that packets of tunnels in userspace are in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pages {
+    /// The machine's usual ones.
+    #[default]
+    #[serde(rename = "usual")]
+    Usual,
+    /// 2 MiB, of the system's pool.
+    #[serde(rename = "2M")]
+    Huge2M,
+    /// 1 GiB, of the system's pool.
+    #[serde(rename = "1G")]
+    Huge1G,
+}
+
+impl Pages {
+    /// What they are called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Pages::Usual => "usual",
+            Pages::Huge2M => "2M",
+            Pages::Huge1G => "1G",
+        }
+    }
+}
+
+impl std::fmt::Display for Pages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Not the name of a size of pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("pages are usual, 2M or 1G")]
+pub struct UnknownPages;
+
+impl std::str::FromStr for Pages {
+    type Err = UnknownPages;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPages> {
+        let all = [Pages::Usual, Pages::Huge2M, Pages::Huge1G];
+        all.into_iter().find(|pages| pages.name() == text).ok_or(UnknownPages)
+    }
 }
 
 /// BFD's session state (RFC 5880 §4.1).
@@ -256,5 +305,31 @@ impl TunnelsState {
     /// Tunnels that pass data both ways.
     pub fn up(&self) -> usize {
         self.tunnels.iter().filter(|tunnel| tunnel.state == BfdState::Up).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_of_pages_has_one_name_everywhere() {
+        for pages in [Pages::Usual, Pages::Huge2M, Pages::Huge1G] {
+            assert_eq!(pages.to_string().parse(), Ok(pages));
+            assert_eq!(serde_json::to_value(pages).unwrap(), pages.name());
+        }
+        assert_eq!("4k".parse::<Pages>(), Err(UnknownPages));
+    }
+
+    /// As an older manager writes it.
+    #[test]
+    fn a_configuration_that_says_nothing_of_pages_wants_the_usual_ones() {
+        let intent =
+            serde_json::json!({ "overlayAddress": "100.64.1.1", "routes": [], "candidates": [] });
+        let config = serde_json::json!({
+            "generation": 1, "privateKey": "/key", "kinds": ["wireguard-userspace"], "intent": intent
+        });
+        let config: TunnelsConfig = serde_json::from_value(config).unwrap();
+        assert_eq!(config.packet_pages, Pages::Usual);
     }
 }

@@ -146,6 +146,7 @@ fn options(
         listen_port: settings.listen_port,
         kinds: settings.kinds.clone(),
         mtu: settings.mtu,
+        packet_pages: settings.packet_pages,
         backbone: settings.backbone.map(|at| at.ip()),
         uapi: Some((root.wireguard_dir(), tokio::runtime::Handle::current())),
     }

@@ -6,7 +6,7 @@ use holdfast_api::Reason;
 use holdfast_api::meta::is_dns_subdomain;
 use holdfast_api::paths::Root;
 use holdfast_api::token::{Envelope, TokenError};
-use holdfast_api::tunnel::TunnelKind;
+use holdfast_api::tunnel::{Pages, TunnelKind};
 use holdfast_client::Endpoint;
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -37,6 +37,7 @@ struct File {
     listen_backbone: Option<SocketAddr>,
     kinds: Option<Vec<TunnelKind>>,
     mtu: Option<u32>,
+    packet_pages: Option<Pages>,
     heartbeat_ms: Option<u32>,
 }
 
@@ -77,6 +78,8 @@ pub struct Settings {
     pub kinds: Vec<TunnelKind>,
     /// Bytes of the largest packet inside the tunnels.
     pub mtu: u32,
+    /// The pages that packets are in where tunnels are in userspace.
+    pub packet_pages: Pages,
     /// How often edges assure each other that they are there.
     pub heartbeat: Duration,
 }
@@ -219,6 +222,7 @@ fn parse(root: &Root, path: &Path, text: &str) -> Result<Settings, SettingsError
         listen_backbone: file.listen_backbone.or(file.backbone),
         kinds,
         mtu: number("mtu", file.mtu.unwrap_or(tunnels::wireguard::DEFAULT_MTU), 1280..=65_475)?,
+        packet_pages: file.packet_pages.unwrap_or_default(),
         heartbeat: Duration::from_millis(
             number("heartbeat_ms", file.heartbeat_ms.unwrap_or(300), 50..=10_000)?.into(),
         ),
@@ -280,7 +284,17 @@ mod tests {
         assert_eq!(settings.listen_probe, "0.0.0.0:51821".parse().unwrap());
         assert_eq!((settings.listen_port, settings.mtu), (51820, 1420));
         assert_eq!(settings.failure_domain, "re-1");
+        assert_eq!(settings.packet_pages, Pages::Usual);
         assert!(settings.backbone.is_none() && settings.token.is_none());
+    }
+
+    #[test]
+    fn pages_are_chosen_by_their_size() {
+        for (name, want) in [("usual", Pages::Usual), ("2M", Pages::Huge2M), ("1G", Pages::Huge1G)]
+        {
+            let settings = settings(&format!("packet_pages = '{name}'")).unwrap();
+            assert_eq!(settings.packet_pages, want);
+        }
     }
 
     #[test]
@@ -292,6 +306,7 @@ mod tests {
             ("heartbeat_ms = 1", "1 is not 50"),
             ("kinds = []", "empty"),
             ("kinds = ['carrier-pigeon']", "carrier-pigeon"),
+            ("packet_pages = '4k'", "4k"),
             ("token = 'a'\ntoken_file = 'b'", "beside"),
             ("token = '0456C-00000'", "group 1"),
         ] {

@@ -2,7 +2,7 @@
 
 use crate::nodes::Refusal;
 use holdfast_api::Reason;
-use holdfast_api::tunnel::{BfdState, TunnelKind};
+use holdfast_api::tunnel::{BfdState, Pages, TunnelKind};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -56,6 +56,9 @@ pub struct DataState {
     pub kind: Option<TunnelKind>,
     /// UDP port of WireGuard.
     pub listen_port: u16,
+    /// The pages that packets are in; none where the kernel has the tunnels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packet_pages: Option<Pages>,
     /// The nodes that may be served.
     pub nodes: Vec<NodeState>,
     /// The other edges.

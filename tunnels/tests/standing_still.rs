@@ -24,7 +24,7 @@ const TRIES: usize = 3;
 /// What arrives after a helper was held only if nobody waits for it.
 const MOVES_BYTES: u64 = 8 << 20;
 /// How often a helper is held before it is in the midst of its work.
-const CATCHES: usize = 100;
+const CATCHES: usize = 50;
 /// Looks at a helper before it is held whether it is at rest or not.
 const LOOKS: usize = 1000;
 

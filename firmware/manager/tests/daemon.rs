@@ -8,7 +8,7 @@ use holdfast_api::local::{
 use holdfast_api::paths::Root;
 use holdfast_api::resources::{HostEntry, LinkIntent, LinkMake, NetworkIntent, NodeConfigSpec};
 use holdfast_api::token::{CaFingerprint, Envelope, TokenId, TokenSecret};
-use holdfast_api::tunnel::{BfdTimers, TunnelIntent, TunnelsConfig};
+use holdfast_api::tunnel::{BfdTimers, TunnelIntent, TunnelsConfig, TunnelsState};
 use holdfast_client::unix::{self, UnixError};
 use holdfast_durable::Slots;
 use holdfast_identity::KnownTime;
@@ -290,6 +290,28 @@ fn a_fragment_with_a_typo_is_told_and_the_last_good_settings_stay() {
     assert!(!health.healthy, "{health:?}");
     // With the defaults it would have begun to start a tunnel daemon of its own.
     assert!(!new.read("log").contains("cannot start tunneld"), "{}", new.read("log"));
+}
+
+/// As a panic does in a release, which ends the whole process.
+#[test]
+fn a_tunnel_daemon_that_aborts_is_missed_and_started_again() {
+    let Some(mut new) = Box::new("a_tunnel_daemon_that_aborts_is_missed_and_started_again") else {
+        return;
+    };
+    let program = new.root.join("tunneld");
+    let text = "#!/bin/sh\nulimit -c 0\necho begun >>\"$2/begun\"\nkill -ABRT $$\n";
+    holdfast_durable::write(&program, text.as_bytes(), 0o755).unwrap();
+    let settings = format!("[tunneld]\nstart = 'child'\nprogram = '{}'\n", program.display());
+    new.put("etc/holdfast/config.d/60-tunneld.toml", &settings);
+    new.start();
+    new.until("it is started a third time", || new.read("begun").lines().count() >= 3);
+    match new.get::<TunnelsState>("/v1/tunnels") {
+        Err(UnixError::Refused { problem }) => {
+            assert_eq!(problem.reason, Reason::TunnelDaemonDown);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(new.read("log").contains("tunneld ended"), "{}", new.read("log"));
 }
 
 /// Both copies of the ledger are gone and the controller is away: what the box has it keeps.

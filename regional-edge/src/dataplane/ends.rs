@@ -7,7 +7,7 @@ use crate::names;
 use crate::nodes::{NodeKey, Nodes};
 use crate::routing::{self, Device, View};
 use holdfast_api::Reason;
-use holdfast_api::tunnel::{BfdState, PublicKey, TunnelKind};
+use holdfast_api::tunnel::{BfdState, Pages, PublicKey, TunnelKind};
 use ipnet::IpNet;
 use netd::model::{Item, Keyed};
 use netd::tuntap;
@@ -197,6 +197,14 @@ impl Ends {
         match self.engine {
             Engine::Userspace { .. } => TunnelKind::WireguardUserspace,
             Engine::Kernel(_) => TunnelKind::WireguardKernel,
+        }
+    }
+
+    /// Which pages packets are in; none where the kernel has the tunnels.
+    pub(super) fn packet_pages(&self) -> Option<Pages> {
+        match &self.engine {
+            Engine::Userspace { device, .. } => Some(device.pages()),
+            Engine::Kernel(_) => None,
         }
     }
 
@@ -438,7 +446,7 @@ fn userspace(
         listen_port: options.listen_port,
         fwmark: tunnels::names::FWMARK,
         handshakes_per_second: HANDSHAKES_PER_SECOND,
-        tuning: wireguard::Tuning::default(),
+        tuning: wireguard::Tuning { pages: options.packet_pages, ..wireguard::Tuning::default() },
     };
     let device = wireguard::Device::start(end, device).map_err(EndsError::Engine)?;
     let _uapi = options.uapi.as_ref().and_then(|(dir, runtime)| {

@@ -23,7 +23,7 @@ use crate::mesh::Heard;
 use crate::nodes::NodeKey;
 use crate::state::DataState;
 use holdfast_api::resources::TunnelPeer;
-use holdfast_api::tunnel::TunnelKind;
+use holdfast_api::tunnel::{Pages, TunnelKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
@@ -48,6 +48,8 @@ pub struct Options {
     pub kinds: Vec<TunnelKind>,
     /// Bytes of the largest packet inside the tunnels.
     pub mtu: u32,
+    /// The pages that packets are in where tunnels are in userspace, as far as the pool has them.
+    pub packet_pages: Pages,
     /// This edge's address on the backbone.
     pub backbone: Option<IpAddr>,
     /// Where the UAPI socket for wg(8) is published, and the runtime that serves it; nowhere when

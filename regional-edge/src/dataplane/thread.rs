@@ -238,6 +238,7 @@ impl Thread {
             link: crate::names::LINK.into(),
             kind: self.ends.as_ref().map(Ends::kind),
             listen_port: self.ends.as_ref().map_or(0, Ends::listen_port),
+            packet_pages: self.ends.as_ref().and_then(Ends::packet_pages),
             nodes: nodes.collect(),
             edges: edges.collect(),
             refusals: self.model.refusals().to_vec(),

@@ -10,7 +10,7 @@
 #![allow(clippy::unwrap_used)]
 
 use holdfast_api::resources::{TunnelPeer, TunnelPeerSpec};
-use holdfast_api::tunnel::{BfdState, BfdTimers, PublicKey, TunnelKind};
+use holdfast_api::tunnel::{BfdState, BfdTimers, Pages, PublicKey, TunnelKind};
 use ipnet::IpNet;
 use netd::netns::NetNs;
 use regional_edge::dataplane::{Dataplane, Event, Options};
@@ -160,6 +160,7 @@ impl World {
             listen_port: PORT,
             kinds: vec![kind],
             mtu: 1420,
+            packet_pages: Pages::Usual,
             backbone: Some(backbone(n)),
             uapi: None,
         };

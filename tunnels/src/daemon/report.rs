@@ -5,7 +5,9 @@ use super::tunnel::{Tunnel, TunnelId};
 use super::want;
 use crate::bfd::State;
 use crate::path_mtu::Phase;
-use holdfast_api::tunnel::{CandidateState, LastFailover, TunnelKind, TunnelState, TunnelsState};
+use holdfast_api::tunnel::{
+    CandidateState, LastFailover, Pages, TunnelKind, TunnelState, TunnelsState,
+};
 use holdfast_api::{Reason, Severity};
 use netd::WgKey;
 use std::time::{Duration, Instant, SystemTime};
@@ -225,6 +227,15 @@ impl Control {
             }
             _ => {}
         }
+        if let Some(link) = self.in_usual_pages(settings.packet_pages) {
+            all.push((
+                Reason::TunnelUsualPages,
+                format!(
+                    "packets of {link} are in the usual pages, not of {}",
+                    settings.packet_pages
+                ),
+            ));
+        }
         if let Some(domain) = &self.choice.shared_domain {
             all.push((
                 Reason::TunnelSharedDomain,
@@ -232,6 +243,15 @@ impl Control {
             ));
         }
         all
+    }
+
+    /// The links whose packets are in the usual pages though others are asked for.
+    fn in_usual_pages(&self, asked: Pages) -> Option<String> {
+        let other = |tunnel: &&Tunnel| {
+            tunnel.device.as_ref().is_some_and(|device| device.pages() == Pages::Usual)
+        };
+        let links: Vec<String> = self.tunnels.values().filter(other).map(Tunnel::link).collect();
+        (asked != Pages::Usual && !links.is_empty()).then(|| links.join(" and "))
     }
 
     pub(super) fn rtt_us(&self, edge: &str) -> Option<u64> {

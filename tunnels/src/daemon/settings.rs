@@ -3,7 +3,7 @@
 use crate::bfd::{Role, Settings as BfdSettings, SettingsError};
 use crate::wireguard::{KeyError, PrivateKey};
 use holdfast_api::Reason;
-use holdfast_api::tunnel::{EdgeCandidate, TunnelKind, TunnelsConfig};
+use holdfast_api::tunnel::{EdgeCandidate, Pages, TunnelKind, TunnelsConfig};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::io;
@@ -21,6 +21,8 @@ pub(super) struct Settings {
     pub(super) listen_port: u16,
     /// Kinds of tunnels by preference; at least one.
     pub(super) kinds: Vec<TunnelKind>,
+    /// The pages that packets of userspace devices are in.
+    pub(super) packet_pages: Pages,
     /// The node's address inside all of its tunnels.
     pub(super) overlay: IpAddr,
     /// Whether packets that arrive through tunnels are for others behind this node.
@@ -150,6 +152,7 @@ fn check(config: TunnelsConfig, private_key: PrivateKey) -> Result<Settings, Set
         private_key,
         listen_port: config.listen_port,
         kinds: config.kinds,
+        packet_pages: config.packet_pages,
         overlay,
         forwards: !intent.site_prefixes.is_empty(),
         own_prefixes: intent.site_prefixes.iter().map(IpNet::trunc).collect(),
@@ -182,6 +185,7 @@ pub(super) mod tests {
             private_key: "/nowhere".into(),
             listen_port: 0,
             kinds: vec![TunnelKind::WireguardUserspace],
+            packet_pages: Pages::Usual,
             intent: TunnelIntent {
                 overlay_address: [100, 64, 1, 1].into(),
                 site_prefixes: Vec::new(),

@@ -221,7 +221,7 @@ fn open_device(slot: u8, edge: &EdgeCandidate, settings: &Settings) -> Result<De
         listen_port: want::listen_port(settings, slot).unwrap_or(0),
         fwmark: names::FWMARK,
         handshakes_per_second: HANDSHAKES_PER_SECOND,
-        tuning: Tuning::default(),
+        tuning: Tuning { pages: settings.packet_pages, ..Tuning::default() },
     };
     let device = Device::start(link, options)
         .map_err(|source| TunnelError::Engine { edge: edge.name.clone(), source })?;

@@ -131,6 +131,7 @@ struct Shared {
     fwmark: Mutex<u32>,
     resident: Mutex<Option<Arc<dyn Resident>>>,
     name: String,
+    pages: Pages,
     /// After a command, or a change of `port` or `resident`: the thread looks at them only then.
     wake: Wake,
     stop: AtomicBool,
@@ -176,6 +177,7 @@ impl Device {
             fwmark: Mutex::new(options.fwmark),
             resident: Mutex::new(None),
             name: options.name.clone(),
+            pages: means.pages,
             wake: Wake::new().map_err(fail)?,
             stop: AtomicBool::new(false),
             is_silent: AtomicBool::new(false),
@@ -205,6 +207,12 @@ impl Device {
     /// The name of its link.
     pub fn name(&self) -> &str {
         &self.shared.name
+    }
+
+    /// Which pages its packets are in: those that were asked for, or the usual ones where there
+    /// were not enough.
+    pub fn pages(&self) -> Pages {
+        self.shared.pages
     }
 
     /// Whether it still moves packets.

@@ -9,10 +9,9 @@
 
 pub(crate) use super::sys::Chunk;
 use super::sys::map;
-use std::fmt;
+pub use holdfast_api::tunnel::{Pages, UnknownPages};
 use std::io;
 use std::ops::Range;
-use std::str::FromStr;
 
 /// Memory that is asked for by places, whether it is in one piece or not.
 pub(crate) trait Places {
@@ -33,55 +32,12 @@ impl Places for [u8] {
     }
 }
 
-/// The size of pages.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Pages {
-    /// The machine's usual one.
-    #[default]
-    Usual,
-    /// 2 MiB.
-    Huge2M,
-    /// 1 GiB.
-    Huge1G,
-}
-
-impl Pages {
-    /// What it is called.
-    pub fn name(self) -> &'static str {
-        match self {
-            Pages::Usual => "usual",
-            Pages::Huge2M => "2M",
-            Pages::Huge1G => "1G",
-        }
-    }
-
-    /// The logarithm of a huge page's bytes.
-    fn log2(self) -> Option<u32> {
-        match self {
-            Pages::Usual => None,
-            Pages::Huge2M => Some(21),
-            Pages::Huge1G => Some(30),
-        }
-    }
-}
-
-impl fmt::Display for Pages {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Not the name of a size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("pages are usual, 2M or 1G")]
-pub struct UnknownPages;
-
-impl FromStr for Pages {
-    type Err = UnknownPages;
-
-    fn from_str(text: &str) -> Result<Self, UnknownPages> {
-        let all = [Pages::Usual, Pages::Huge2M, Pages::Huge1G];
-        all.into_iter().find(|pages| pages.name() == text).ok_or(UnknownPages)
+/// The logarithm of a huge page's bytes.
+fn log2(pages: Pages) -> Option<u32> {
+    match pages {
+        Pages::Usual => None,
+        Pages::Huge2M => Some(21),
+        Pages::Huge1G => Some(30),
     }
 }
 
@@ -91,7 +47,7 @@ impl FromStr for Pages {
 /// # Errors
 /// There is no memory.
 pub(crate) fn take(lengths: &[usize], pages: Pages) -> io::Result<(Vec<Chunk>, Pages)> {
-    match map(lengths, pages.log2()) {
+    match map(lengths, log2(pages)) {
         Ok(chunks) => Ok((chunks, pages)),
         Err(error) if pages != Pages::Usual => {
             tracing::warn!(%pages, %error, "no such pages are free; the usual ones are taken");
@@ -104,14 +60,6 @@ pub(crate) fn take(lengths: &[usize], pages: Pages) -> io::Result<(Vec<Chunk>, P
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_size_has_a_name() {
-        for pages in [Pages::Usual, Pages::Huge2M, Pages::Huge1G] {
-            assert_eq!(pages.to_string().parse(), Ok(pages));
-        }
-        assert_eq!("4k".parse::<Pages>(), Err(UnknownPages));
-    }
 
     #[test]
     fn whatever_the_pool_has_there_is_memory() {

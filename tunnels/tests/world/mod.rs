@@ -6,7 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a helper of tests; a panic is a failed test")]
 
 use holdfast_api::tunnel::{
-    BfdTimers, EdgeCandidate, TunnelIntent, TunnelKind, TunnelState, TunnelsConfig, TunnelsState,
+    BfdTimers, EdgeCandidate, Pages, TunnelIntent, TunnelKind, TunnelState, TunnelsConfig,
+    TunnelsState,
 };
 use holdfast_poll::until;
 use netd::netns::NetNs;
@@ -124,6 +125,7 @@ impl World {
             private_key: self.root.path().join("key"),
             listen_port: 0,
             kinds: vec![TunnelKind::WireguardKernel, TunnelKind::WireguardUserspace],
+            packet_pages: Pages::Usual,
             intent: TunnelIntent {
                 overlay_address: node_overlay(self.v6),
                 site_prefixes: Vec::new(),

@@ -13,6 +13,7 @@ pub fn config(inputs: &Inputs, private_key: PathBuf) -> Option<TunnelsConfig> {
         private_key,
         listen_port: 0,
         kinds: kinds(inputs),
+        packet_pages: inputs.settings.packet_pages,
         intent,
     })
 }
@@ -35,5 +36,31 @@ fn kinds(inputs: &Inputs) -> Vec<TunnelKind> {
     match known.is_empty() {
         true => vec![TunnelKind::WireguardKernel, TunnelKind::WireguardUserspace],
         false => known,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_api::resources::NodeConfigSpec;
+    use holdfast_api::tunnel::{BfdTimers, Pages, TunnelIntent};
+    use std::sync::Arc;
+
+    #[test]
+    fn what_the_settings_say_of_pages_is_told() {
+        let intent = TunnelIntent {
+            overlay_address: [100, 64, 1, 1].into(),
+            site_prefixes: Vec::new(),
+            routes: Vec::new(),
+            candidates: Vec::new(),
+            bfd: BfdTimers::default(),
+            want: 2,
+        };
+        let desired = NodeConfigSpec { tunnels: Some(intent), ..NodeConfigSpec::default() };
+        let mut inputs = Inputs { desired: Some(Arc::new(desired)), ..Inputs::for_tests() };
+        let told = |inputs: &Inputs| config(inputs, "/key".into()).unwrap().packet_pages;
+        assert_eq!(told(&inputs), Pages::Usual);
+        Arc::make_mut(&mut inputs.settings).packet_pages = Pages::Huge2M;
+        assert_eq!(told(&inputs), Pages::Huge2M);
     }
 }

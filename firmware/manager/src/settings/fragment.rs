@@ -99,6 +99,8 @@ pub struct TunneldFragment {
     pub start: Option<String>,
     /// Program to start as a child; found beside `holdfastd` when absent.
     pub program: Option<std::path::PathBuf>,
+    /// The pages that packets of tunnels in userspace are in.
+    pub packet_pages: Option<holdfast_api::tunnel::Pages>,
 }
 
 /// How Kubernetes is started.

@@ -35,6 +35,8 @@ pub struct Settings {
     pub network: NetworkIntent,
     /// How `tunneld` is started.
     pub tunneld: TunneldStart,
+    /// The pages that packets of tunnels in userspace are in.
+    pub packet_pages: holdfast_api::tunnel::Pages,
     /// How Kubernetes is started.
     pub kubernetes: KubernetesSettings,
 }
@@ -97,6 +99,7 @@ pub fn merge(fragments: impl IntoIterator<Item = Fragment>) -> Merged {
             let into = all.tunneld.get_or_insert_default();
             into.start = tunneld.start.or(into.start.take());
             into.program = tunneld.program.or(into.program.take());
+            into.packet_pages = tunneld.packet_pages.or(into.packet_pages);
         }
         if let Some(kubernetes) = one.kubernetes {
             let into = all.kubernetes.get_or_insert_default();
@@ -130,6 +133,7 @@ pub fn validate(Merged(all): Merged) -> Result<Settings, SettingsError> {
         Some(_) => Err(bad(key, &format!("must be 1 to {most} seconds"))),
     };
     let tunneld = all.tunneld.unwrap_or_default();
+    let packet_pages = tunneld.packet_pages.unwrap_or_default();
     let tunneld = match tunneld.start.as_deref() {
         None | Some("auto") => TunneldStart::Auto(tunneld.program),
         Some("systemd") => TunneldStart::Systemd,
@@ -164,6 +168,7 @@ pub fn validate(Merged(all): Merged) -> Result<Settings, SettingsError> {
             routes: network.routes.into_iter().map(Into::into).collect(),
         },
         tunneld,
+        packet_pages,
         kubernetes: KubernetesSettings { start, program, fleet_lock: kubernetes.fleet_lock },
     })
 }

@@ -231,4 +231,17 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn packets_are_in_the_usual_pages_unless_the_last_file_says_otherwise() {
+        use holdfast_api::tunnel::Pages;
+        let pages = |texts: &[&str]| {
+            let fragments = texts.iter().map(|text| parse(Path::new("x.toml"), text).unwrap());
+            validate(merge(fragments)).unwrap().packet_pages
+        };
+        let (small, large) = ("[tunneld]\npacket_pages = '2M'", "[tunneld]\npacket_pages = '1G'");
+        assert_eq!(pages(&[]), Pages::Usual);
+        assert_eq!(pages(&[large, small, "[tunneld]\nstart = 'child'"]), Pages::Huge2M);
+        assert!(parse(Path::new("x.toml"), "[tunneld]\npacket_pages = '4k'").is_err());
+    }
 }

@@ -65,6 +65,8 @@ pub(super) struct Worker<'a> {
 
 /// What a worker works with.
 pub(super) struct Means {
+    /// Which pages the memory is from.
+    pub(super) pages: Pages,
     helpers: Helpers,
     blocks: Vec<Chunk>,
     slots: Vec<Chunk>,
@@ -84,7 +86,7 @@ impl Means {
         let help = format!("{name}-help");
         let crew = (helpers > 0).then(|| Crew::new(helpers, &help)).transpose()?;
         tracing::debug!(link = name, helpers, %pages, "what a WireGuard device works with");
-        Ok(Means { helpers: crew.map(Arc::new), blocks: blocks_and_slots, slots })
+        Ok(Means { pages, helpers: crew.map(Arc::new), blocks: blocks_and_slots, slots })
     }
 }
 
@@ -94,7 +96,7 @@ pub(super) fn run(
     link: &LinkEnd,
     engine: Engine,
     commands: &mpsc::Receiver<Command>,
-    Means { helpers, blocks, slots }: Means,
+    Means { helpers, blocks, slots, .. }: Means,
 ) -> io::Result<()> {
     let now = Instant::now();
     let layout = engine.layout();

@@ -55,7 +55,7 @@ pub const TESTS: &[&str] = &[
 ];
 
 /// How long the machine may take, unless told otherwise.
-pub const LIMIT: Duration = Duration::from_secs(600);
+pub const LIMIT: Duration = Duration::from_secs(1200);
 
 /// How long one test may take.
 const LIMIT_EACH: Duration = Duration::from_secs(180);

@@ -71,8 +71,9 @@ fn main() -> anyhow::Result<()> {
 fn in_background() -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find this program again")?;
     let mut child = Command::new(program)
-        .args(std::env::args_os().skip(1))
+        // First: what is behind "--" is no option.
         .arg("--announce")
+        .args(std::env::args_os().skip(1))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .process_group(0)

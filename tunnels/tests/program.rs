@@ -1,0 +1,65 @@
+//! What `holdfast-wireguard` does with its arguments and its caller, and how it goes into the
+//! background. What its device does is in `wireguard.rs` and `faults.rs`.
+
+#![allow(clippy::unwrap_used, reason = "helpers of the test; a panic is a failed test")]
+
+mod world;
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use world::{Namespace, need_rights, wait_for};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-wireguard");
+const LINK: &str = "wg0";
+
+/// A namespace and a directory in which a device may be started. It ends when this is dropped.
+struct Place {
+    namespace: Namespace,
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Place { namespace: Namespace::new(), dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join(format!("sockets/{LINK}.sock"))
+    }
+
+    /// The program, with its sockets below the directory that it is started in.
+    fn command(&self) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.current_dir(self.dir.path()).args(["--sockets", "sockets"]);
+        command
+    }
+
+    fn run(&self, command: &mut Command) -> Output {
+        self.namespace.net.enter(|| command.output()).unwrap().unwrap()
+    }
+
+    fn has_link(&self) -> bool {
+        self.namespace.run("ip", &["link", "show", LINK]).status.success()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = self.namespace.run("ip", &["link", "delete", LINK]);
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_name_behind_two_dashes_goes_into_the_background_too() {
+    need_rights!();
+    let place = Place::new();
+    let started = place.run(place.command().args(["--", LINK]));
+    assert!(started.status.success(), "{}", said(&started));
+    assert!(place.has_link());
+    std::fs::remove_file(place.socket()).unwrap();
+    wait_for("its end", || (!place.has_link()).then_some(()));
+}

@@ -5,7 +5,10 @@
 
 mod world;
 
-use std::path::PathBuf;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::{Pid, getsid};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use world::{Namespace, need_rights, wait_for};
 
@@ -38,6 +41,12 @@ impl Place {
         self.namespace.net.enter(|| command.output()).unwrap().unwrap()
     }
 
+    /// Of the process that listens.
+    fn pid(&self) -> Pid {
+        let socket = UnixStream::connect(self.socket()).unwrap();
+        Pid::from_raw(getsockopt(&socket, PeerCredentials).unwrap().pid())
+    }
+
     fn has_link(&self) -> bool {
         self.namespace.run("ip", &["link", "show", LINK]).status.success()
     }
@@ -62,4 +71,27 @@ fn a_name_behind_two_dashes_goes_into_the_background_too() {
     assert!(place.has_link());
     std::fs::remove_file(place.socket()).unwrap();
     wait_for("its end", || (!place.has_link()).then_some(()));
+}
+
+/// Otherwise its directory could not be unmounted, a signal to the session would end it, and whoever
+/// reads what a descriptor gives would wait for as long as it runs.
+#[test]
+fn in_the_background_it_has_nothing_of_its_caller() {
+    need_rights!();
+    let place = Place::new();
+    let ours = place.dir.path().join("ours");
+    let mut shell = Command::new("sh");
+    shell.current_dir(place.dir.path());
+    shell.args(["-c", "exec \"$@\" 3>ours 7<ours", "sh", PROGRAM, "--sockets", "sockets", LINK]);
+    let started = place.run(&mut shell);
+    assert!(started.status.success(), "{}", said(&started));
+    let pid = place.pid();
+    assert_eq!(getsid(Some(pid)), Ok(pid));
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    assert_eq!(std::fs::read_link(process.join("cwd")).unwrap(), Path::new("/"));
+    let open: Vec<PathBuf> = std::fs::read_dir(process.join("fd"))
+        .unwrap()
+        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+        .collect();
+    assert!(open.contains(&"/dev/net/tun".into()) && !open.contains(&ours), "{open:?}");
 }

@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::Parser;
 use netd::LinkName;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,6 +19,8 @@ use tunnels::wireguard::{Device, LinkEnd, Options, Pages, PrivateKey, Tuning, ua
 
 /// What the child says once it is ready.
 const READY: &str = "ready";
+/// The last descriptor that has a meaning of its own.
+const STDERR: RawFd = 2;
 /// The device's own thread keeps no more than these busy.
 const MOST_HELPERS: usize = 64;
 
@@ -58,8 +60,11 @@ fn helpers(text: &str) -> Result<usize, String> {
 }
 
 fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    if !arguments.foreground && !arguments.announce {
+    let mut arguments = Arguments::parse();
+    if arguments.announce {
+        arguments.sockets = std::path::absolute(&arguments.sockets).context("--sockets")?;
+        leave_caller()?;
+    } else if !arguments.foreground {
         return in_background();
     }
     tunnels::program::log(&arguments.log)?;
@@ -67,7 +72,7 @@ fn main() -> anyhow::Result<()> {
     runtime.block_on(run(&arguments))
 }
 
-/// Starts itself again, without a terminal, and waits until that is ready.
+/// Starts itself again and waits until that is ready.
 fn in_background() -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find this program again")?;
     let mut child = Command::new(program)
@@ -76,7 +81,6 @@ fn in_background() -> anyhow::Result<()> {
         .args(std::env::args_os().skip(1))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .process_group(0)
         .spawn()
         .context("cannot start the process in the background")?;
     let mut line = String::new();
@@ -88,6 +92,21 @@ fn in_background() -> anyhow::Result<()> {
     }
     let status = child.wait().context("the process in the background")?;
     anyhow::bail!("the process in the background ended at once: {status}")
+}
+
+/// Lets go of what is the caller's: directory, session, terminal, and descriptors, which somebody may
+/// wait to see the end of. Nothing of our own is open yet.
+fn leave_caller() -> anyhow::Result<()> {
+    std::env::set_current_dir("/").context("cannot leave the directory")?;
+    nix::unistd::setsid().context("cannot begin a session")?;
+    let open = std::fs::read_dir("/proc/self/fd").context("/proc/self/fd")?;
+    let numbers = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let numbers: Vec<RawFd> = numbers.filter(|number| *number > STDERR).collect();
+    for number in numbers {
+        // The one that listed them is closed already.
+        let _ = nix::unistd::close(number);
+    }
+    Ok(())
 }
 
 /// Whoever waits for the end of our output must not wait for our end.

@@ -5,11 +5,13 @@
 
 mod world;
 
+use netd::tuntap::{Options, Tun};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Pid, getsid};
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use world::{Namespace, need_rights, wait_for};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-wireguard");
@@ -58,6 +60,16 @@ impl Drop for Place {
     }
 }
 
+/// In the foreground.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -94,4 +106,26 @@ fn in_the_background_it_has_nothing_of_its_caller() {
         .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
         .collect();
     assert!(open.contains(&"/dev/net/tun".into()) && !open.contains(&ours), "{open:?}");
+}
+
+/// As after a SIGKILL while the machine is busy: the kernel has not taken the device away yet.
+#[test]
+fn a_device_that_another_process_is_about_to_lose_is_waited_for() {
+    need_rights!();
+    let place = Place::new();
+    let open = || Tun::open(&LINK.parse().unwrap(), Options::default()).unwrap();
+    let held = place.namespace.net.enter(open).unwrap();
+    let mut command = place.command();
+    command.args(["--foreground", "--log", "debug", LINK]).stderr(Stdio::piped());
+    let mut program = Running(place.namespace.net.enter(|| command.spawn()).unwrap().unwrap());
+    let mut log = BufReader::new(program.0.stderr.take().unwrap()).lines();
+    let mut tries = 0;
+    // Otherwise it has ended, and so has its log.
+    while tries < 5 {
+        tries += u32::from(log.next().expect("it tries again").unwrap().contains("trying again"));
+    }
+    drop(held);
+    wait_for("the device", || UnixStream::connect(place.socket()).ok());
+    std::fs::remove_file(place.socket()).unwrap();
+    assert!(program.0.wait().unwrap().success());
 }

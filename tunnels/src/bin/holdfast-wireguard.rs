@@ -10,15 +10,22 @@
 use anyhow::Context;
 use clap::Parser;
 use netd::LinkName;
+use netd::tuntap::TunError;
+use nix::errno::Errno;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tunnels::wireguard::{Device, LinkEnd, Options, Pages, PrivateKey, Tuning, uapi};
 
 /// What the child says once it is ready.
 const READY: &str = "ready";
+/// How long the end of a process that has the device may take.
+const OTHERS_END: Duration = Duration::from_secs(2);
+/// Between two attempts to have the device.
+const PAUSE: Duration = Duration::from_millis(20);
 /// The last descriptor that has a meaning of its own.
 const STDERR: RawFd = 2;
 /// The device's own thread keeps no more than these busy.
@@ -117,8 +124,25 @@ fn leave_terminal() -> std::io::Result<()> {
     Ok(())
 }
 
+/// Opens the link. A process that was killed has its device until the kernel is done with it.
+async fn open(name: &LinkName) -> Result<LinkEnd, TunError> {
+    let deadline = Instant::now() + OTHERS_END;
+    loop {
+        match LinkEnd::open(name) {
+            Err(error @ TunError::Attach { source: Errno::EBUSY, .. }) => {
+                if Instant::now() >= deadline {
+                    return Err(error);
+                }
+                tracing::debug!("another program has the device; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let link = LinkEnd::open(&arguments.link)?;
+    let link = open(&arguments.link).await?;
     let options = Options {
         name: arguments.link.to_string(),
         private_key: PrivateKey::generate()?,

@@ -28,15 +28,26 @@ mod ioctl {
 /// Why a device could not be opened or set.
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
-    /// The kernel has no TUN driver, or the container hides it.
-    #[error("cannot open {TUN_DEVICE}; try `modprobe tun`, in a container pass the device in")]
+    /// The kernel has no TUN driver, or the container hides it, or there is no descriptor left.
+    #[error("cannot open {TUN_DEVICE}{}", advice_on_driver(*.0))]
     NoDriver(#[source] Errno),
     /// The device could not be made or joined.
-    #[error("cannot make the device {name}; CAP_NET_ADMIN is needed, and the name must be free")]
+    #[error("cannot make the device {name}{}", advice_on_name(*source))]
     Attach {
         /// Its name.
         name: LinkName,
         /// The kernel's answer.
+        #[source]
+        source: Errno,
+    },
+    /// The device was made, and its index cannot be asked for: the C library tells no reason.
+    #[error(
+        "cannot find the device {name} that was made, as when no descriptor is left (`ulimit -n`)"
+    )]
+    Index {
+        /// Its name.
+        name: LinkName,
+        /// The C library's answer.
         #[source]
         source: Errno,
     },
@@ -58,6 +69,9 @@ impl TunError {
     pub fn reason(&self) -> Reason {
         match self {
             TunError::NoDriver(Errno::EACCES | Errno::EPERM) => Reason::NetPermission,
+            TunError::NoDriver(Errno::EMFILE | Errno::ENFILE) | TunError::Index { .. } => {
+                Reason::NetApplyFailed
+            }
             TunError::NoDriver(_) => Reason::NetUnsupported,
             TunError::Attach { source, .. } | TunError::Set { source, .. } => match source {
                 Errno::EPERM | Errno::EACCES => Reason::NetPermission,
@@ -65,6 +79,30 @@ impl TunError {
                 _ => Reason::NetApplyFailed,
             },
         }
+    }
+}
+
+/// What to look at when the driver's file was not opened.
+fn advice_on_driver(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => {
+            "; try `modprobe tun`, in a container pass the device in"
+        }
+        Errno::EACCES | Errno::EPERM => "; root may, in a container when the device is passed in",
+        Errno::EMFILE | Errno::ENFILE => "; there is no descriptor left",
+        _ => "",
+    }
+}
+
+/// What to look at when the kernel refused a device (`tun_set_iff` in drivers/net/tun.c).
+fn advice_on_name(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EACCES | Errno::EPERM => "; CAP_NET_ADMIN is needed",
+        Errno::EBUSY => "; another program has it",
+        Errno::EINVAL | Errno::EEXIST => {
+            "; a link of another kind has this name, or the kernel keeps it (all, default)"
+        }
+        _ => "",
     }
 }
 
@@ -206,7 +244,7 @@ impl Device {
             .map_err(|source| TunError::Attach { name: name.clone(), source })?;
 
         let index = nix::net::if_::if_nametoindex(name.as_str())
-            .map_err(|source| TunError::Attach { name: name.clone(), source })?;
+            .map_err(|source| TunError::Index { name: name.clone(), source })?;
         let device = Device { fd, name: name.clone(), index };
         if options.persist {
             device.set_persist(true)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Holds the encrypted uplinks of a Holdfast node.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "tunneld", version)]
 struct Arguments {
     /// Below which all paths are found.
     #[arg(long, value_name = "DIR", default_value = "/")]

@@ -4,6 +4,7 @@ use anyhow::Context;
 use std::io::IsTerminal;
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 /// Logs to standard error what `filter` says, in colours only to a terminal that may have them
 /// (no-color.org).
@@ -17,6 +18,14 @@ pub fn log(filter: &str) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .init();
     Ok(())
+}
+
+/// Takes `text` when [`log`] does: for an option of clap, which says otherwise what is wrong with it.
+///
+/// # Errors
+/// The filter makes no sense.
+pub fn filter(text: &str) -> Result<String, ParseError> {
+    EnvFilter::try_new(text).map(|_| text.to_owned())
 }
 
 /// A runtime of one thread, for everything beside packets.

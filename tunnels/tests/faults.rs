@@ -308,7 +308,7 @@ fn a_device_that_another_program_has() {
             let second = second.unwrap();
             assert_eq!(second.status.code(), Some(1));
             let said = String::from_utf8_lossy(&second.stderr).into_owned();
-            assert!(said.contains(&end.link) && said.contains("the name must be free"), "{said}");
+            assert!(said.contains(&end.link) && said.contains("another program has it"), "{said}");
             flow.moves("with somebody who wanted the same device");
         },
         |_| {},

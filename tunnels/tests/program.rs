@@ -129,3 +129,61 @@ fn a_device_that_another_process_is_about_to_lose_is_waited_for() {
     std::fs::remove_file(place.socket()).unwrap();
     assert!(program.0.wait().unwrap().success());
 }
+
+#[test]
+fn what_is_wrongly_typed_is_told_from_what_fails() {
+    for typed in [&["--log", "nonsense=foo=bar", LINK][..], &["--helpers", "many", LINK], &[]] {
+        let output = Command::new(PROGRAM).args(typed).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{typed:?}: {}", said(&output));
+    }
+    let version = Command::new(PROGRAM).arg("--version").output().unwrap();
+    let version = String::from_utf8(version.stdout).unwrap();
+    assert_eq!(version, concat!("holdfast-wireguard ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+/// One line, also where a backtrace is asked for, and the same from the background.
+#[test]
+fn a_name_that_cannot_be_had_is_told_in_one_line() {
+    need_rights!();
+    let place = Place::new();
+    place.namespace.ip(&["tuntap", "add", "tap0", "mode", "tap"]);
+    for name in ["all", "default", "lo", "tap0"] {
+        for way in ["--foreground", "--log=info"] {
+            let mut command = place.command();
+            let output = place.run(command.args([way, name]).env("RUST_BACKTRACE", "1"));
+            assert_eq!(output.status.code(), Some(1), "{way} {name}");
+            let said = said(&output);
+            let expected = format!("error: cannot make the device {name}; a link of another kind");
+            assert!(said.starts_with(&expected) && said.lines().count() == 1, "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_process_with_too_few_descriptors_says_so() {
+    need_rights!();
+    let place = Place::new();
+    let with = |descriptors: u32| {
+        let mut shell = Command::new("sh");
+        shell.current_dir(place.dir.path()).args([
+            "-c",
+            "ulimit -n \"$1\"; shift; exec \"$@\"",
+            "sh",
+        ]);
+        shell.arg(descriptors.to_string()).args([PROGRAM, "--sockets", "sockets", LINK]);
+        place.run(&mut shell)
+    };
+    let mut refused = 0;
+    for descriptors in 8..64 {
+        let output = with(descriptors);
+        if output.status.success() {
+            break;
+        }
+        refused += 1;
+        let said = said(&output);
+        let cause = ["EMFILE", "os error 24", "ulimit -n"].iter().any(|word| said.contains(word));
+        assert!(cause && output.status.code() == Some(1), "{descriptors}: {said}");
+        assert!(!said.contains("CAP_NET_ADMIN") && !said.contains("modprobe"), "{said}");
+    }
+    assert!(refused > 0, "eight are not enough");
+}

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tunnels::wireguard::{Device, LinkEnd, Options, Pages, PrivateKey, Tuning, uapi};
@@ -28,12 +28,14 @@ const OTHERS_END: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
 /// The last descriptor that has a meaning of its own.
 const STDERR: RawFd = 2;
+/// The number of [`ExitCode::FAILURE`].
+const FAILED: i32 = 1;
 /// The device's own thread keeps no more than these busy.
 const MOST_HELPERS: usize = 64;
 
 /// Runs a WireGuard device in userspace, to be set up by wg(8). Needs CAP_NET_ADMIN.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "holdfast-wireguard", version)]
 struct Arguments {
     /// The link to make.
     #[arg(value_name = "LINK")]
@@ -54,7 +56,7 @@ struct Arguments {
     #[arg(long, value_name = "SIZE", default_value_t)]
     pages: Pages,
     /// What to log, such as "info" or "tunnels=debug".
-    #[arg(long, value_name = "FILTER", env = "HOLDFAST_LOG", default_value = "warn")]
+    #[arg(long, value_name = "FILTER", env = "HOLDFAST_LOG", default_value = "warn", value_parser = tunnels::program::filter)]
     log: String,
     /// Say "ready" on standard output when the device can be set up.
     #[arg(long, hide = true)]
@@ -66,8 +68,17 @@ fn helpers(text: &str) -> Result<usize, String> {
     if number <= MOST_HELPERS { Ok(number) } else { Err(format!("at most {MOST_HELPERS}")) }
 }
 
-fn main() -> anyhow::Result<()> {
-    let mut arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match start(Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {}", holdfast_api::chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     if arguments.announce {
         arguments.sockets = std::path::absolute(&arguments.sockets).context("--sockets")?;
         leave_caller()?;
@@ -76,11 +87,12 @@ fn main() -> anyhow::Result<()> {
     }
     tunnels::program::log(&arguments.log)?;
     let runtime = tunnels::program::runtime()?;
-    runtime.block_on(run(&arguments))
+    runtime.block_on(run(&arguments))?;
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Starts itself again and waits until that is ready.
-fn in_background() -> anyhow::Result<()> {
+/// Starts itself again and waits until that is ready, or has failed and said why.
+fn in_background() -> anyhow::Result<ExitCode> {
     let program = std::env::current_exe().context("cannot find this program again")?;
     let mut child = Command::new(program)
         // First: what is behind "--" is no option.
@@ -95,9 +107,12 @@ fn in_background() -> anyhow::Result<()> {
         BufReader::new(output).read_line(&mut line).context("the process in the background")?;
     }
     if line.trim_end() == READY {
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     let status = child.wait().context("the process in the background")?;
+    if status.code() == Some(FAILED) {
+        return Ok(ExitCode::FAILURE);
+    }
     anyhow::bail!("the process in the background ended at once: {status}")
 }
 
@@ -155,13 +170,13 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // The one that it needed to begin with is nobody's.
     device.set_private_key(None);
     let listener = uapi::Listener::open(&arguments.sockets, &device)?;
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     if arguments.announce {
         let mut output = std::io::stdout();
         writeln!(output, "{READY}").and_then(|()| output.flush()).context("standard output")?;
         leave_terminal().context("cannot let go of the terminal")?;
     }
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     tokio::select! {
         () = device.ended() => {}
         () = listener.removed() => {}

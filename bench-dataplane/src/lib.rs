@@ -8,6 +8,7 @@
 //! A new scenario gets a file in `scenario/` and a line in [`scenario::ALL`].
 #![warn(missing_docs)]
 
+mod interrupt;
 mod kubernetes;
 pub mod page;
 pub mod plot;
@@ -18,6 +19,7 @@ mod traffic;
 mod tunnel;
 mod world;
 
+pub use interrupt::clean_up_on_signals;
 pub use report::{Report, Series};
 
 /// Gets the WireGuard programs that ours is compared with into the user's cache; says what it does.

@@ -1,11 +1,13 @@
 //! `bench-dataplane`: runs scenarios and prints what they found.
 //!
-//! Exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrongly typed.
+//! Exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrongly typed; 130 and 143
+//! asked to end, by SIGINT and SIGTERM.
 
 use anyhow::Context;
 use bench_dataplane::scenario::{self, Options, Scenario};
 use bench_dataplane::{Report, plot, table};
 use clap::{Parser, Subcommand, ValueEnum};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -52,7 +54,8 @@ enum Command {
         /// Rounds, 1 and more; each scenario has a default of its own.
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: Option<u32>,
-        /// Few and short turns, beside wireguard-go only: less than two minutes for all of a tunnel.
+        /// Few and short turns, beside wireguard-go only: less than two minutes for all of a
+        /// tunnel on a quiet machine.
         #[arg(long, conflicts_with = "all_peers")]
         quick: bool,
         /// Beside all peers that are here, also where wireguard-go alone is the default.
@@ -86,7 +89,8 @@ fn scenario_of(name: &str) -> Result<&'static Scenario, String> {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
+    let command = Arguments::parse().command;
+    match bench_dataplane::clean_up_on_signals().and_then(|()| run(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -98,10 +102,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::List => {
-            for scenario in scenario::ALL {
-                println!("{:16} {}", scenario.name, scenario.about);
-            }
-            Ok(())
+            let lines = scenario::ALL.iter();
+            say(&lines.map(|one| format!("{:16} {}\n", one.name, one.about)).collect::<String>())
         }
         Command::Peers => bench_dataplane::install_peers(|line| eprintln!("{line}")),
         Command::Page { reports, notes, join } => page(&reports, notes.as_deref(), join),
@@ -126,6 +128,10 @@ fn progress(line: &str) {
 
 /// Runs scenarios and prints what they found, also what was found before one of them failed.
 fn measure(scenarios: &[&Scenario], options: &Options, print: &Print) -> anyhow::Result<()> {
+    if let Some(dir) = &print.plots {
+        // Not after all has been measured.
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
     let mut reports = Vec::new();
     let mut outcome = Ok(());
     for scenario in scenarios {
@@ -138,19 +144,22 @@ fn measure(scenarios: &[&Scenario], options: &Options, print: &Print) -> anyhow:
             }
         };
         if matches!(print.output, Output::Table) {
-            println!("{}", table::render(&report));
+            say(&format!("{}\n", table::render(&report)))?;
         }
-        let plots = print.plots.as_ref().map(|dir| plot::write(&report, dir));
-        for path in plots.transpose()?.unwrap_or_default() {
-            progress(&path.display().to_string());
+        if let Some(dir) = &print.plots {
+            let plots = plot::write(&report, dir)?;
+            plots.iter().for_each(|path| progress(&path.display().to_string()));
+            if plots.is_empty() {
+                progress("nothing to plot: each series has one sample");
+            }
         }
         reports.push(report);
     }
     if let Output::Json = print.output {
         match reports.as_slice() {
             [] => {}
-            [one] if scenarios.len() == 1 => println!("{}", serde_json::to_string_pretty(one)?),
-            many => println!("{}", serde_json::to_string_pretty(many)?),
+            [one] if scenarios.len() == 1 => say(&(serde_json::to_string_pretty(one)? + "\n"))?,
+            many => say(&(serde_json::to_string_pretty(many)? + "\n"))?,
         }
     }
     outcome?;
@@ -169,13 +178,20 @@ fn page(paths: &[PathBuf], notes: Option<&Path>, join: bool) -> anyhow::Result<(
         reports.extend(file);
     }
     match join {
-        true => println!("{}", serde_json::to_string_pretty(&reports)?),
+        true => say(&(serde_json::to_string_pretty(&reports)? + "\n")),
         false => {
             let notes = notes.map(read).transpose()?.unwrap_or_default();
-            print!("{}", bench_dataplane::page::render(&reports, &notes));
+            say(&bench_dataplane::page::render(&reports, &notes))
         }
     }
-    Ok(())
+}
+
+/// Prints; whoever stops to read has read enough.
+fn say(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot print"),
+        _ => Ok(()),
+    }
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

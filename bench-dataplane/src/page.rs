@@ -18,9 +18,14 @@ pub fn render(reports: &[Report], notes: &str) -> String {
          draws; what has no peer is told with its least and its most. How to run it, and how each scenario measures: [bench](reference/bench.md).\n\n## Goals\n\n\
          | what | goal | stretch | measured | | how | turns |\n|---|---|---|---|---|---|---|\n",
     );
-    for row in GOALS.iter().filter_map(|goal| row(goal, reports)) {
+    let is_quick = |report: &Report| report.setup.contains_key("quick");
+    let judges = !reports.iter().any(is_quick);
+    for row in GOALS.iter().filter_map(|goal| row(goal, reports, judges)) {
         // Writing to a string cannot fail.
         let _ = writeln!(page, "{row}");
+    }
+    if !judges {
+        page.push_str("\nOf a quick run: few and short turns, from which nothing is judged.\n");
     }
     if !notes.trim().is_empty() {
         let _ = write!(page, "\n{}\n", notes.trim());
@@ -57,7 +62,7 @@ fn range(samples: &[f64]) -> Option<String> {
     (samples.len() > 1).then(|| format!("{} to {}", number(least), number(most)))
 }
 
-fn row(goal: &Goal, reports: &[Report]) -> Option<String> {
+fn row(goal: &Goal, reports: &[Report], judges: bool) -> Option<String> {
     type Holds = fn(f64, f64) -> bool;
     let at_least: (_, Holds) = ("≥", |measured, goal| measured >= goal);
     let at_most: (_, Holds) = ("≤", |measured, goal| measured <= goal);
@@ -83,7 +88,7 @@ fn row(goal: &Goal, reports: &[Report]) -> Option<String> {
     let is = |to_be| holds(to_be, series.median);
     let surely = |to_be| ends.iter().all(|end| holds(to_be, *end));
     let verdict = match (is(beyond), is(aim)) {
-        _ if bound.is_none() => "",
+        _ if bound.is_none() || !judges => "",
         (true, _) if surely(beyond) => "stretch reached",
         (_, true) if surely(aim) => "reached",
         (_, true) => "reached, but not surely",

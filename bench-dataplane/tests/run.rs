@@ -2,8 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panics")]
 
 use bench_dataplane::Report;
+use lab::process::{self, ProcessId};
+use lab::{netns, process::inside};
+use nix::sys::signal::Signal;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// What is missing here to measure a tunnel.
 fn missing(bench: &Path) -> Option<String> {
@@ -54,4 +58,68 @@ fn a_stream_is_measured_through_a_tunnel_with_its_offloads_on() {
         let found = found.unwrap_or_else(|| panic!("no {series} in {report:?}"));
         assert!(found.n == 1 && found.median > 0.0, "{found:?}");
     }
+}
+
+/// Ends the bench when the test fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    fn start(bench: &Path) -> Self {
+        let mut command = Command::new(bench);
+        command.args(["run", "helpers", "--quick"]).stdin(Stdio::null());
+        Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn namespaces(&self) -> Vec<String> {
+        netns::with_prefix(&format!("bench-{}-", self.0.id()))
+    }
+
+    /// What runs in its namespaces, once a stream does.
+    fn streaming(&mut self) -> Vec<ProcessId> {
+        let ready = holdfast_poll::retry(Duration::from_secs(60), || {
+            assert_eq!(self.0.try_wait().unwrap(), None, "it has ended");
+            let all: Vec<ProcessId> =
+                self.namespaces().iter().flat_map(|name| inside(&netns::path(name))).collect();
+            let comm = |one: &ProcessId| std::fs::read_to_string(format!("/proc/{}/comm", one.pid));
+            let streams = all.iter().filter(|one| comm(one).unwrap_or_default() == "iperf3\n");
+            if streams.count() == 2 { Ok(all) } else { Err(format!("{all:?}")) }
+        });
+        ready.unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        process::ProcessId::of(i32::try_from(self.0.id()).unwrap())
+            .unwrap()
+            .signal(signal)
+            .unwrap();
+    }
+}
+
+#[test]
+fn one_that_is_asked_to_end_leaves_nothing_and_removes_what_one_that_was_killed_left() {
+    let bench = Path::new(env!("CARGO_BIN_EXE_bench-dataplane"));
+    if let Some(why) = missing(bench) {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let mut killed = Running::start(bench);
+    let orphans = killed.streaming();
+    killed.signal(Signal::SIGKILL);
+    killed.0.wait().unwrap();
+    assert!(!killed.namespaces().is_empty(), "nobody could remove them");
+    let mut asked = Running::start(bench);
+    let children = asked.streaming();
+    assert_eq!(killed.namespaces(), [""; 0], "the next one removes them");
+    assert!(!orphans.iter().any(|one| one.alive()), "{orphans:?}");
+    asked.signal(Signal::SIGTERM);
+    assert_eq!(asked.0.wait().unwrap().code(), Some(143));
+    assert_eq!(asked.namespaces(), [""; 0]);
+    assert!(!children.iter().any(|one| one.alive()), "{children:?}");
 }

@@ -27,7 +27,7 @@ pub(super) const HELPERS: Scenario = Scenario {
 
 const PAIRS: u32 = 10;
 const SECONDS: u32 = 5;
-const QUICK_SECONDS: u32 = 2;
+const QUICK_SECONDS: u32 = 1;
 /// What both ends of a tunnel take of huge pages of 2 MiB at most.
 const PAGES_2M: u64 = 8;
 

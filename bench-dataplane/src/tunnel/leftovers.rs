@@ -1,27 +1,56 @@
-//! What a bench that was killed left behind: its namespaces and sockets, which carry its process'
-//! number. Those of a bench that runs stay.
+//! What a bench that was killed left behind: its namespaces with what runs in them, its sockets and
+//! files, all of which carry its process' number. Those of a bench that runs stay.
 
-use lab::netns;
+use lab::{netns, process};
 use std::path::Path;
+use std::time::Duration;
 
 const NAMESPACES: &str = "bench-";
 const SOCKETS: &str = "/var/run/wireguard";
+const FILES: &str = "bench-dataplane-";
+/// What does not end by itself in this time is killed.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Removes it, as far as it can: who has not the rights fails where it makes its own.
 pub(crate) fn remove() {
-    let is_there = |pid: u32| Path::new(&format!("/proc/{pid}")).exists();
+    remove_of(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+}
+
+/// Removes what this process has made so far, for whoever is about to end in the middle of it.
+pub(crate) fn remove_own() {
+    remove_of(|pid| pid == std::process::id());
+}
+
+fn remove_of(is_left: impl Fn(u32) -> bool) {
     for name in netns::with_prefix(NAMESPACES) {
-        if pid_of_namespace(&name).is_some_and(|pid| !is_there(pid)) {
+        if pid_of_namespace(&name).is_some_and(&is_left) {
+            // As long as one of them runs the namespace does not go, even without a name.
+            let _ = process::end(&process::inside(&netns::path(&name)), GRACE);
             let _ = netns::ip(&["netns", "delete", &name]);
         }
     }
     for entry in std::fs::read_dir(SOCKETS).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(pid_of_socket);
-        if pid.is_some_and(|pid| !is_there(pid)) {
+        if name.to_str().and_then(pid_of_socket).is_some_and(&is_left) {
             let _ = std::fs::remove_file(entry.path());
         }
     }
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.to_str().and_then(pid_of_files).is_some_and(&is_left) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// What the directory for files of this process is called.
+pub(crate) fn files() -> String {
+    format!("{FILES}{}", std::process::id())
+}
+
+/// Of `bench-dataplane-<pid>`.
+fn pid_of_files(name: &str) -> Option<u32> {
+    name.strip_prefix(FILES)?.parse().ok()
 }
 
 /// Of `bench-<pid>-<end>`.
@@ -48,6 +77,10 @@ mod tests {
         assert_eq!(pid_of_socket("hb1267-2.sock"), Some(4711));
         for other in ["bench-4711", "bench-4711-", "bench-x-1", "bench--1", "hf-1-1"] {
             assert_eq!(pid_of_namespace(other), None, "{other}");
+        }
+        assert_eq!(pid_of_files("bench-dataplane-4711"), Some(4711));
+        for other in ["bench-dataplane", "bench-dataplane-", "bench-dataplane-47-1"] {
+            assert_eq!(pid_of_files(other), None, "{other}");
         }
         for other in ["hb1267.sock", "hb1267-2", "hbxyz-1.sock", "wg0.sock", "hb1267-me.sock"] {
             assert_eq!(pid_of_socket(other), None, "{other}");

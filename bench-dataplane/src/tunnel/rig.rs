@@ -2,7 +2,7 @@
 
 use super::program::{Kind, Program};
 use super::wakeups::wakeups;
-use super::{huge, offloads};
+use super::{huge, leftovers, offloads};
 use anyhow::{Context, bail, ensure};
 use lab::measure::{Usage, usage};
 use netd::netns::NetNs;
@@ -273,7 +273,7 @@ fn public_key(private: &str) -> anyhow::Result<String> {
 }
 
 pub(crate) fn tempdir() -> anyhow::Result<PathBuf> {
-    let dir = std::env::temp_dir().join(format!("bench-dataplane-{}", std::process::id()));
+    let dir = std::env::temp_dir().join(leftovers::files());
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     Ok(dir)
 }

@@ -50,6 +50,13 @@ macro_rules! on_kubernetes {
     };
 }
 
+/// Tests that take the machine for themselves: whole worlds, and the bench, which loads every core.
+macro_rules! on_a_machine_alone {
+    () => {
+        "((package(lab) and binary(whole_worlds)) or (package(bench-dataplane) and binary(run)))"
+    };
+}
+
 /// Set for tests on real Kubernetes.
 const ASKS_FOR_KUBERNETES: (&str, &str) = (ASKED, "1");
 
@@ -200,15 +207,13 @@ fn steps(nextest: bool) -> Vec<Step> {
             "run",
             "--workspace",
             "-E",
-            concat!("not (package(lab) and binary(whole_worlds)) and not ", on_kubernetes!()),
+            concat!("not ", on_a_machine_alone!(), " and not ", on_kubernetes!()),
             "--no-fail-fast",
         ],
         false => vec!["test", "--workspace", "--no-fail-fast"],
     };
     let (worlds, kubernetes): (Vec<&str>, Vec<&str>) = match nextest {
-        true => {
-            (so_many("package(lab) and binary(whole_worlds)", "1"), so_many(on_kubernetes!(), "2"))
-        }
+        true => (so_many(on_a_machine_alone!(), "1"), so_many(on_kubernetes!(), "2")),
         false => (all_of("whole_worlds"), all_of("*")),
     };
     let tests = |name, what, arguments, env: &[(&'static str, &'static str)]| {

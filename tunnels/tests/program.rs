@@ -108,6 +108,17 @@ fn in_the_background_it_has_nothing_of_its_caller() {
     assert!(open.contains(&"/dev/net/tun".into()) && !open.contains(&ours), "{open:?}");
 }
 
+/// Set up by hand, nobody sets its MTU; of more every full packet would go in fragments.
+#[test]
+fn a_full_packet_fits_into_a_datagram_at_first() {
+    need_rights!();
+    let place = Place::new();
+    let started = place.run(place.command().arg(LINK));
+    assert!(started.status.success(), "{}", said(&started));
+    let shown = place.namespace.ip(&["link", "show", LINK]);
+    assert!(shown.contains(" mtu 1420 "), "{shown}");
+}
+
 /// As after a SIGKILL while the machine is busy: the kernel has not taken the device away yet.
 #[test]
 fn a_device_that_another_process_is_about_to_lose_is_waited_for() {

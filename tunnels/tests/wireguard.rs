@@ -194,9 +194,12 @@ fn wg_quick_raises_changes_and_takes_down() {
         let allowed = other.0.address(other.1).join(", ");
         quick_config(end, other.0, (&allowed, Outside::V4.endpoint(other.1)), more)
     };
-    let paths = [config((a, 1), (b, 2), ""), config((b, 2), (a, 1), "")];
-    for (end, path) in ends.iter().zip(&paths) {
+    let mtu = "\n[Interface]\nMTU = 1380\n";
+    let paths = [config((a, 1), (b, 2), mtu), config((b, 2), (a, 1), "")];
+    for ((end, path), mtu) in ends.iter().zip(&paths).zip(["1380", "1420"]) {
         quick(end, "up", path);
+        let shown = end.run("ip", &["link", "show", &end.link]);
+        assert!(shown.contains(&format!(" mtu {mtu} ")), "{shown}");
     }
     assert!(a.pings("10.9.0.2", "56") && a.pings("fd09::2", "56"));
     let shakes = || a.run("wg", &["show", &a.link, "latest-handshakes"]);

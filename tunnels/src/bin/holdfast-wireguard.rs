@@ -9,8 +9,8 @@
 
 use anyhow::Context;
 use clap::Parser;
-use netd::LinkName;
 use netd::tuntap::TunError;
+use netd::{Kernel, LinkName, Step};
 use nix::errno::Errno;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::RawFd;
@@ -22,6 +22,11 @@ use tunnels::wireguard::{Device, LinkEnd, Options, Pages, PrivateKey, Tuning, ua
 
 /// What the child says once it is ready.
 const READY: &str = "ready";
+/// Of the link at first, bytes, as of other WireGuard devices: what it carries fits into 1500 outside,
+/// also over IPv6.
+const MTU: u32 = 1420;
+/// What the kernel gives a TUN device.
+const TUN_MTU: u32 = 1500;
 /// How long the end of a process that has the device may take.
 const OTHERS_END: Duration = Duration::from_secs(2);
 /// Between two attempts to have the device.
@@ -158,6 +163,8 @@ async fn open(name: &LinkName) -> Result<LinkEnd, TunError> {
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let link = open(&arguments.link).await?;
+    let mtu = Step::SetMtu { link: arguments.link.clone(), from: TUN_MTU, to: MTU };
+    Kernel::open()?.apply(&mtu)?;
     let options = Options {
         name: arguments.link.to_string(),
         private_key: PrivateKey::generate()?,

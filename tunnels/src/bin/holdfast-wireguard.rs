@@ -136,9 +136,12 @@ fn leave_caller() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whoever waits for the end of our output must not wait for our end.
-fn leave_terminal() -> std::io::Result<()> {
+/// Says that it is ready, and lets go of the outputs: whoever waits for their end must not wait for
+/// ours. What fails after that nobody would hear of.
+fn announce() -> std::io::Result<()> {
     let nothing = std::fs::File::options().write(true).open("/dev/null")?;
+    let mut output = std::io::stdout();
+    writeln!(output, "{READY}").and_then(|()| output.flush())?;
     nix::unistd::dup2_stdout(&nothing)?;
     nix::unistd::dup2_stderr(&nothing)?;
     Ok(())
@@ -180,9 +183,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     if arguments.announce {
-        let mut output = std::io::stdout();
-        writeln!(output, "{READY}").and_then(|()| output.flush()).context("standard output")?;
-        leave_terminal().context("cannot let go of the terminal")?;
+        announce().context("cannot say that it is ready")?;
     }
     tokio::select! {
         () = device.ended() => {}

@@ -2,6 +2,7 @@
 //! on while the device is waited for.
 
 use super::apply::apply;
+use super::limits::{Budget, Limits, NoneLeft, PIECE_BYTES};
 use super::request::{Request, parse};
 use super::secret::Secret;
 use super::show::Listing;
@@ -9,44 +10,31 @@ use crate::wireguard::device::WeakDevice;
 use crate::wireguard::key::wipe_stack;
 use nix::errno::Errno;
 use std::io::{self, BufRead};
-use std::time::Duration;
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinSet;
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroizing;
 
-/// A request longer than this is not from wg(8): 10,000 peers with a preshared key, an endpoint and
-/// thirty prefixes of IPv6 each fit. With the piece that is too much it is 32 MiB.
-const LONGEST_REQUEST: usize = (32 << 20) - PIECE_BYTES;
-/// What is read at a time.
-const PIECE_BYTES: usize = 16 * 1024;
 /// Whoever sends more than a request may be hears so once he has sent it, unless it is so many times
 /// as much.
 const MOST_IGNORED: usize = 8;
-/// After an error the next connection waits so long.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Answers whoever connects, until it is aborted.
-pub(super) async fn serve(listener: UnixListener, device: WeakDevice) {
-    // Connections end with this task.
-    let mut connections = JoinSet::new();
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let conversation = Conversation::new(stream, device.clone(), LONGEST_REQUEST);
-                while connections.try_join_next().is_some() {}
-                connections.spawn(async move {
-                    if let Err(error) = conversation.run().await {
-                        tracing::debug!(%error, "UAPI connection");
-                    }
-                });
-            }
-            // No descriptors left, or whoever called is gone: the next one may have more luck.
-            Err(error) => {
-                tracing::warn!(%error, "UAPI socket");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+/// What all conversations with a device have in common.
+pub(super) struct Common {
+    device: WeakDevice,
+    limits: Limits,
+    budget: Budget,
+    /// Of those who change something: what a request is read into is larger than its text.
+    changes: Mutex<()>,
+}
+
+impl Common {
+    /// Nobody talks yet.
+    pub(super) fn new(device: WeakDevice, limits: Limits) -> Self {
+        let budget = Budget::new(limits.longest + PIECE_BYTES);
+        Common { device, limits, budget, changes: Mutex::new(()) }
     }
 }
 
@@ -60,24 +48,28 @@ enum Heard {
     End,
 }
 
-struct Conversation {
+/// With whoever has connected.
+pub(super) struct Conversation {
     stream: UnixStream,
-    device: WeakDevice,
+    common: Arc<Common>,
     /// What was read and not answered.
     text: Secret,
     piece: Zeroizing<Vec<u8>>,
-    longest: usize,
 }
 
 impl Conversation {
-    /// Takes requests of up to `longest` bytes.
-    fn new(stream: UnixStream, device: WeakDevice, longest: usize) -> Self {
+    /// Within the limits that it has in common with others.
+    pub(super) fn new(stream: UnixStream, common: Arc<Common>) -> Self {
         let piece = Zeroizing::new(vec![0; PIECE_BYTES]);
-        Conversation { stream, device, text: Secret::default(), piece, longest }
+        let text = Secret::new(&common.budget);
+        Conversation { stream, common, text, piece }
     }
 
     /// Answers requests until the other side is done.
-    async fn run(mut self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The socket's, and `TimedOut` when the other side takes too long.
+    pub(super) async fn run(&mut self) -> io::Result<()> {
         loop {
             match self.listen().await? {
                 Heard::Request(request) => {
@@ -87,10 +79,10 @@ impl Conversation {
                     self.end_answer(errno).await?;
                 }
                 Heard::TooLong => {
-                    self.text = Secret::default();
+                    self.text.clear();
                     self.end_answer(Err(Errno::EMSGSIZE)).await?;
                     self.stream.shutdown().await?;
-                    return self.ignore().await;
+                    return timeout(self.common.limits.request, self.ignore()).await?;
                 }
                 Heard::End => return Ok(()),
             }
@@ -98,41 +90,54 @@ impl Conversation {
     }
 
     async fn listen(&mut self) -> io::Result<Heard> {
+        let Limits { longest, request, silence, .. } = self.common.limits;
+        let patience = |text: &[u8]| if text.is_empty() { silence } else { request };
         let mut seen = 0;
+        let mut deadline = Instant::now() + patience(&self.text);
         loop {
             if let Some(end) = end_of_request(&self.text, seen) {
-                return Ok(Heard::Request(self.text.take(end)));
+                return Ok(self.text.take(end).map_or(Heard::TooLong, Heard::Request));
             }
             seen = self.text.len();
-            if seen > self.longest {
+            if seen > longest {
                 return Ok(Heard::TooLong);
             }
-            let bytes = self.stream.read(&mut self.piece).await?;
+            let bytes = timeout_at(deadline, self.stream.read(&mut self.piece)).await??;
             if bytes == 0 {
                 return Ok(Heard::End);
             }
-            self.text.push(self.piece.get(..bytes).unwrap_or_default());
+            if let Err(NoneLeft) = self.text.push(self.piece.get(..bytes).unwrap_or_default()) {
+                return Ok(Heard::TooLong);
+            }
+            if seen == 0 {
+                deadline = Instant::now() + patience(&self.text);
+            }
         }
     }
 
     /// Does what a request wants and writes what it asks for.
     async fn answer(&mut self, request: Secret) -> io::Result<Result<(), Errno>> {
+        let common = Arc::clone(&self.common);
+        let _turn = match request.starts_with(b"get=") {
+            true => None,
+            false => Some(common.changes.lock().await),
+        };
         let text = std::str::from_utf8(&request).map_err(|_| Errno::EPROTO);
         match text.and_then(|text| parse(text.trim_end_matches('\n'))) {
             Ok(Request::Get) => self.show().await,
             Ok(Request::Set(changes)) => {
                 drop(request);
-                Ok(apply(&self.device, changes).await)
+                Ok(apply(&self.common.device, changes).await)
             }
             Err(errno) => Ok(Err(errno)),
         }
     }
 
     async fn show(&mut self) -> io::Result<Result<(), Errno>> {
-        let mut listing = Listing::new(self.device.clone());
+        let mut listing = Listing::new(self.common.device.clone());
         loop {
             match listing.some().await {
-                Ok(Some(text)) => self.stream.write_all(text.as_bytes()).await?,
+                Ok(Some(text)) => self.say(text.as_bytes()).await?,
                 Ok(None) => return Ok(Ok(())),
                 Err(errno) => return Ok(Err(errno)),
             }
@@ -142,13 +147,17 @@ impl Conversation {
     async fn end_answer(&mut self, result: Result<(), Errno>) -> io::Result<()> {
         // Negative, as wg(8) reads it to say what it means.
         let errno = result.err().map_or(0, |errno| -(errno as i32));
-        self.stream.write_all(format!("errno={errno}\n\n").as_bytes()).await
+        self.say(format!("errno={errno}\n\n").as_bytes()).await
+    }
+
+    async fn say(&mut self, text: &[u8]) -> io::Result<()> {
+        timeout(self.common.limits.silence, self.stream.write_all(text)).await?
     }
 
     /// Lets the other side finish: whoever is cut off in the midst of a sentence hears no answer.
     async fn ignore(&mut self) -> io::Result<()> {
         let mut ignored = 0;
-        while ignored / MOST_IGNORED < self.longest {
+        while ignored / MOST_IGNORED < self.common.limits.longest {
             match self.stream.read(&mut self.piece).await? {
                 0 => break,
                 bytes => ignored += bytes,

@@ -11,8 +11,10 @@
 
 mod apply;
 mod conversation;
+mod limits;
 mod request;
 mod secret;
+mod serve;
 mod show;
 mod socket;
 
@@ -20,6 +22,7 @@ pub(super) use apply::apply_peers as apply_to;
 pub use request::{Change, Request, parse};
 
 use super::device::Device;
+use limits::Limits;
 use nix::errno::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -54,9 +57,13 @@ impl Listener {
     /// The directory or the socket cannot be made, or another device of this name answers there.
     pub fn open(dir: &Path, device: &Device) -> Result<Self, ListenError> {
         let path = dir.join(format!("{}.sock", device.name()));
-        let (listener, bound) =
-            socket::bind(dir, &path).map_err(|source| ListenError { path, source })?;
-        let task = tokio::spawn(conversation::serve(listener, device.downgrade()));
+        let (listener, bound) = socket::bind(dir, &path)
+            .map_err(|source| ListenError { path: path.clone(), source })?;
+        let door = serve::Door::new(listener).map_err(|source| {
+            bound.remove();
+            ListenError { path, source }
+        })?;
+        let task = tokio::spawn(serve::serve(door, device.downgrade(), Limits::default()));
         Ok(Listener { bound, task })
     }
 

@@ -7,8 +7,9 @@ use crate::wireguard::{
 };
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
-use std::sync::{Arc, Mutex, mpsc};
-use std::time::Instant;
+use std::sync::mpsc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -50,6 +51,23 @@ async fn talk(mut stream: UnixStream, text: &[u8]) -> String {
         answer
     };
     tokio::time::timeout(PATIENCE, talk).await.unwrap()
+}
+
+/// Begins to talk with `said`, which is there before anybody listens.
+async fn conversation(
+    common: &Arc<Common>,
+    said: &[u8],
+) -> (UnixStream, JoinHandle<io::Result<()>>) {
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    ours.write_all(said).await.unwrap();
+    let mut conversation = Conversation::new(theirs, Arc::clone(common));
+    (ours, tokio::spawn(async move { conversation.run().await }))
+}
+
+/// Why it ended, or that it did in good time.
+async fn end(conversation: JoinHandle<io::Result<()>>) -> Result<(), io::ErrorKind> {
+    let ended = tokio::time::timeout(PATIENCE, conversation).await.expect("it goes on");
+    ended.unwrap().map_err(|error| error.kind())
 }
 
 fn error(errno: Errno) -> String {
@@ -99,9 +117,9 @@ async fn a_request_that_is_too_long_is_told_so() {
         (LONGEST + 2 * PIECE_BYTES, error(Errno::EMSGSIZE)),
         (LONGEST * (MOST_IGNORED - 1), error(Errno::EMSGSIZE)),
     ] {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let conversation = Conversation::new(theirs, device.downgrade(), LONGEST);
-        let ended = tokio::spawn(conversation.run());
+        let limits = Limits { longest: LONGEST, ..Limits::default() };
+        let common = Arc::new(Common::new(device.downgrade(), limits));
+        let (ours, ended) = conversation(&common, b"").await;
         let lines = "protocol_version=1\n".repeat(bytes / 19);
         assert_eq!(talk(ours, format!("set=1\n{lines}\n").as_bytes()).await, answer);
         ended.await.unwrap().unwrap();
@@ -115,7 +133,94 @@ async fn a_request_that_is_too_long_is_told_so() {
         "f".repeat(64),
         prefix.repeat(30)
     );
-    assert!(peer.len() * 10_000 + 200 < LONGEST_REQUEST);
+    assert!(peer.len() * 10_000 + 200 < Limits::default().longest);
+}
+
+#[tokio::test]
+async fn what_others_have_sent_is_nobodys_and_is_left_again() {
+    let (device, _link) = device();
+    const LONGEST: usize = 7 * PIECE_BYTES;
+    let limits = Limits { longest: LONGEST, ..Limits::default() };
+    let common = Arc::new(Common::new(device.downgrade(), limits));
+    let long = |end: &str| {
+        let lines = "protocol_version=1\n".repeat((LONGEST - PIECE_BYTES) / 19);
+        format!("set=1\n{lines}{end}").into_bytes()
+    };
+    let (mut holds, _held) = conversation(&common, &long("")).await;
+    let waiting = async {
+        while common.budget.share().grow(PIECE_BYTES + 1).is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it is counted");
+    for (said, answer) in [
+        (long("\n"), error(Errno::EMSGSIZE)),
+        (b"set=1\n\n".to_vec(), "errno=0\n\n".into()),
+        (long("\n"), error(Errno::EMSGSIZE)),
+    ] {
+        let (ours, ended) = conversation(&common, b"").await;
+        assert_eq!(talk(ours, &said).await, answer);
+        assert_eq!(end(ended).await, Ok(()));
+    }
+    holds.write_all(b"\n").await.unwrap();
+    let mut answer = [0; 9];
+    holds.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"errno=0\n\n");
+    // It is still connected, and has nothing any more.
+    let (ours, _) = conversation(&common, b"").await;
+    assert_eq!(talk(ours, &long("\n")).await, "errno=0\n\n");
+}
+
+const SOON: Duration = Duration::from_millis(20);
+const NEVER: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn who_says_nothing_is_left_and_who_has_begun_is_not() {
+    let (device, _link) = device();
+    let limits = Limits { silence: SOON, request: NEVER, ..Limits::default() };
+    let common = Arc::new(Common::new(device.downgrade(), limits));
+    let (mut begun, _goes_on) = conversation(&common, b"set=1\n").await;
+    let (mut silent, ended) = conversation(&common, b"set=1\n\n").await;
+    assert_eq!(end(ended).await, Err(io::ErrorKind::TimedOut));
+    let mut answer = String::new();
+    silent.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "errno=0\n\n");
+    begun.write_all(b"\n").await.unwrap();
+    let mut answer = [0; 9];
+    begun.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"errno=0\n\n");
+}
+
+#[tokio::test]
+async fn who_does_not_come_to_an_end_is_left_and_who_has_not_begun_is_not() {
+    let (device, _link) = device();
+    let limits = Limits { silence: NEVER, request: SOON, ..Limits::default() };
+    let common = Arc::new(Common::new(device.downgrade(), limits));
+    let (silent, _goes_on) = conversation(&common, b"").await;
+    let (_slow, slow) = conversation(&common, b"\nset=1\n").await;
+    // And who says a little ever again.
+    let (mut drips, dripping) = conversation(&common, b"set=1\n").await;
+    let drip = async { while drips.write_all(b"x").await.is_ok() {} };
+    let both = async { tokio::join!(drip, end(slow), end(dripping)) };
+    let ((), slow, dripping) = tokio::time::timeout(PATIENCE, both).await.unwrap();
+    assert_eq!(slow, Err(io::ErrorKind::TimedOut));
+    assert_eq!(dripping, Err(io::ErrorKind::TimedOut));
+    assert_eq!(talk(silent, b"set=1\n\n").await, "errno=0\n\n");
+    // Also who was told that it is too much.
+    let limits = Limits { longest: PIECE_BYTES, ..limits };
+    let common = Arc::new(Common::new(device.downgrade(), limits));
+    let (_long, ended) = conversation(&common, &[b'x'; 3 * PIECE_BYTES]).await;
+    assert_eq!(end(ended).await, Err(io::ErrorKind::TimedOut));
+}
+
+#[tokio::test]
+async fn who_does_not_take_what_it_asks_for_is_left() {
+    let (device, _link) = device();
+    device.set_peers((0..100).map(|n| (key(n), PeerConfig::default())));
+    let limits = Limits { silence: SOON, ..Limits::default() };
+    let common = Arc::new(Common::new(device.downgrade(), limits));
+    let (_asks, ended) = conversation(&common, &b"get=1\n\n".repeat(1000)).await;
+    assert_eq!(end(ended).await, Err(io::ErrorKind::TimedOut));
 }
 
 /// Who reads a list that ends well may rely on it.
@@ -132,14 +237,18 @@ async fn a_device_that_ends_while_it_is_told_is_an_error() {
 }
 
 /// Says that it stands, and stands still until somebody says go.
-struct Stuck(mpsc::Sender<()>, Mutex<mpsc::Receiver<()>>);
+struct Stuck(mpsc::Sender<()>, std::sync::Mutex<mpsc::Receiver<()>>);
 
 impl Resident for Stuck {
-    fn receive(&self, _packet: &[u8], _now: Instant) -> bool {
+    fn receive(&self, _packet: &[u8], _now: std::time::Instant) -> bool {
         false
     }
 
-    fn run(&self, _now: Instant, _send: &mut dyn FnMut(&[u8], Fragments)) -> Option<Instant> {
+    fn run(
+        &self,
+        _now: std::time::Instant,
+        _send: &mut dyn FnMut(&[u8], Fragments),
+    ) -> Option<std::time::Instant> {
         let _ = self.0.send(());
         let _ = self.1.lock().unwrap().recv();
         None
@@ -155,7 +264,7 @@ async fn the_program_goes_on_while_a_device_is_waited_for() {
     let (stands, stood) = mpsc::channel();
     let (go, goes) = mpsc::channel();
     let (_listener, dir) = offered(&device);
-    device.set_resident(Arc::new(Stuck(stands, Mutex::new(goes))));
+    device.set_resident(Arc::new(Stuck(stands, std::sync::Mutex::new(goes))));
     stood.recv_timeout(PATIENCE).unwrap();
     let mut talk = Box::pin(say(&dir, b"get=1\n\n"));
     // Until it is asked; each turn has the other tasks run once.

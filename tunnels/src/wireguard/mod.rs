@@ -42,6 +42,7 @@ mod sys;
 mod timers;
 mod tun;
 pub mod uapi;
+mod unsplit;
 mod wire;
 
 pub(crate) use device::Resident;

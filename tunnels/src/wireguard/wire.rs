@@ -5,19 +5,15 @@
 
 use super::outbox::{Fragments, Network, Run, Way};
 use super::port::Port;
+use super::unsplit::Unsplit;
 use nix::errno::Errno;
-use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the sending queue may take to have room again, before what does not fit is dropped.
 const QUEUE_PATIENCE: Duration = Duration::from_millis(5);
-/// Seconds after which runs are tried again to where they were refused.
-const TRY_RUNS_AGAIN: u32 = 600;
-/// More places than that are not remembered.
-const MOST_UNSPLIT: usize = 4096;
 
 /// What takes datagrams.
 pub(super) trait Sender {
@@ -44,30 +40,22 @@ pub(super) trait Sender {
 pub(super) struct Wire<P = Port> {
     pub(super) port: Arc<P>,
     /// To where the kernel takes no runs: the way has a smaller MTU, or no checksums of its own.
-    unsplit: BTreeSet<SocketAddr>,
-    since_tried: u32,
+    unsplit: Unsplit,
+    /// When this turn began.
+    now: Instant,
     /// Whoever sends may wait for room once in a turn.
     has_waited: bool,
 }
 
 impl<P: Sender> Wire<P> {
     pub(super) fn new(port: Arc<P>) -> Self {
-        Wire { port, unsplit: BTreeSet::new(), since_tried: 0, has_waited: false }
+        Wire { port, unsplit: Unsplit::default(), now: Instant::now(), has_waited: false }
     }
 
     /// Called before each turn.
-    pub(super) fn begin_turn(&mut self) {
+    pub(super) fn begin_turn(&mut self, now: Instant) {
+        self.now = now;
         self.has_waited = false;
-    }
-
-    /// Called about once a second while packets pass: ways change, and after a while runs are tried
-    /// again.
-    pub(super) fn try_again(&mut self) {
-        self.since_tried += 1;
-        if self.since_tried >= TRY_RUNS_AGAIN || self.unsplit.len() > MOST_UNSPLIT {
-            self.since_tried = 0;
-            self.unsplit.clear();
-        }
     }
 
     /// Sends runs of which none is known to be refused.
@@ -75,7 +63,12 @@ impl<P: Sender> Wire<P> {
         let mut rest = runs;
         while let Some(first) = rest.first() {
             let taken = match self.port.send_some(memory, rest) {
-                Ok(taken) => taken.max(1),
+                Ok(taken) => {
+                    for run in rest.iter().take(taken).filter(|run| is_run(run)) {
+                        self.unsplit.passed(&run.way.to, run.segment);
+                    }
+                    taken.max(1)
+                }
                 Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                     Some(Errno::EINTR) => 0,
                     Some(Errno::EAGAIN) if self.wait_for_room() => 0,
@@ -83,11 +76,11 @@ impl<P: Sender> Wire<P> {
                     // it is the first datagram shows.
                     Some(Errno::EINVAL)
                         if first.way.from.is_some()
-                            && first.range.len() > first.segment
+                            && is_run(first)
                             && self.takes_first(memory, first) =>
                     {
                         tracing::debug!(to = %first.way.to, "a run is sent one by one");
-                        self.unsplit.insert(first.way.to);
+                        self.unsplit.refused(first.way.to, first.segment, self.now);
                         let others: Vec<Run> = first.singles().skip(1).collect();
                         self.send_runs(memory, &others);
                         1
@@ -104,10 +97,10 @@ impl<P: Sender> Wire<P> {
                     // Larger than the way's MTU as the kernel has learned it, or a way out that
                     // sums nothing up. One by one they may pass, if need be in fragments.
                     Some(Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP)
-                        if first.range.len() > first.segment =>
+                        if is_run(first) =>
                     {
                         tracing::debug!(to = %first.way.to, %error, "a run is sent one by one");
-                        self.unsplit.insert(first.way.to);
+                        self.unsplit.refused(first.way.to, first.segment, self.now);
                         let singles: Vec<Run> = first.singles().collect();
                         self.send_runs(memory, &singles);
                         1
@@ -161,9 +154,9 @@ impl<P: Sender> Network for Wire<P> {
             whole.iter().flat_map(Run::singles).for_each(|run| self.send_whole(memory, &run));
             return self.send(memory, &others);
         }
-        if runs.iter().any(|run| self.unsplit.contains(&run.way.to)) {
+        if runs.iter().any(|run| self.unsplit.has(&run.way.to, self.now)) {
             let singles = |run: &Run| -> Vec<Run> {
-                let known = self.unsplit.contains(&run.way.to);
+                let known = self.unsplit.has(&run.way.to, self.now);
                 if known { run.singles().collect() } else { vec![run.clone()] }
             };
             let runs: Vec<Run> = runs.iter().flat_map(singles).collect();
@@ -172,6 +165,11 @@ impl<P: Sender> Network for Wire<P> {
             self.send_runs(memory, runs);
         }
     }
+}
+
+/// Whether the kernel is to split it.
+fn is_run(run: &Run) -> bool {
+    run.range.len() > run.segment
 }
 
 #[cfg(test)]

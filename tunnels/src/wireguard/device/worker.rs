@@ -188,13 +188,12 @@ impl Worker<'_> {
         if now >= self.look_due {
             self.look_due = now + LOOK_AGE;
             self.engine.set_wall(now, wall());
-            self.outbox.network.try_again();
             let port = &self.outbox.network.port;
             if let Ok(mtu) = sys::mtu(port.as_fd(), &self.shared.name) {
                 self.engine.set_mtu(mtu);
             }
         }
-        self.outbox.network.begin_turn();
+        self.outbox.network.begin_turn(now);
         let mut more = [false; 2];
         if from_network {
             more[0] = self.inbox.receive(&self.outbox.network.port) && most > 1;

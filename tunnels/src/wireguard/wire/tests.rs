@@ -4,6 +4,7 @@ use super::*;
 use crate::wireguard::outbox::Outbox;
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 
 /// What the kernel is asked to send.
 #[derive(Debug, Clone)]
@@ -182,12 +183,12 @@ fn a_full_queue_is_waited_for_once_in_a_turn() {
         let kernel = Arc::clone(&outbox.network.port);
         let datagrams =
             |range: std::ops::Range<u16>| range.map(|n| (to(1), n, 100 + usize::from(n)));
-        outbox.network.begin_turn();
+        outbox.network.begin_turn(Instant::now());
         send(&mut outbox, datagrams(0..5));
         assert_eq!(kernel.waits.get(), 1);
         let lost: &[u16] = if has_room { &[3] } else { &[1, 4] };
         assert_eq!(kernel.numbers(), all_but(5, |n| lost.contains(&n)));
-        outbox.network.begin_turn();
+        outbox.network.begin_turn(Instant::now());
         send(&mut outbox, datagrams(0..5));
         assert_eq!(kernel.waits.get(), 2, "another turn");
         let lost: &[u16] = if has_room { &[] } else { &[2] };
@@ -214,14 +215,29 @@ fn runs_that_are_refused_go_one_by_one_until_they_are_tried_again() {
         send(&mut outbox, datagrams());
         assert_eq!(kernel.numbers(), all_but(30, |_| false), "{errno}");
         assert_eq!(tried(), [1, 0, 1], "it is remembered, of this place alone");
-        (1..TRY_RUNS_AGAIN).for_each(|_| outbox.network.try_again());
+        // They are refused after a second, after two more, and are taken after four more.
+        let begun = outbox.network.now;
+        for (millis, is_tried) in [(999, false), (1000, true), (2999, false), (3000, true)] {
+            outbox.network.begin_turn(begun + Duration::from_millis(millis));
+            send(&mut outbox, datagrams());
+            assert_eq!(tried()[1] > 0, is_tried, "{errno} after {millis} ms");
+            assert_eq!(kernel.numbers(), all_but(30, |_| false), "{errno}");
+        }
+        kernel.refuses(|_| None);
+        outbox.network.begin_turn(begun + Duration::from_secs(7));
+        for _ in 0..2 {
+            send(&mut outbox, datagrams());
+            assert_eq!(tried(), [1; 3], "{errno}");
+            assert_eq!(kernel.numbers(), all_but(30, |_| false), "{errno}");
+        }
+        // Which has been forgotten by the next time.
+        kernel.refuses(move |message| runs_to(message, 2).then_some(errno));
         send(&mut outbox, datagrams());
-        assert_eq!(tried()[1], 0);
-        outbox.network.try_again();
-        kernel.numbers();
+        outbox.network.begin_turn(begun + Duration::from_secs(8));
+        kernel.refuses(|_| None);
+        tried();
         send(&mut outbox, datagrams());
-        assert!(tried()[1] > 0);
-        assert_eq!(kernel.numbers(), all_but(30, |_| false), "{errno}");
+        assert_eq!(tried(), [1; 3], "{errno}");
     }
 }
 

@@ -19,7 +19,7 @@ mod traffic;
 mod tunnel;
 mod world;
 
-pub use interrupt::clean_up_on_signals;
+pub use interrupt::{clean_up_on_signals, wait_for_clean_up};
 pub use report::{Report, Series};
 
 /// Gets the WireGuard programs that ours is compared with into the user's cache; says what it does.

@@ -90,7 +90,9 @@ fn scenario_of(name: &str) -> Result<&'static Scenario, String> {
 
 fn main() -> ExitCode {
     let command = Arguments::parse().command;
-    match bench_dataplane::clean_up_on_signals().and_then(|()| run(command)) {
+    let result = bench_dataplane::clean_up_on_signals().and_then(|()| run(command));
+    bench_dataplane::wait_for_clean_up();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

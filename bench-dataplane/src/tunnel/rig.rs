@@ -3,6 +3,7 @@
 use super::program::{Kind, Program};
 use super::wakeups::wakeups;
 use super::{huge, leftovers, offloads};
+use crate::interrupt::goes_on;
 use anyhow::{Context, bail, ensure};
 use lab::measure::{Usage, usage};
 use netd::netns::NetNs;
@@ -141,6 +142,7 @@ impl Rig {
 
 /// Two namespaces with a wire between them, 192.0.2.1 and 192.0.2.2.
 pub(crate) fn wired() -> anyhow::Result<[End; 2]> {
+    goes_on()?;
     let end = |n: u8| -> anyhow::Result<End> {
         let name = format!("bench-{}-{n}", std::process::id());
         let netns = NetNs::create(&name).context("a namespace (this needs root)")?;

@@ -4,7 +4,8 @@
 //! and turned round without looking anything up.
 
 use crate::model::{
-    Address, Link, LinkKind, LinkName, LinkSysctl, Mac, Nexthop, Route, Rule, WireguardDevice,
+    Address, Link, LinkKind, LinkName, LinkSysctl, Mac, Nexthop, NexthopTarget, Route, RouteTarget,
+    Rule, WireguardDevice,
 };
 use std::fmt;
 
@@ -102,6 +103,36 @@ pub enum Step {
 }
 
 impl Step {
+    /// The link that it is about; `None` for what concerns several or none, such as rules.
+    pub fn link(&self) -> Option<&LinkName> {
+        match self {
+            Step::CreateLink(link) | Step::DeleteLink(link) => Some(&link.name),
+            Step::SetUp { link, .. }
+            | Step::SetMtu { link, .. }
+            | Step::SetMac { link, .. }
+            | Step::SetController { link, .. }
+            | Step::SetWireguard { link, .. }
+            | Step::SetSysctl { link, .. } => Some(link),
+            Step::AddAddress(address) | Step::DeleteAddress(address) => Some(&address.link),
+            Step::CreateNexthop(nexthop)
+            | Step::ReplaceNexthop { to: nexthop, .. }
+            | Step::DeleteNexthop(nexthop) => match &nexthop.target {
+                NexthopTarget::Single { link, .. } => Some(link),
+                NexthopTarget::Group(_) | NexthopTarget::Blackhole(_) => None,
+            },
+            Step::AddRoute(route)
+            | Step::ReplaceRoute { to: route, .. }
+            | Step::DeleteRoute(route) => match &route.target {
+                RouteTarget::Via { link, .. } | RouteTarget::Dev(link) => Some(link),
+                RouteTarget::Nexthop(_)
+                | RouteTarget::Blackhole
+                | RouteTarget::Unreachable
+                | RouteTarget::Throw => None,
+            },
+            Step::AddRule(_) | Step::DeleteRule(_) => None,
+        }
+    }
+
     /// The steps that take this one back, in their order; `None` where that is not in our hands
     /// (a TUN device belongs to the program that opened it, a setting that could not be read
     /// has no past).

@@ -3,6 +3,7 @@
 use clap::Parser;
 use holdfast_api::paths::Root;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 /// Holds the encrypted uplinks of a Holdfast node.
 #[derive(Debug, Parser)]
@@ -15,12 +16,21 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// What to log, such as "info" or "tunnels=debug".
-    #[arg(long, value_name = "FILTER", env = "HOLDFAST_LOG", default_value = "info")]
+    #[arg(long, value_name = "FILTER", env = "HOLDFAST_LOG", default_value = "info", value_parser = tunnels::program::filter)]
     log: String,
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match start(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", holdfast_api::chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: Arguments) -> anyhow::Result<()> {
     tunnels::program::log(&arguments.log)?;
     let runtime = tunnels::program::runtime()?;
     let options =

@@ -34,6 +34,9 @@ const PAGES_2M: u64 = 8;
 fn begin(name: &str, options: &Options) -> anyhow::Result<(Report, Program)> {
     let (mut report, ours) = program::alone(name)?;
     report.set("seconds per turn", seconds(options));
+    if options.quick {
+        report.set("quick", "few and short turns");
+    }
     Ok((report, ours))
 }
 

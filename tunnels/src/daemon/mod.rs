@@ -16,6 +16,7 @@ mod health;
 mod http;
 mod kernel;
 mod liveness;
+mod mend;
 mod metrics;
 mod reconcile;
 mod report;

@@ -2,13 +2,14 @@
 
 use super::control::{Control, Trouble};
 use super::kernel::KernelNetwork;
+use super::mend::mend;
 use super::settings::Settings;
 use super::tunnel::{Tunnel, TunnelId, chain};
-use super::want::{self, Wanted};
+use super::want;
 use crate::bfd::State;
-use crate::names::GROUP;
 use holdfast_api::Reason;
-use netd::{Network, Observed, Ownership};
+use netd::{LinkName, Network, Ownership};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// First pause after a failure of the kernel or of a device; doubles up to the last.
@@ -80,23 +81,25 @@ impl Control {
             std::mem::take(&mut self.look_for_drift) && !self.look && self.retry.is_none();
         self.look = false;
         self.drifted |= foreign;
-        let wanted: Vec<Wanted> = self.tunnels.values().map(Tunnel::wanted).collect();
-        let mut try_once = || mend(self.kernel.as_mut(), settings, &wanted, &mut self.pending);
-        let outcome = match try_once() {
-            // Liveness may have made the group between our look and our step.
-            Err((Reason::NetConflict, _)) => try_once(),
-            outcome => outcome,
-        };
+        let wanted = self.tunnels.values().map(Tunnel::wanted).collect();
+        let outcome = mend(self.kernel.as_mut(), settings, wanted, &mut self.pending);
         self.troubles.retain(|(reason, _)| *reason == Reason::TunnelEngineFailed);
         match outcome {
             Ok(mut mended) => {
-                self.open_bfd(now);
+                for (link, (reason, message)) in &mended.refused {
+                    tracing::error!(%reason, %link, message, "a tunnel is not as it should be");
+                    self.troubles.push((*reason, message.clone()));
+                }
+                self.open_bfd(&mended.refused, now);
                 match self.liveness.assert_group(mended.group.as_ref()) {
                     Ok(true) => mended.steps.push("point the group at the active tunnel".into()),
                     Ok(false) => {}
                     Err(error) => self.fail(now, Reason::NetApplyFailed, chain(&error)),
                 }
-                if std::mem::take(&mut self.drifted) && !mended.steps.is_empty() {
+                let drifted = self.drifted;
+                // What is refused now is mended by a later look.
+                self.drifted &= !mended.refused.is_empty();
+                if drifted && !mended.steps.is_empty() {
                     self.mended += 1;
                     tracing::warn!(steps = ?mended.steps, "the network was changed by somebody and put back");
                 }
@@ -125,9 +128,12 @@ impl Control {
     }
 
     /// Starts liveness on links that have their address now.
-    fn open_bfd(&mut self, now: Instant) {
+    fn open_bfd(&mut self, refused: &BTreeMap<LinkName, Trouble>, now: Instant) {
         let Some(settings) = &self.settings else { return };
-        for tunnel in self.tunnels.values_mut().filter(|tunnel| tunnel.bfd_link.is_none()) {
+        let is_ready = |tunnel: &Tunnel| {
+            tunnel.bfd_link.is_none() && !refused.contains_key(&want::link_name(tunnel.id.slot))
+        };
+        for tunnel in self.tunnels.values_mut().filter(|tunnel| is_ready(tunnel)) {
             let opened = match &tunnel.device {
                 Some(device) => Ok(self.bfd.open_device(device, settings.overlay)),
                 None => self.bfd.open_link(&tunnel.link(), settings.overlay),
@@ -179,37 +185,6 @@ impl Control {
             tracing::error!(error, "something of ours is left in the kernel");
         }
     }
-}
-
-/// What a look at the kernel led to.
-struct Mended {
-    /// What was done, in words.
-    steps: Vec<String>,
-    /// The group as the kernel has it now.
-    group: Option<netd::Nexthop>,
-}
-
-/// Observes, plans and applies. `pending` says what is still to be done when it fails.
-fn mend(
-    kernel: &mut dyn KernelNetwork,
-    settings: &Settings,
-    wanted: &[Wanted],
-    pending: &mut Vec<String>,
-) -> Result<Mended, Trouble> {
-    let owner = Ownership::tunnels();
-    let draft = want::network(settings, wanted, &Observed::default());
-    let have = kernel.observe(&owner, &draft).map_err(|error| (error.reason(), chain(&error)))?;
-    let want = want::network(settings, wanted, &have);
-    let steps = netd::plan(&want, &have, &owner).map_err(|error| {
-        pending.clear();
-        (error.reason(), chain(&error))
-    })?;
-    *pending = steps.iter().map(ToString::to_string).collect();
-    if !steps.is_empty() {
-        kernel.apply_all(&steps).map_err(|error| (error.reason(), chain(&error)))?;
-    }
-    let steps = std::mem::take(pending);
-    Ok(Mended { steps, group: want.nexthops.get(&GROUP).cloned() })
 }
 
 /// Shakes hands anew over a device of the kernel. It may be gone; the next look sees that.

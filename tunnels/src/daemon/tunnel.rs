@@ -141,6 +141,7 @@ impl Tunnel {
             public_key: self.edge.public_key,
             endpoint: self.edge.endpoint,
             mtu: self.path_mtu.unwrap_or(want::MOST_MTU).into(),
+            refused: false,
         }
     }
 

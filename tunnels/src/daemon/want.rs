@@ -41,6 +41,8 @@ pub(super) struct Wanted {
     pub(super) endpoint: SocketAddr,
     /// The link's MTU.
     pub(super) mtu: u32,
+    /// The kernel refuses to set it up or to mend it: what is there of it stays as it is.
+    pub(super) refused: bool,
 }
 
 /// The link of a slot.
@@ -57,6 +59,10 @@ pub(super) fn network(settings: &Settings, tunnels: &[Wanted], have: &Observed) 
     let family = if families.contains(&Family::V6) { Family::V6 } else { Family::V4 };
     for tunnel in tunnels {
         let link = link_name(tunnel.slot);
+        if tunnel.refused {
+            keep(&mut network, &link, have);
+            continue;
+        }
         network.links.insert(describe_link(settings, tunnel, &families));
         network.addresses.insert(Address {
             link: link.clone(),
@@ -74,7 +80,7 @@ pub(super) fn network(settings: &Settings, tunnels: &[Wanted], have: &Observed) 
     network.routes.extend(own.iter().map(|prefix| Route::new(TABLE, *prefix, RouteTarget::Throw)));
     for prefix in settings.routes.iter().filter(|prefix| !own.contains(prefix)) {
         // Without a tunnel no link has the address that is to be the source.
-        if !tunnels.is_empty() {
+        if !network.addresses.is_empty() {
             let over_group = Route::new(TABLE, *prefix, RouteTarget::Nexthop(GROUP));
             network.routes.insert(Route { source: source(prefix), ..over_group });
         }
@@ -84,7 +90,7 @@ pub(super) fn network(settings: &Settings, tunnels: &[Wanted], have: &Observed) 
     }
     // After the others, so that an edge is reached over its own tunnel even when a route
     // names its very address.
-    for tunnel in tunnels {
+    for tunnel in tunnels.iter().filter(|tunnel| !tunnel.refused) {
         let prefix = IpNet::from(tunnel.peer);
         let over_link = Route::new(TABLE, prefix, RouteTarget::Dev(link_name(tunnel.slot)));
         network.routes.insert(Route { source: source(&prefix), ..over_link });
@@ -94,6 +100,18 @@ pub(super) fn network(settings: &Settings, tunnels: &[Wanted], have: &Observed) 
         network.rules.insert(Rule { fwmark: Some((0, FWMARK)), ..rule });
     }
     network
+}
+
+/// What there is of a link, into `network`.
+fn keep(network: &mut Network, link: &LinkName, have: &Observed) {
+    let have = &have.ours;
+    network.links.extend(have.links.get(link).cloned());
+    network.addresses.extend(have.addresses.iter().filter(|of| of.link == *link).cloned());
+    let over =
+        |of: &&Nexthop| matches!(&of.target, NexthopTarget::Single { link: l, .. } if l == link);
+    network.nexthops.extend(have.nexthops.iter().filter(over).cloned());
+    let over = |of: &&Route| matches!(&of.target, RouteTarget::Dev(l) if l == link);
+    network.routes.extend(have.routes.iter().filter(over).cloned());
 }
 
 fn families(settings: &Settings) -> Vec<Family> {
@@ -184,6 +202,7 @@ mod tests {
             public_key: edge.public_key,
             endpoint: edge.endpoint,
             mtu: MOST_MTU.into(),
+            refused: false,
         }
     }
 
@@ -268,6 +287,33 @@ mod tests {
         let first = link_name(0);
         assert!(!steps.is_empty());
         assert!(steps.iter().all(|step| !step.to_string().contains(first.as_str())), "{steps:?}");
+    }
+
+    #[test]
+    fn of_a_tunnel_that_the_kernel_refuses_everything_stays_as_it_is() {
+        let settings = settings();
+        let owner = Ownership::tunnels();
+        let refused = Wanted { refused: true, ..wanted(1) };
+        let steps = |wanted: &[Wanted], have: &Observed| {
+            plan(&network(&settings, wanted, have), have, &owner).unwrap()
+        };
+        // Nothing but its device is there.
+        let one = network(&settings, &[wanted(0)], &Observed::default());
+        let mut have = applied(&one);
+        have.add_link(&owner, Link { up: false, ..Link::new(link_name(1), LinkKind::Tun) });
+        assert_eq!(steps(&[wanted(0), refused.clone()], &have), []);
+        // It stands, carries all and lost its MTU, as the other did.
+        let both = network(&settings, &[wanted(0), wanted(1)], &Observed::default());
+        let mut have = applied(&both);
+        have.ours.nexthops.insert(Nexthop::active(GROUP, names::nexthop(1)));
+        for slot in [0, 1] {
+            let link = have.ours.links.remove(&link_name(slot)).unwrap();
+            have.ours.links.insert(link.with_mtu(1300));
+        }
+        let mended = steps(&[wanted(0), refused.clone()], &have);
+        assert!(matches!(&mended[..], [Step::SetMtu { link, .. }] if *link == link_name(0)));
+        let alone = Wanted { refused: true, ..wanted(0) };
+        assert_eq!(steps(&[alone, refused], &have), []);
     }
 
     #[test]

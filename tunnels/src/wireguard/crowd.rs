@@ -171,8 +171,10 @@ impl Crowd {
     /// # Errors
     /// The kernel refuses to wait.
     pub fn run(&mut self, patience: Duration) -> io::Result<Vec<usize>> {
+        let now = Instant::now();
+        self.outbox.network.wire.begin_turn(now);
         self.outbox.flush();
-        let until = Instant::now() + patience;
+        let until = now + patience;
         let until = self.deadlines.next().map_or(until, |at| at.min(until));
         let mut fds = [PollFd::new(self.port.as_fd(), PollFlags::POLLIN)];
         wait(&mut fds, Deadline::at(Some(until)))?;

@@ -6,7 +6,7 @@ use crate::daemon::fake::FakeKernel;
 use crate::daemon::liveness::{Event, Liveness};
 use crate::daemon::settings::tests::{edge, settings};
 use crate::daemon::tunnel::peer_config;
-use crate::names;
+use crate::names::{self, GROUP};
 use crate::wireguard::{self, Device, LinkEnd, PeerConfig, PrivateKey, Tuning};
 use crate::{bfd, probe};
 use holdfast_api::paths::Root;
@@ -233,6 +233,38 @@ fn a_link_that_is_busy_is_tried_again_while_others_carry_on() {
     assert_eq!(world.pauses(9), [250 * MS]);
     assert_eq!(world.kernel.lock().have.ours, have);
     assert_eq!(world.control.mended, 1);
+}
+
+/// Both are new, as after a boot, and the one in the first slot cannot be set up.
+#[test]
+fn a_tunnel_that_is_refused_keeps_no_other_from_standing() {
+    let settings = Settings { bfd: timers(bfd::Role::Active), want: 2, ..settings() };
+    let edges = [1, 2].map(|n| Edge::new(n, &settings));
+    let candidates = edges.iter().map(|edge| edge.candidate.clone()).collect();
+    let mut world = World::new();
+    world.accept(Settings { candidates, ..settings });
+    let held =
+        |slot| world.control.slots.iter().find(|(of, _)| *of == slot).unwrap().1.edge.clone();
+    let [stuck, free] = [held(0), held(1)];
+    world.kernel.is_busy("hf-wg0", u32::MAX);
+    world.turn(Duration::ZERO);
+    world.comes_up(&free);
+    let state = world.control.state(world.now);
+    assert_eq!(state.reason, Some(Reason::NetApplyFailed), "{}", state.message);
+    assert!(state.message.contains("hf-wg0"), "{}", state.message);
+    assert!(state.pending.iter().any(|step| step.contains("hf-wg0")), "{:?}", state.pending);
+    assert!(state.pending.iter().all(|step| !step.contains("hf-wg1")), "{:?}", state.pending);
+    assert!(world.tunnel(&free).active);
+    assert!(world.control.tunnels[&stuck].bfd_link.is_none(), "nothing can be said over it");
+
+    world.kernel.is_busy("", 0);
+    let (at, _) = world.control.retry.unwrap();
+    world.turn(at - world.now);
+    world.comes_up(&stuck);
+    world.turn(Duration::ZERO);
+    let state = world.control.state(world.now);
+    assert_eq!((state.reason, state.pending), (None, Vec::new()), "{}", state.message);
+    assert_eq!(world.losses, 0, "a session of the other ended");
 }
 
 #[test]

@@ -25,8 +25,10 @@ impl Control {
             .map(|edge| {
                 let measured = self.prober.measured(&edge.name);
                 let tunnel = self.tunnels.get(&edge.name);
-                let since =
-                    tunnel.map(|t| TunnelSince { up: t.state == State::Up, since: t.since });
+                // One that the kernel does not let us set up says nothing of its edge.
+                let since = tunnel
+                    .filter(|t| t.bfd_link.is_some())
+                    .map(|t| TunnelSince { up: t.state == State::Up, since: t.since });
                 Candidate {
                     name: edge.name.clone(),
                     domain: edge.failure_domain.clone(),

@@ -7,6 +7,7 @@ use super::follow::Stamp;
 use super::health::Doctor;
 use super::kernel::KernelNetwork;
 use super::liveness::{Event, Liveness};
+use super::mend::Refused;
 use super::reconcile::renew_in_kernel;
 use super::settings::Settings;
 use super::tunnel::{Tunnel, TunnelId};
@@ -61,6 +62,8 @@ pub(super) struct Control {
     pub(super) drifted: bool,
     pub(super) retry: Option<(Instant, Duration)>,
     pub(super) pending: Vec<String>,
+    /// Of the last look, when it mended all the others.
+    pub(super) refused: Refused,
     pub(super) troubles: Vec<Trouble>,
     /// Times that the kernel's network was put back.
     pub(super) mended: u64,
@@ -118,6 +121,7 @@ impl Control {
             drifted: false,
             retry: None,
             pending: Vec::new(),
+            refused: Refused::new(),
             troubles: Vec::new(),
             mended: 0,
         })
@@ -153,9 +157,13 @@ impl Control {
         self.choose(now);
         self.arrange(now);
         let retry = self.retry.is_some_and(|(at, _)| now >= at);
-        // What we fail to do changes the network as well: that is for the retry to look at.
-        let drift = self.look_for_drift && self.retry.is_none();
+        // What we fail to do changes the network as well: that is for the retry to look at. What is
+        // known to be refused is not tried before.
+        let drift = self.look_for_drift && (self.retry.is_none() || !self.refused.is_empty());
         if self.look || drift || retry {
+            if self.look || retry || self.retry.is_none() {
+                self.refused.clear();
+            }
             self.make_missing(now);
             self.reconcile(now);
         }

@@ -5,8 +5,8 @@
 use super::kernel::KernelNetwork;
 use netd::model::{Item, PeerState};
 use netd::{
-    ApplyError, BatchError, KernelAnswer, Link, LinkKind, LinkName, Network, Nexthop, ObserveError,
-    Observed, Outcome, Ownership, Step, TalkError, WgKey,
+    ApplyError, BatchError, KernelAnswer, Link, LinkKind, LinkName, Network, Nexthop,
+    NexthopTarget, ObserveError, Observed, Outcome, Ownership, Step, TalkError, WgKey,
 };
 use nix::errno::Errno;
 use std::collections::BTreeMap;
@@ -119,7 +119,14 @@ impl KernelNetwork for FakeKernel {
     }
 
     fn replace_nexthop(&mut self, nexthop: &Nexthop) -> Result<(), TalkError> {
-        self.lock().have.ours.nexthops.insert(nexthop.clone());
+        let nexthops = &mut self.lock().have.ours.nexthops;
+        if let NexthopTarget::Group(members) = &nexthop.target
+            && !members.keys().all(|id| nexthops.contains(id))
+        {
+            let text = Some("Invalid nexthop id".into());
+            return Err(TalkError::Refused(KernelAnswer { errno: Errno::EINVAL, text }));
+        }
+        nexthops.insert(nexthop.clone());
         Ok(())
     }
 

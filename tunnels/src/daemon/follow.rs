@@ -57,6 +57,9 @@ impl Control {
             Err(error) => {
                 let problem = Problem::new(error.reason(), chain(&error));
                 self.config_trouble = self.trouble_of(&error);
+                if error.may_pass() {
+                    self.stamp = None;
+                }
                 Err(problem)
             }
         }
@@ -67,8 +70,11 @@ impl Control {
         if error.is_missing() {
             return None;
         }
-        tracing::error!(error = chain(error), "the configuration cannot be used");
-        Some((error.reason(), chain(error)))
+        let trouble = Some((error.reason(), chain(error)));
+        if trouble != self.config_trouble {
+            tracing::error!(error = chain(error), "the configuration cannot be used");
+        }
+        trouble
     }
 
     fn stamp_of_file(&self) -> Option<Stamp> {
@@ -128,5 +134,46 @@ impl Control {
         }
         self.look = true;
         self.retry = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::Options;
+    use crate::daemon::fake::FakeKernel;
+    use crate::daemon::liveness::Liveness;
+    use crate::daemon::settings::tests::config;
+    use crate::wireguard::PrivateKey;
+    use holdfast_api::paths::Root;
+
+    /// As when the manager writes the key a moment later, or the disk answers badly once.
+    #[test]
+    fn what_could_not_be_read_is_read_again_without_another_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, key) = (dir.path().join("tunnels.json"), dir.path().join("key"));
+        let mut told = config();
+        told.private_key.clone_from(&key);
+        holdfast_durable::write(&path, &serde_json::to_vec(&told).unwrap(), 0o600).unwrap();
+        let kernel = Box::new(FakeKernel::default());
+        let (tell, _events) = tokio::sync::mpsc::unbounded_channel();
+        let liveness = Liveness::new(kernel.clone(), tell);
+        let options = Options { root: Root::new(dir.path()), config: Some(path.clone()) };
+        let mut control = Control::over(&options, kernel, liveness, 7).unwrap();
+        let now = Instant::now();
+        control.load(now);
+        assert!(!control.is_configured() && control.config_trouble.is_some());
+        control.look_at_file(now);
+        assert!(!control.is_configured(), "the key is not there yet");
+        let text = PrivateKey::generate().unwrap().to_base64();
+        holdfast_durable::write(&key, text.as_bytes(), 0o600).unwrap();
+        control.look_at_file(now);
+        assert!(control.is_configured() && control.config_trouble.is_none());
+
+        // A file that makes no sense is read once.
+        holdfast_durable::write(&path, b"{", 0o600).unwrap();
+        control.look_at_file(now);
+        assert!(control.config_trouble.is_some());
+        assert_eq!(control.stamp, control.stamp_of_file());
     }
 }

@@ -10,10 +10,10 @@ use super::kernel::KernelNetwork;
 use super::settings::Settings;
 use super::tunnel::chain;
 use super::want::{self, Wanted};
-use crate::names::GROUP;
+use crate::names::{self, GROUP};
 use holdfast_api::Reason;
 use netd::{LinkName, Observed, Ownership};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a look at the kernel led to.
 pub(super) struct Mended {
@@ -22,8 +22,13 @@ pub(super) struct Mended {
     /// The group as the kernel has it now.
     pub(super) group: Option<netd::Nexthop>,
     /// The links of tunnels that are not as they should be, and why.
-    pub(super) refused: BTreeMap<LinkName, Trouble>,
+    pub(super) refused: Refused,
+    /// Those of them that nothing can be sent over.
+    pub(super) stranded: BTreeSet<LinkName>,
 }
+
+/// Links of tunnels that the kernel refuses to set up or to mend, and why.
+pub(super) type Refused = BTreeMap<LinkName, Trouble>;
 
 /// Why a plan was not carried out.
 struct Failure {
@@ -38,16 +43,20 @@ impl From<Trouble> for Failure {
     }
 }
 
-/// Makes of the kernel's network what is wanted, as far as it lets us. `pending` says what is still to
-/// be done afterwards.
+/// Makes of the kernel's network what is wanted, as far as it lets us. What is `refused` from the
+/// beginning is not tried. `pending` says what is still to be done, before and afterwards.
 pub(super) fn mend(
     kernel: &mut dyn KernelNetwork,
     settings: &Settings,
     mut wanted: Vec<Wanted>,
+    mut refused: Refused,
     pending: &mut Vec<String>,
 ) -> Result<Mended, Trouble> {
-    let mut refused = BTreeMap::new();
-    let mut left = Vec::new();
+    let mut left = if refused.is_empty() { Vec::new() } else { pending.clone() };
+    for tunnel in &mut wanted {
+        tunnel.refused = refused.contains_key(&want::link_name(tunnel.slot));
+    }
+    refused.retain(|link, _| wanted.iter().any(|tunnel| want::link_name(tunnel.slot) == *link));
     loop {
         let mut try_once = || carry_out(kernel, settings, &wanted, pending);
         let outcome = match try_once() {
@@ -68,7 +77,10 @@ pub(super) fn mend(
         });
         let Some(tunnel) = tunnel else { return Err(failure.trouble) };
         tunnel.refused = true;
-        refused.insert(want::link_name(tunnel.slot), failure.trouble);
+        let link = want::link_name(tunnel.slot);
+        let (reason, message) = &failure.trouble;
+        tracing::error!(%reason, %link, message, "a tunnel is not as it should be");
+        refused.insert(link, failure.trouble);
         if left.is_empty() {
             left.clone_from(pending);
         }
@@ -97,5 +109,8 @@ fn carry_out(
         })?;
     }
     let group = want.nexthops.get(&GROUP).cloned();
-    Ok(Mended { steps: std::mem::take(pending), group, refused: BTreeMap::new() })
+    let is_stranded =
+        |tunnel: &&Wanted| tunnel.refused && !want.nexthops.contains(&names::nexthop(tunnel.slot));
+    let stranded = wanted.iter().filter(is_stranded).map(|of| want::link_name(of.slot)).collect();
+    Ok(Mended { steps: std::mem::take(pending), group, refused: Refused::new(), stranded })
 }

@@ -119,10 +119,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             Some(event) = events.recv() => control.event(event, Instant::now()),
-            received = probes.recv_from(&mut buffer) => match received {
-                Ok((bytes, from)) => control.probe_answer(from, &buffer[..bytes], Instant::now()),
-                Err(error) => tracing::debug!(%error, "probe socket"),
-            },
+            _ = hangup.recv() => drop(control.reload(Instant::now())),
             Some(question) = questions.recv() => control.answer(question),
             changed = watch.changed(), if network_looked_at.elapsed() >= NETWORK_PAUSE => {
                 changed.context("the watch on the kernel's network broke")?;
@@ -130,7 +127,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
                 control.network_changed();
             }
             () = tokio::time::sleep_until((network_looked_at + NETWORK_PAUSE).into()), if network_looked_at.elapsed() < NETWORK_PAUSE => {}
-            _ = hangup.recv() => drop(control.reload(Instant::now())),
+            // After what others ask and change: whoever floods the socket keeps nobody else waiting.
+            received = probes.recv_from(&mut buffer) => match received {
+                Ok((bytes, from)) => control.probe_answer(from, &buffer[..bytes], Instant::now()),
+                Err(error) => tracing::debug!(%error, "probe socket"),
+            },
             () = tokio::time::sleep_until(wake.into()) => {}
         }
     }

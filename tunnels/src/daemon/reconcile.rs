@@ -1,15 +1,15 @@
 //! The kernel's side: devices, the network around them, liveness on them, and their end.
 
-use super::control::{Control, Trouble};
+use super::control::Control;
 use super::kernel::KernelNetwork;
-use super::mend::mend;
+use super::mend::{Refused, mend};
 use super::settings::Settings;
 use super::tunnel::{Tunnel, TunnelId, chain};
 use super::want;
 use crate::bfd::State;
 use holdfast_api::Reason;
 use netd::{LinkName, Network, Ownership};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// First pause after a failure of the kernel or of a device; doubles up to the last.
@@ -73,36 +73,38 @@ impl Control {
     }
 
     /// Compares the kernel with what should be, and mends it.
+    /// What is in `refused` is not tried.
     pub(super) fn reconcile(&mut self, now: Instant) {
         let Some(settings) = &self.settings else { return };
         // With a reason of our own to look, what is to be done is ours as well; and after a failure
         // it is our own tries that change the network.
-        let foreign =
-            std::mem::take(&mut self.look_for_drift) && !self.look && self.retry.is_none();
+        let is_free = std::mem::take(&mut self.look_for_drift) && !self.look;
+        let known = std::mem::take(&mut self.refused);
+        // Without what is known to be refused none of it is our own doing.
+        let foreign = is_free && (self.retry.is_none() || !known.is_empty());
         self.look = false;
-        self.drifted |= foreign;
+        self.drifted |= foreign && known.is_empty();
         let wanted = self.tunnels.values().map(Tunnel::wanted).collect();
-        let outcome = mend(self.kernel.as_mut(), settings, wanted, &mut self.pending);
+        let outcome = mend(self.kernel.as_mut(), settings, wanted, known, &mut self.pending);
         self.troubles.retain(|(reason, _)| *reason == Reason::TunnelEngineFailed);
         match outcome {
             Ok(mut mended) => {
-                for (link, (reason, message)) in &mended.refused {
-                    tracing::error!(%reason, %link, message, "a tunnel is not as it should be");
-                    self.troubles.push((*reason, message.clone()));
-                }
+                self.troubles.extend(mended.refused.values().cloned());
+                self.suspend(&mended.stranded, now);
                 self.open_bfd(&mended.refused, now);
                 match self.liveness.assert_group(mended.group.as_ref()) {
                     Ok(true) => mended.steps.push("point the group at the active tunnel".into()),
                     Ok(false) => {}
                     Err(error) => self.fail(now, Reason::NetApplyFailed, chain(&error)),
                 }
-                let drifted = self.drifted;
+                let drifted = self.drifted || foreign;
                 // What is refused now is mended by a later look.
-                self.drifted &= !mended.refused.is_empty();
+                self.drifted &= mended.steps.is_empty() && !mended.refused.is_empty();
                 if drifted && !mended.steps.is_empty() {
                     self.mended += 1;
                     tracing::warn!(steps = ?mended.steps, "the network was changed by somebody and put back");
                 }
+                self.refused = mended.refused;
                 if self.troubles.is_empty() {
                     self.retry = None;
                 }
@@ -127,8 +129,21 @@ impl Control {
         self.retry = Some((now + pause, pause));
     }
 
+    /// Ends liveness of tunnels that nothing can be sent over: packets of BFD may pass all the same,
+    /// for those of a userspace device do not cross its link.
+    fn suspend(&mut self, stranded: &BTreeSet<LinkName>, now: Instant) {
+        let is_hit = |tunnel: &Tunnel| stranded.contains(&want::link_name(tunnel.id.slot));
+        for tunnel in self.tunnels.values_mut().filter(|tunnel| is_hit(tunnel)) {
+            let Some(link) = tunnel.bfd_link.take() else { continue };
+            self.liveness.report(tunnel.id, false, now);
+            self.bfd.remove(&tunnel.id);
+            self.bfd.close_link(link);
+            (tunnel.state, tunnel.since) = (State::Down, now);
+        }
+    }
+
     /// Starts liveness on links that have their address now.
-    fn open_bfd(&mut self, refused: &BTreeMap<LinkName, Trouble>, now: Instant) {
+    fn open_bfd(&mut self, refused: &Refused, now: Instant) {
         let Some(settings) = &self.settings else { return };
         let is_ready = |tunnel: &Tunnel| {
             tunnel.bfd_link.is_none() && !refused.contains_key(&want::link_name(tunnel.id.slot))

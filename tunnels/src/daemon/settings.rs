@@ -82,6 +82,11 @@ impl SettingsProblem {
         Reason::TunnelConfigInvalid
     }
 
+    /// The same file may be of use later: it could not be read, or the key that it names.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, SettingsProblem::Read { .. } | SettingsProblem::Key(_))
+    }
+
     /// The file is simply not there.
     pub(super) fn is_missing(&self) -> bool {
         matches!(self, SettingsProblem::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
@@ -179,7 +184,7 @@ pub(super) mod tests {
         }
     }
 
-    fn config() -> TunnelsConfig {
+    pub(in crate::daemon) fn config() -> TunnelsConfig {
         TunnelsConfig {
             generation: 7,
             private_key: "/nowhere".into(),

@@ -125,6 +125,22 @@ impl World {
         }
     }
 
+    /// The edge in a slot.
+    fn held(&self, slot: u8) -> String {
+        self.control.slots.iter().find(|(of, _)| *of == slot).unwrap().1.edge.clone()
+    }
+
+    /// A while in which all edges answer probes.
+    fn passes(&mut self, seconds: u32) {
+        for _ in 0..seconds {
+            for (to, probe) in self.control.due_probes(self.now) {
+                let reply = probe::answer(&probe).unwrap();
+                self.control.probe_answer(to, &reply, self.now + 5 * MS);
+            }
+            self.turn(Duration::from_secs(1));
+        }
+    }
+
     fn take_events(&mut self) {
         while let Ok(event) = self.events.try_recv() {
             if let Event::Session(_, change) = event {
@@ -235,17 +251,21 @@ fn a_link_that_is_busy_is_tried_again_while_others_carry_on() {
     assert_eq!(world.control.mended, 1);
 }
 
-/// Both are new, as after a boot, and the one in the first slot cannot be set up.
-#[test]
-fn a_tunnel_that_is_refused_keeps_no_other_from_standing() {
+/// Two that are wanted of three edges.
+fn two_of_three() -> (World, Vec<Edge>) {
     let settings = Settings { bfd: timers(bfd::Role::Active), want: 2, ..settings() };
-    let edges = [1, 2].map(|n| Edge::new(n, &settings));
+    let edges: Vec<Edge> = [1, 2, 3].map(|n| Edge::new(n, &settings)).into();
     let candidates = edges.iter().map(|edge| edge.candidate.clone()).collect();
     let mut world = World::new();
     world.accept(Settings { candidates, ..settings });
-    let held =
-        |slot| world.control.slots.iter().find(|(of, _)| *of == slot).unwrap().1.edge.clone();
-    let [stuck, free] = [held(0), held(1)];
+    (world, edges)
+}
+
+/// Both are new, as after a boot, and the one in the first slot cannot be set up.
+#[test]
+fn a_tunnel_that_is_refused_keeps_no_other_from_standing() {
+    let (mut world, _edges) = two_of_three();
+    let [stuck, free] = [world.held(0), world.held(1)];
     world.kernel.is_busy("hf-wg0", u32::MAX);
     world.turn(Duration::ZERO);
     world.comes_up(&free);
@@ -256,6 +276,26 @@ fn a_tunnel_that_is_refused_keeps_no_other_from_standing() {
     assert!(state.pending.iter().all(|step| !step.contains("hf-wg1")), "{:?}", state.pending);
     assert!(world.tunnel(&free).active);
     assert!(world.control.tunnels[&stuck].bfd_link.is_none(), "nothing can be said over it");
+    world.passes(20);
+    assert_eq!(
+        world.held(0),
+        stuck,
+        "its edge has no part in it, and another would fare no better"
+    );
+
+    // What somebody does to the other meanwhile is put back at once.
+    let have = world.kernel.lock().have.ours.clone();
+    let lost = have.addresses.iter().find(|address| address.link.as_str() == "hf-wg1").unwrap();
+    world.kernel.lock().have.ours.addresses.remove(lost);
+    world.control.network_changed();
+    let before = world.kernel.tries();
+    world.turn(Duration::ZERO);
+    assert_eq!(world.kernel.lock().have.ours, have);
+    assert_eq!(world.kernel.tries(), before + 1, "what is refused has its own time");
+    assert_eq!(world.control.mended, 1);
+    let state = world.control.state(world.now);
+    assert_eq!(state.reason, Some(Reason::NetApplyFailed), "it is still not as it should be");
+    assert!(state.pending.iter().any(|step| step.contains("hf-wg0")), "{:?}", state.pending);
 
     world.kernel.is_busy("", 0);
     let (at, _) = world.control.retry.unwrap();
@@ -264,7 +304,36 @@ fn a_tunnel_that_is_refused_keeps_no_other_from_standing() {
     world.turn(Duration::ZERO);
     let state = world.control.state(world.now);
     assert_eq!((state.reason, state.pending), (None, Vec::new()), "{}", state.message);
-    assert_eq!(world.losses, 0, "a session of the other ended");
+    assert_eq!((world.losses, world.control.mended), (0, 1));
+}
+
+/// As when its link was down for a moment, which takes the nexthop and the group along.
+#[test]
+fn traffic_leaves_a_tunnel_that_nothing_can_be_sent_over() {
+    let (mut world, _edges) = two_of_three();
+    world.turn(Duration::ZERO);
+    let [first, second] = [world.held(0), world.held(1)];
+    world.comes_up(&first);
+    world.comes_up(&second);
+    let slot = world.control.liveness.active().unwrap().slot;
+    let (lost, other) = if slot == 0 { (first, second) } else { (second, first) };
+    let link = names::link(slot);
+    for id in [names::nexthop(slot), GROUP] {
+        world.kernel.lock().have.ours.nexthops.remove(&id);
+    }
+    world.kernel.is_busy(&link, u32::MAX);
+    world.control.network_changed();
+    world.turn(Duration::ZERO);
+    assert!(world.tunnel(&other).active, "{:?}", world.control.state(world.now));
+    assert_ne!(world.tunnel(&lost).state, State::Up);
+    let group = world.kernel.lock().have.ours.nexthops.get(&GROUP).cloned();
+    assert_eq!(group, Some(netd::Nexthop::active(GROUP, names::nexthop(1 - slot))));
+
+    world.kernel.is_busy("", 0);
+    let (at, _) = world.control.retry.unwrap();
+    world.turn(at - world.now);
+    world.comes_up(&lost);
+    assert_eq!(world.control.state(world.now).reason, None);
 }
 
 #[test]

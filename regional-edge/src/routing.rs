@@ -126,6 +126,15 @@ pub fn allowed_ips(view: &View<'_>) -> BTreeMap<NodeKey, BTreeSet<IpNet>> {
     allowed
 }
 
+/// The other edge that a step makes reachable.
+pub fn neighbour<'a>(step: &Step, backbone: &'a Backbone) -> Option<&'a str> {
+    let (Step::CreateNexthop(nexthop) | Step::ReplaceNexthop { to: nexthop, .. }) = step else {
+        return None;
+    };
+    let mut ids = edge_ids(Some(backbone)).into_iter();
+    ids.find(|(_, id)| *id == nexthop.id).map(|(edge, _)| edge)
+}
+
 const TABLES: [u32; 3] = [names::LOCAL_TABLE, names::BACKBONE_TABLE, names::LAST_TABLE];
 
 fn key(table: u32, prefix: IpNet) -> RouteKey {

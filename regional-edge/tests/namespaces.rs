@@ -4,6 +4,7 @@
 
 mod world;
 
+use holdfast_api::Reason;
 use holdfast_api::tunnel::{BfdState, TunnelKind};
 use regional_edge::dataplane::Event;
 use regional_edge::mesh::Heard;
@@ -129,6 +130,40 @@ fn a_dead_tunnel_moves_traffic_over_the_backbone_and_back() {
     eventually("edge 1 has it again", || one.node_is(BfdState::Up));
     eventually("the tunnel again", || one.state().nodes[0].way == Way::Tunnel);
     assert!(world.client_reaches(SITE_HOST));
+}
+
+/// As when its address was mistyped at the controller.
+#[test]
+fn a_neighbour_that_cannot_be_reached_keeps_nobody_from_being_served() {
+    or_skip!();
+    let world = World::new();
+    let (one, two) = (world.edge(1), world.edge(2));
+    let edges = [
+        ("re-0".to_owned(), [198, 51, 100, 9].into()),
+        ("re-2".to_owned(), world::backbone(2)),
+        ("re-9".to_owned(), [198, 51, 100, 10].into()),
+    ];
+    one.dataplane.tell(Event::Edges { backbone: edges.into(), protected: [].into() });
+    let node = world.node(&[(1, one.public_key), (2, two.public_key)]);
+    one.serve(&node, BOTH);
+    two.serve(&node, BOTH);
+    let _wire = Wire::between([&one, &two]);
+    eventually("both tunnels", || one.node_is(BfdState::Up) && two.node_is(BfdState::Up));
+    assert!(world.client_reaches(SITE_HOST));
+    eventually("the way over the edge that can be reached", || {
+        table(&world, "re1", names::BACKBONE_TABLE).contains("10.1.0.0/24")
+    });
+    eventually("what is wrong is told", || {
+        let state = one.state();
+        state.reason == Some(Reason::NetApplyFailed) && state.message.contains("198.51.100.9")
+    });
+
+    one.dataplane.tell(Event::Edges {
+        backbone: [("re-2".to_owned(), world::backbone(2))].into(),
+        protected: [].into(),
+    });
+    eventually("nothing is wrong any more", || one.state().reason.is_none());
+    assert!(one.node_is(BfdState::Up) && world.client_reaches(SITE_HOST));
 }
 
 #[test]

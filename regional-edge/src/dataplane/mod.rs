@@ -13,6 +13,7 @@
 //! tried again with backoff; meanwhile events are still taken in.
 
 mod ends;
+mod error;
 mod model;
 mod rounds;
 mod thread;

@@ -93,6 +93,13 @@ impl Model {
         changed
     }
 
+    /// Has nothing go over `edge` until [`set_backbone_link`](Self::set_backbone_link) is called again.
+    pub fn leave_out(&mut self, edge: &str) {
+        if let Some(backbone) = &mut self.backbone {
+            backbone.edges.remove(edge);
+        }
+    }
+
     /// Makes `up` the nodes that are up: the truth, in case an event was missed.
     pub fn set_all_up(&mut self, up: BTreeSet<NodeKey>) -> Due {
         let changed: Vec<_> = self.up.symmetric_difference(&up).cloned().collect();

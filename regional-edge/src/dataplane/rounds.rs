@@ -1,7 +1,7 @@
 //! When everything is looked at: when it is asked for, soon after somebody touched the kernel's
 //! network, once a minute; and after a failure again and again, more and more seldom. Pure.
 
-use super::ends::EndsError;
+use super::error::EndsError;
 use holdfast_client::{Backoff, backoff};
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,7 @@
 //! The thread itself: wait, take in, do, publish.
 
-use super::ends::{self, Ends, EndsError};
+use super::ends::{self, Ends};
+use super::error::EndsError;
 use super::model::{Due, Model};
 use super::rounds::Rounds;
 use super::{Event, Options};
@@ -161,7 +162,28 @@ impl Thread {
             }
             self.model.set_backbone_link(link);
         }
-        ends.reconcile(&self.model.view())
+        // A neighbour that cannot be reached keeps nobody else from being served.
+        let mut first = None;
+        loop {
+            let error = match ends.reconcile(&self.model.view()) {
+                Ok(changed) => return first.map_or(Ok(changed), Err),
+                Err(error) => error,
+            };
+            let neighbour = error.refused_step().zip(self.model.view().backbone);
+            let Some(edge) = neighbour
+                .and_then(|(step, backbone)| crate::routing::neighbour(step, backbone))
+                .map(str::to_owned)
+            else {
+                return Err(error);
+            };
+            tracing::warn!(
+                edge,
+                error = holdfast_api::chain(&error),
+                "nothing goes over this edge"
+            );
+            self.model.leave_out(&edge);
+            first.get_or_insert(error);
+        }
     }
 
     fn look_for_drift(&mut self, now: Instant) {

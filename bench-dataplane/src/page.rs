@@ -206,6 +206,19 @@ mod tests {
     }
 
     #[test]
+    fn the_committed_run_has_every_scenario_of_a_tunnel() {
+        let Some(run) = read("performance.json") else { return };
+        let told = Report::parse(&run).unwrap();
+        let missing: Vec<_> = scenario::of_a_tunnel()
+            .into_iter()
+            .map(|scenario| scenario.name)
+            .chain(["hugepages", "helpers", "soak"])
+            .filter(|name| !told.iter().any(|report| report.scenario == *name))
+            .collect();
+        assert_eq!(missing, [""; 0], "measure them, and join them to the others");
+    }
+
+    #[test]
     fn the_page_is_made_of_the_committed_run() {
         let committed = Committed {
             page: read("performance.md"),

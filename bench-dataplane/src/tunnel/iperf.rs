@@ -50,32 +50,52 @@ fn stream(rig: &Rig, seconds: u32) -> anyhow::Result<Stream> {
     let run = || {
         let arguments =
             ["--client", &address, "--port", PORT, "--time", &seconds, "--omit", "1", "--json"];
-        from.run("iperf3", &arguments)
+        read(&from.run("iperf3", &arguments)?)
     };
     // The server takes a moment until it listens.
     let end = Instant::now() + Duration::from_secs(5);
-    let text = loop {
+    let report = loop {
         match run() {
             Err(error) if Instant::now() >= end => {
                 stop(&mut server);
                 return Err(error);
             }
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
-            Ok(text) => break text,
+            Ok(report) => break report,
         }
     };
     stop(&mut server);
-    let report: serde_json::Value = serde_json::from_str(&text).context("iperf3's report")?;
     let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
-    let why = || format!("iperf3 reports no rate: {}", report["error"]);
-    let bits_per_second = bits.with_context(why)?;
+    let bits_per_second = bits.context("iperf3 reports no rate")?;
     ensure!(bits_per_second > 0.0, "nothing arrived");
     let intervals = report["intervals"].as_array().context("iperf3 reports no intervals")?;
     let bytes = intervals.iter().filter_map(|interval| interval["sum"]["bytes"].as_f64()).sum();
     Ok(Stream { bits_per_second, bytes })
 }
 
+/// A report of a stream; with `--json` the client ends well whatever happened, and says so in there.
+fn read(text: &str) -> anyhow::Result<serde_json::Value> {
+    let report: serde_json::Value = serde_json::from_str(text).context("iperf3's report")?;
+    match report["error"].as_str() {
+        Some(error) => anyhow::bail!("iperf3: {error}"),
+        None => Ok(report),
+    }
+}
+
 fn stop(server: &mut Child) {
     let _ = server.kill();
     let _ = server.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_found_no_server_is_tried_again() {
+        let refused = r#"{"start":{},"intervals":[],"end":{},"error":"unable to connect to server: Connection refused"}"#;
+        assert!(read(refused).unwrap_err().to_string().contains("Connection refused"));
+        assert!(read("").is_err(), "it was killed");
+        assert!(read(r#"{"intervals":[],"end":{}}"#).is_ok());
+    }
 }

@@ -8,10 +8,12 @@ use lab::packages::{self, Purpose};
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Tests that send and receive by `tunnels/src/wireguard/sys.rs`: devices over loopback, and whole
-/// programs in namespaces.
-const TESTS: [&[&str]; 2] =
-    [&["--lib", "wireguard::"], &["--test", "wireguard", "--test", "faults"]];
+/// Tests that send and receive by `tunnels/src/wireguard/sys.rs`: devices over loopback.
+const UNITS: [&str; 2] = ["--lib", "wireguard::"];
+
+/// Such tests as well: whole programs in namespaces.
+const PROGRAMS: [&str; 5] =
+    ["--test=faults", "--test=ipv6", "--test=marks", "--test=program", "--test=wireguard"];
 
 /// What Miri can run of it: memory, and the headers of messages.
 const UNDER_MIRI: &str = "wireguard::sys::";
@@ -26,7 +28,7 @@ impl Sanitize {
         let built = own_target_dir()?.join("sanitize");
         // With a triple named, only what runs is built with the sanitizer, not what builds.
         let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-        for tests in TESTS {
+        for tests in [&UNITS[..], &PROGRAMS] {
             let mut command = packages::nightly_cargo()?;
             command.args(["test", "--package", "tunnels", "--target", &triple, "--target-dir"]);
             command.arg(&built).args(tests);

@@ -37,7 +37,7 @@ pub(super) const PPS: Scenario = Scenario {
 
 const PAIRS: u32 = 10;
 const TRIAL: Duration = Duration::from_secs(1);
-const QUICK_TRIAL: Duration = Duration::from_millis(250);
+const QUICK_TRIAL: Duration = Duration::from_millis(200);
 /// That confirms the rate that was found.
 const CONFIRMATION: Duration = Duration::from_secs(5);
 const QUICK_CONFIRMATION: Duration = Duration::from_millis(500);

@@ -41,7 +41,7 @@ pub(super) struct Turn {
 }
 
 fn run(options: &Options) -> anyhow::Result<Report> {
-    let pairs = options.rounds_or(PAIRS, 2);
+    let pairs = options.rounds_or(PAIRS, 1);
     let seconds = if options.quick { 2 } else { SECONDS };
     let (mut report, ours, peers) = program::side_by_side("tcp", options, Beside::All)?;
     report.set("pairs", pairs);

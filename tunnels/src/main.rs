@@ -21,19 +21,14 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match start(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", holdfast_api::chain(error.as_ref()));
-            ExitCode::FAILURE
-        }
-    }
+    tunnels::program::exit_code(start(Arguments::parse()))
 }
 
-fn start(arguments: Arguments) -> anyhow::Result<()> {
+fn start(arguments: Arguments) -> anyhow::Result<ExitCode> {
     tunnels::program::log(&arguments.log)?;
     let runtime = tunnels::program::runtime()?;
     let options =
         tunnels::daemon::Options { root: Root::new(arguments.root), config: arguments.config };
-    runtime.block_on(tunnels::daemon::run(options))
+    runtime.block_on(tunnels::daemon::run(options))?;
+    Ok(ExitCode::SUCCESS)
 }

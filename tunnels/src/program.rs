@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use std::io::IsTerminal;
+use std::process::ExitCode;
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -26,6 +27,14 @@ pub fn log(filter: &str) -> anyhow::Result<()> {
 /// The filter makes no sense.
 pub fn filter(text: &str) -> Result<String, ParseError> {
     EnvFilter::try_new(text).map(|_| text.to_owned())
+}
+
+/// How a program ends: an error is one line on standard error, with all its causes.
+pub fn exit_code(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {}", holdfast_api::chain(error.as_ref()));
+        ExitCode::FAILURE
+    })
 }
 
 /// A runtime of one thread, for everything beside packets.

@@ -176,7 +176,7 @@ impl Thread {
             else {
                 return Err(error);
             };
-            tracing::warn!(
+            tracing::debug!(
                 edge,
                 error = holdfast_api::chain(&error),
                 "nothing goes over this edge"

@@ -74,13 +74,7 @@ fn helpers(text: &str) -> Result<usize, String> {
 }
 
 fn main() -> ExitCode {
-    match start(Arguments::parse()) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {}", holdfast_api::chain(error.as_ref()));
-            ExitCode::FAILURE
-        }
-    }
+    tunnels::program::exit_code(start(Arguments::parse()))
 }
 
 fn start(mut arguments: Arguments) -> anyhow::Result<ExitCode> {

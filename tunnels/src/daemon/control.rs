@@ -161,9 +161,6 @@ impl Control {
         // known to be refused is not tried before.
         let drift = self.look_for_drift && (self.retry.is_none() || !self.refused.is_empty());
         if self.look || drift || retry {
-            if self.look || retry || self.retry.is_none() {
-                self.refused.clear();
-            }
             self.make_missing(now);
             self.reconcile(now);
         }

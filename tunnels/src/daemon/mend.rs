@@ -52,11 +52,11 @@ pub(super) fn mend(
     mut refused: Refused,
     pending: &mut Vec<String>,
 ) -> Result<Mended, Trouble> {
-    let mut left = if refused.is_empty() { Vec::new() } else { pending.clone() };
     for tunnel in &mut wanted {
         tunnel.refused = refused.contains_key(&want::link_name(tunnel.slot));
     }
     refused.retain(|link, _| wanted.iter().any(|tunnel| want::link_name(tunnel.slot) == *link));
+    let mut left = if refused.is_empty() { Vec::new() } else { pending.clone() };
     loop {
         let mut try_once = || carry_out(kernel, settings, &wanted, pending);
         let outcome = match try_once() {

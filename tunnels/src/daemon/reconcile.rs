@@ -6,7 +6,7 @@ use super::mend::{Refused, mend};
 use super::settings::Settings;
 use super::tunnel::{Tunnel, TunnelId, chain};
 use super::want;
-use crate::bfd::State;
+use crate::bfd::{Service, State};
 use holdfast_api::Reason;
 use netd::{LinkName, Network, Ownership};
 use std::collections::BTreeSet;
@@ -63,23 +63,23 @@ impl Control {
         let Some(mut tunnel) = self.tunnels.remove(edge) else { return };
         // Traffic leaves first: what is not in `tunnels` is not preferred.
         self.prefer(now);
-        self.bfd.remove(&tunnel.id);
-        if let Some(link) = tunnel.bfd_link.take() {
-            self.bfd.close_link(link);
-        }
+        close_bfd(&self.bfd, &mut tunnel);
         drop(tunnel.uapi.take());
         tracing::info!(edge, link = tunnel.link(), "tunnel taken down");
         self.look = true;
     }
 
-    /// Compares the kernel with what should be, and mends it.
-    /// What is in `refused` is not tried.
+    /// Compares the kernel with what should be, and mends it. What is known to be refused is left alone
+    /// until it is time to try it again.
     pub(super) fn reconcile(&mut self, now: Instant) {
         let Some(settings) = &self.settings else { return };
         // With a reason of our own to look, what is to be done is ours as well; and after a failure
         // it is our own tries that change the network.
         let is_free = std::mem::take(&mut self.look_for_drift) && !self.look;
-        let known = std::mem::take(&mut self.refused);
+        let mut known = std::mem::take(&mut self.refused);
+        if self.look || self.retry.is_none_or(|(at, _)| now >= at) {
+            known.clear();
+        }
         // Without what is known to be refused none of it is our own doing.
         let foreign = is_free && (self.retry.is_none() || !known.is_empty());
         self.look = false;
@@ -134,10 +134,11 @@ impl Control {
     fn suspend(&mut self, stranded: &BTreeSet<LinkName>, now: Instant) {
         let is_hit = |tunnel: &Tunnel| stranded.contains(&want::link_name(tunnel.id.slot));
         for tunnel in self.tunnels.values_mut().filter(|tunnel| is_hit(tunnel)) {
-            let Some(link) = tunnel.bfd_link.take() else { continue };
+            if tunnel.bfd_link.is_none() {
+                continue;
+            }
             self.liveness.report(tunnel.id, false, now);
-            self.bfd.remove(&tunnel.id);
-            self.bfd.close_link(link);
+            close_bfd(&self.bfd, tunnel);
             (tunnel.state, tunnel.since) = (State::Down, now);
         }
     }
@@ -199,6 +200,14 @@ impl Control {
         if let Err(error) = removed {
             tracing::error!(error, "something of ours is left in the kernel");
         }
+    }
+}
+
+/// Ends liveness of a tunnel; its edge is told.
+fn close_bfd(bfd: &Service<TunnelId>, tunnel: &mut Tunnel) {
+    bfd.remove(&tunnel.id);
+    if let Some(link) = tunnel.bfd_link.take() {
+        bfd.close_link(link);
     }
 }
 

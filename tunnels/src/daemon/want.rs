@@ -90,9 +90,14 @@ pub(super) fn network(settings: &Settings, tunnels: &[Wanted], have: &Observed) 
     }
     // After the others, so that an edge is reached over its own tunnel even when a route
     // names its very address.
-    for tunnel in tunnels.iter().filter(|tunnel| !tunnel.refused) {
+    for tunnel in tunnels {
+        let link = link_name(tunnel.slot);
+        if tunnel.refused {
+            network.routes.extend(have.ours.routes.iter().filter(|of| is_over(of, &link)).cloned());
+            continue;
+        }
         let prefix = IpNet::from(tunnel.peer);
-        let over_link = Route::new(TABLE, prefix, RouteTarget::Dev(link_name(tunnel.slot)));
+        let over_link = Route::new(TABLE, prefix, RouteTarget::Dev(link));
         network.routes.insert(Route { source: source(&prefix), ..over_link });
     }
     for family in families {
@@ -102,7 +107,7 @@ pub(super) fn network(settings: &Settings, tunnels: &[Wanted], have: &Observed) 
     network
 }
 
-/// What there is of a link, into `network`.
+/// What there is of a link but its routes, into `network`.
 fn keep(network: &mut Network, link: &LinkName, have: &Observed) {
     let have = &have.ours;
     network.links.extend(have.links.get(link).cloned());
@@ -110,8 +115,10 @@ fn keep(network: &mut Network, link: &LinkName, have: &Observed) {
     let over =
         |of: &&Nexthop| matches!(&of.target, NexthopTarget::Single { link: l, .. } if l == link);
     network.nexthops.extend(have.nexthops.iter().filter(over).cloned());
-    let over = |of: &&Route| matches!(&of.target, RouteTarget::Dev(l) if l == link);
-    network.routes.extend(have.routes.iter().filter(over).cloned());
+}
+
+fn is_over(route: &Route, link: &LinkName) -> bool {
+    matches!(&route.target, RouteTarget::Dev(over) if over == link)
 }
 
 fn families(settings: &Settings) -> Vec<Family> {
@@ -291,7 +298,8 @@ mod tests {
 
     #[test]
     fn of_a_tunnel_that_the_kernel_refuses_everything_stays_as_it_is() {
-        let settings = settings();
+        let mut settings = settings();
+        settings.routes.insert(IpNet::from(wanted(1).peer));
         let owner = Ownership::tunnels();
         let refused = Wanted { refused: true, ..wanted(1) };
         let steps = |wanted: &[Wanted], have: &Observed| {

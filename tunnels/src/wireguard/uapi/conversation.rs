@@ -183,4 +183,4 @@ fn end_of_request(text: &[u8], seen: usize) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

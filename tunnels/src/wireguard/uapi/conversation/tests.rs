@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn device() -> (Device, UnixDatagram) {
+pub(in crate::wireguard::uapi) fn device() -> (Device, UnixDatagram) {
     let (link, tun) = UnixDatagram::pair().unwrap();
     tun.set_nonblocking(true).unwrap();
     let options = Options {

@@ -1,9 +1,7 @@
 //! As many as may be, and one more.
 
 use super::*;
-use crate::wireguard::device::Device;
-use crate::wireguard::{LinkEnd, Options, PrivateKey, Tuning};
-use std::os::unix::net::UnixDatagram;
+use crate::wireguard::uapi::conversation::tests::device;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -22,17 +20,7 @@ async fn ask(stream: &mut UnixStream) -> Option<[u8; 9]> {
 #[tokio::test]
 async fn one_connection_too_many_is_closed_at_once() {
     const ANSWER: Option<[u8; 9]> = Some(*b"errno=0\n\n");
-    let (_link, tun) = UnixDatagram::pair().unwrap();
-    tun.set_nonblocking(true).unwrap();
-    let options = Options {
-        name: "wg0".into(),
-        private_key: PrivateKey::generate().unwrap(),
-        listen_port: 0,
-        fwmark: 0,
-        handshakes_per_second: 100,
-        tuning: Tuning { helpers: Some(0), ..Tuning::default() },
-    };
-    let device = Device::start(LinkEnd::plain(tun.into()), options).unwrap();
+    let (device, _link) = device();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("wg0.sock");
     let door = Door::new(UnixListener::bind(&path).unwrap()).unwrap();

@@ -415,6 +415,8 @@ pub struct KubernetesState {
     pub release_ms: BTreeMap<String, u64>,
     /// Times that the distribution was started since the manager was.
     pub starts: u32,
+    /// Times in that while that it ended by itself: nobody had stopped or restarted it.
+    pub ends: u32,
 }
 
 #[cfg(test)]

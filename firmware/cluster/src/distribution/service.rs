@@ -10,7 +10,7 @@ use super::task::Task;
 use super::upgrade::{Failed, Service, Version};
 use crate::paths::ClusterPaths;
 use holdfast_api::Reason;
-use holdfast_api::kubernetes::{KubernetesPhase, KubernetesRole, KubernetesState};
+use holdfast_api::kubernetes::{KubernetesPhase, KubernetesRole};
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -130,26 +130,14 @@ pub struct DistributionState {
     pub ready_after: Option<Duration>,
     /// Times that it was started since this task was.
     pub starts: u32,
+    /// Times in that while that it ended by itself.
+    pub ends: u32,
     /// Its process.
     pub pid: Option<u32>,
     /// The program that is run, or would be; it also makes and restores snapshots.
     pub program: PathBuf,
     /// Whether the node serves workloads; another version of the program may come.
     pub service: Service,
-}
-
-impl DistributionState {
-    /// Writes this part of the node's report, and leaves the others as they are.
-    pub fn fill(&self, report: &mut KubernetesState) {
-        report.phase = self.phase;
-        report.role = self.role;
-        report.reason = self.reason;
-        report.message.clone_from(&self.message);
-        report.version.clone_from(&self.version);
-        report.ready_after_ms =
-            self.ready_after.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        report.starts = self.starts;
-    }
 }
 
 /// The task that was addressed does not run any more.

@@ -105,6 +105,8 @@ pub(super) struct Task {
     started: Option<(Instant, Timestamp)>,
     ready_after: Option<Duration>,
     starts: u32,
+    /// By itself.
+    ends: u32,
     version: String,
     next_probe: Instant,
     next_look: Instant,
@@ -165,6 +167,7 @@ impl Task {
             started: None,
             ready_after: None,
             starts: 0,
+            ends: 0,
             version: String::new(),
             next_probe: now,
             next_look: now,
@@ -340,6 +343,7 @@ impl Task {
                 "Kubernetes ended"
             );
             self.problem = found;
+            self.ends = self.ends.saturating_add(1);
             self.trial_ends = self.trial_ends.saturating_add(1);
             self.fall_back();
         }

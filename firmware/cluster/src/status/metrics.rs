@@ -72,6 +72,12 @@ fn of_the_node(page: &mut Page, state: &KubernetesState) {
         "Times that the distribution was started since the manager was.",
     );
     page.sample(&[], f64::from(state.starts));
+    page.metric(
+        "holdfast_kubernetes_ends_total",
+        COUNTER,
+        "Times that the distribution ended by itself since the manager was started.",
+    );
+    page.sample(&[], f64::from(state.ends));
     if let Some(millis) = state.ready_after_ms {
         page.metric(
             "holdfast_kubernetes_ready_seconds",

@@ -25,8 +25,9 @@ pub(super) struct Parts<'a> {
 
 /// All of it together.
 pub(super) fn state(parts: &Parts<'_>) -> KubernetesState {
-    let DistributionState { phase, role, reason, message, version, ready_after, starts, .. } =
-        parts.distribution.clone();
+    let DistributionState {
+        phase, role, reason, message, version, ready_after, starts, ends, ..
+    } = parts.distribution.clone();
     let (phase, reason, message) = match parts.stopped {
         true => (KubernetesPhase::Off, Some(Reason::KubernetesStopped), String::new()),
         false => (phase, reason, message),
@@ -50,6 +51,7 @@ pub(super) fn state(parts: &Parts<'_>) -> KubernetesState {
         ready_after_ms: ready_after.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
         release_ms: parts.release.map(|report| report.took_ms.clone()).unwrap_or_default(),
         starts,
+        ends,
     })
 }
 

@@ -99,7 +99,7 @@ pub(super) fn render(state: &KubernetesState, now: Timestamp, paint: Paint) -> S
         ("Version", clean(&state.version)),
         ("Role", words::role(state.role).into()),
         ("Ready", ready),
-        ("Starts", format!("{} since the manager started", state.starts)),
+        ("Starts", starts(state)),
         ("Release", words::release_line(&state.release, paint)),
     ] {
         table.row([paint.dim(name), value]);
@@ -120,6 +120,15 @@ pub(super) fn render(state: &KubernetesState, now: Timestamp, paint: Paint) -> S
     let left = u64::from(state.pods.failed).saturating_sub(state.pods.problems.len() as u64);
     if left > 0 && !state.pods.problems.is_empty() {
         let _ = writeln!(text, "  and {left} more");
+    }
+    text
+}
+
+fn starts(state: &KubernetesState) -> String {
+    let mut text = format!("{} since the manager started", state.starts);
+    if state.ends > 0 {
+        let times = if state.ends == 1 { "once" } else { &format!("{} times", state.ends) };
+        let _ = write!(text, "; it ended by itself {times}");
     }
     text
 }

@@ -35,6 +35,7 @@ impl Task {
             version: self.version.clone(),
             ready_after: self.ready_after,
             starts: self.starts,
+            ends: self.ends,
             pid: self.process.as_ref().map(|process| process.pid()),
             program: self.program(),
             service: self.versions.service,

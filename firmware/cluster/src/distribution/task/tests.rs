@@ -245,7 +245,7 @@ async fn it_outlives_its_manager_and_is_restarted_only_for_a_change() {
     assert_eq!(state.reason, Some(Reason::KubernetesExited));
     assert!(state.message.contains("signal 9"), "{}", state.message);
     let state = ready(&second).await;
-    assert_eq!(state.starts, 1);
+    assert_eq!((state.starts, state.ends), (1, 1));
     let pid = state.pid.unwrap();
 
     bed.want(|wants| {
@@ -256,6 +256,7 @@ async fn it_outlives_its_manager_and_is_restarted_only_for_a_change() {
     })
     .await;
     assert!(!runs(pid));
+    assert_eq!((state.starts, state.ends), (2, 1), "the second time was ours");
     assert!(std::fs::read_to_string(bed.config()).unwrap().contains("- more"));
     let pid = state.pid.unwrap();
     drop(second);

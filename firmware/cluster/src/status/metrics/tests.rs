@@ -110,6 +110,7 @@ fn site() -> KubernetesState {
         ready_after_ms: Some(7_250),
         release_ms: [("Applying".to_owned(), 1_500)].into(),
         starts: 2,
+        ends: 1,
         ..KubernetesState::default()
     }
 }
@@ -127,6 +128,8 @@ fn a_site_is_told_in_the_agreed_names() {
     assert_eq!(value("holdfast_kubernetes_phase", &[("phase", "Ready")]), 1.0);
     assert_eq!(value("holdfast_kubernetes_phase", &[("phase", "Backoff")]), 0.0);
     assert_eq!(value("holdfast_kubernetes_ready_seconds", &[]), 7.25);
+    assert_eq!(value("holdfast_kubernetes_starts_total", &[]), 2.0);
+    assert_eq!(value("holdfast_kubernetes_ends_total", &[]), 1.0);
     let committed = [("release", "edge"), ("version", "7"), ("phase", "Committed")];
     assert_eq!(value("holdfast_release_phase", &committed), 1.0);
     assert_eq!(value("holdfast_release_phase_duration_seconds", &[("phase", "Applying")]), 1.5);

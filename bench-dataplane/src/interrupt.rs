@@ -1,6 +1,6 @@
 //! A bench that is asked to end takes its namespaces and what runs in them with it.
 
-use crate::tunnel::leftovers;
+use crate::leftovers;
 use anyhow::{Context, ensure};
 use nix::sys::signal::Signal;
 use std::future::poll_fn;

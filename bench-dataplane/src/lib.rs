@@ -10,6 +10,7 @@
 
 mod interrupt;
 mod kubernetes;
+mod leftovers;
 pub mod page;
 pub mod plot;
 pub mod report;

@@ -1,10 +1,11 @@
 //! A laboratory's world for a scenario: real programs, emulated links, gone when dropped.
 
+use crate::leftovers;
 use anyhow::Context;
 use holdfast_api::tunnel::{BfdState, TunnelsState};
 use lab::fleet::{self, Operator};
 use lab::programs::Programs;
-use lab::world::{EmulatorMode, Home, Host, World, WorldSpec, down};
+use lab::world::{EmulatorMode, Home, Host, World, WorldSpec};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -23,8 +24,8 @@ impl Bench {
     /// Brings a world up; the programs are those beside this one, or are built.
     pub(crate) fn up(spec: &WorldSpec) -> anyhow::Result<Self> {
         let programs = programs()?;
-        let home =
-            Home::new(format!("/run/holdfast-bench-{}", std::process::id()), "bench".parse()?);
+        leftovers::remove();
+        let home = leftovers::home();
         let made = World::create(&home, spec, programs.dir(), &EmulatorMode::Thread, &mut |_| {});
         let started = made.map_err(anyhow::Error::from).and_then(|mut world| {
             let operator = fleet::start(&mut world, &programs, &mut |_| {})?;
@@ -34,7 +35,7 @@ impl Bench {
             Ok((world, operator)) => Ok(Bench { world, programs, operator, home }),
             Err(error) => {
                 // What was made until then goes; the reason to report is why it stopped.
-                let _ = down(&home);
+                leftovers::take_down(&home);
                 Err(error).context("the world did not come up (this needs root)")
             }
         }
@@ -66,9 +67,7 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        if let Err(error) = down(&self.home) {
-            eprintln!("the world could not be removed whole: {error}");
-        }
+        leftovers::take_down(&self.home);
     }
 }
 

@@ -3,6 +3,7 @@
 
 use bench_dataplane::Report;
 use lab::process::{self, ProcessId};
+use lab::programs::Programs;
 use lab::{netns, process::inside};
 use nix::sys::signal::Signal;
 use std::path::Path;
@@ -71,14 +72,34 @@ impl Drop for Running {
 }
 
 impl Running {
-    fn start(bench: &Path) -> Self {
+    fn start(bench: &Path, scenario: &str) -> Self {
         let mut command = Command::new(bench);
-        command.args(["run", "helpers", "--quick"]).stdin(Stdio::null());
+        command.args(["run", scenario, "--quick"]).stdin(Stdio::null());
         Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 
     fn namespaces(&self) -> Vec<String> {
         netns::with_prefix(&format!("bench-{}-", self.0.id()))
+    }
+
+    /// Of its world, whose hosts are namespaces and whose state is a directory.
+    fn world(&self) -> (Vec<String>, bool) {
+        let name = format!("b{}", self.0.id());
+        let dir = Path::new("/run/holdfast-bench").join(&name);
+        (netns::with_prefix(&format!("hfl-{name}-")), dir.exists())
+    }
+
+    /// What runs in its world, once a node's daemons do.
+    fn inhabited(&mut self) -> Vec<ProcessId> {
+        let ready = holdfast_poll::retry(Duration::from_secs(60), || {
+            assert_eq!(self.0.try_wait().unwrap(), None, "it has ended");
+            let (hosts, _) = self.world();
+            let node = hosts.iter().filter(|name| name.ends_with("-node-1"));
+            let daemons: Vec<ProcessId> =
+                node.flat_map(|name| inside(&netns::path(name))).collect();
+            if daemons.len() == 2 { Ok(daemons) } else { Err(format!("{hosts:?}, {daemons:?}")) }
+        });
+        ready.unwrap()
     }
 
     /// What runs in its namespaces, once a stream does.
@@ -109,17 +130,40 @@ fn one_that_is_asked_to_end_leaves_nothing_and_removes_what_one_that_was_killed_
         eprintln!("skipped: {why}");
         return;
     }
-    let mut killed = Running::start(bench);
+    let mut killed = Running::start(bench, "helpers");
     let orphans = killed.streaming();
     killed.signal(Signal::SIGKILL);
     killed.0.wait().unwrap();
     assert!(!killed.namespaces().is_empty(), "nobody could remove them");
-    let mut asked = Running::start(bench);
+    let mut asked = Running::start(bench, "helpers");
     let children = asked.streaming();
     assert_eq!(killed.namespaces(), [""; 0], "the next one removes them");
     assert!(!orphans.iter().any(|one| one.alive()), "{orphans:?}");
     asked.signal(Signal::SIGTERM);
     assert_eq!(asked.0.wait().unwrap().code(), Some(143));
     assert_eq!(asked.namespaces(), [""; 0]);
+    assert!(!children.iter().any(|one| one.alive()), "{children:?}");
+}
+
+#[test]
+fn worlds_go_in_the_same_way() {
+    let bench = Path::new(env!("CARGO_BIN_EXE_bench-dataplane"));
+    let programs = Programs::in_dir(bench.parent().unwrap()).err().map(|error| error.to_string());
+    if let Some(why) = missing(bench).or(programs) {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let mut killed = Running::start(bench, "rest");
+    let orphans = killed.inhabited();
+    killed.signal(Signal::SIGKILL);
+    killed.0.wait().unwrap();
+    assert!(killed.world().1 && !killed.world().0.is_empty(), "nobody could remove it");
+    let mut asked = Running::start(bench, "rest");
+    let children = asked.inhabited();
+    assert_eq!(killed.world(), (vec![], false), "the next one removes it");
+    assert!(!orphans.iter().any(|one| one.alive()), "{orphans:?}");
+    asked.signal(Signal::SIGTERM);
+    assert_eq!(asked.0.wait().unwrap().code(), Some(143));
+    assert_eq!(asked.world(), (vec![], false));
     assert!(!children.iter().any(|one| one.alive()), "{children:?}");
 }

@@ -10,7 +10,6 @@ pub(crate) mod flows;
 pub(crate) mod huge;
 pub(crate) mod install;
 pub(crate) mod iperf;
-pub(crate) mod leftovers;
 pub(crate) mod offloads;
 pub(crate) mod pairs;
 pub(crate) mod program;

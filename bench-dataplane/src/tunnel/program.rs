@@ -1,6 +1,7 @@
 //! The programs that are compared: where they are, and how they are started.
 
-use super::{leftovers, rig::Rig};
+use super::rig::Rig;
+use crate::leftovers;
 use crate::scenario::Options;
 use crate::{Report, world};
 use anyhow::Context;

@@ -2,8 +2,9 @@
 
 use super::program::{Kind, Program};
 use super::wakeups::wakeups;
-use super::{huge, leftovers, offloads};
+use super::{huge, offloads};
 use crate::interrupt::goes_on;
+use crate::leftovers;
 use anyhow::{Context, bail, ensure};
 use lab::measure::{Usage, usage};
 use netd::netns::NetNs;

@@ -11,7 +11,8 @@
 //! with it would take the liveness of all other links along.
 //!
 //! Fails: opening a link's sockets, for the caller to report. A packet that cannot be sent is
-//! logged at DEBUG and counts as lost. When the service is dropped all sessions end, without a
+//! logged at DEBUG and counts as lost. When the kernel cannot wait for all sockets, for want of
+//! memory (ppoll(2)), that is logged and tried again, and all are looked at meanwhile. When the service is dropped all sessions end, without a
 //! word to their peers. When a device ends, its sessions are held down and the follower told; when
 //! its thread stands still they go down within a little more than a second, and come back with it.
 
@@ -29,7 +30,11 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Until the kernel is asked again to wait for sockets: much less than any session's detection time,
+/// and no load to speak of.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Who is told of changes, in the thread of the service.
 pub trait Follower<K>: Send + 'static {
@@ -247,6 +252,7 @@ fn run<K: Ord + Clone>(shared: &Mutex<Shared<K>>, wake: &Wake, mut follower: imp
     let mut control = LinkSocket::control_buffer();
     // Which links have something on their sockets, by their place in `links`; all that are new.
     let mut ready: Vec<bool> = Vec::new();
+    let mut is_failing = false;
     loop {
         let now = Instant::now();
         {
@@ -278,15 +284,21 @@ fn run<K: Ord + Clone>(shared: &Mutex<Shared<K>>, wake: &Wake, mut follower: imp
         let mut fds: Vec<PollFd<'_>> = vec![PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
         let sockets = links.iter().map_while(|link| link.socket());
         fds.extend(sockets.map(|socket| PollFd::new(socket.as_listen_fd(), PollFlags::POLLIN)));
-        if let Err(error) = crate::wake::wait(&mut fds, Deadline::at(until)) {
-            tracing::error!(%error, "poll failed in the BFD thread");
-            return;
-        }
-        let mut any = fds.iter().map(|fd| fd.any().unwrap_or(true));
+        let outcome = crate::wake::wait(&mut fds, Deadline::at(until));
+        let mut any = fds.iter().map(|fd| outcome.is_err() || fd.any().unwrap_or(true));
         let woken = any.next().unwrap_or(true);
         ready.clear();
         ready.extend(any);
         drop(fds);
+        if let Err(error) = &outcome {
+            // Without this thread nobody would see a tunnel die.
+            if !std::mem::replace(&mut is_failing, true) {
+                tracing::error!(%error, "the BFD thread cannot wait for its sockets, and looks again and again");
+            }
+            std::thread::sleep(PAUSE);
+        } else if std::mem::take(&mut is_failing) {
+            tracing::info!("the BFD thread waits for its sockets again");
+        }
         if woken {
             wake.take(true);
         }

@@ -1,6 +1,7 @@
-//! What a bench that was killed left behind: its namespaces with what runs in them, its sockets and
-//! files, all of which carry its process' number. Those of a bench that runs stay.
+//! What a bench that was killed left behind: its worlds, its namespaces with what runs in them, its
+//! sockets and files, all of which carry its process' number. Those of a bench that runs stay.
 
+use lab::world::{Home, WorldError, WorldName, down};
 use lab::{netns, process};
 use std::path::Path;
 use std::time::Duration;
@@ -8,6 +9,9 @@ use std::time::Duration;
 const NAMESPACES: &str = "bench-";
 const SOCKETS: &str = "/var/run/wireguard";
 const FILES: &str = "bench-dataplane-";
+const WORLDS: &str = "/run/holdfast-bench";
+/// How long another thread may be in the midst of making a world.
+const BUSY: Duration = Duration::from_secs(20);
 /// What does not end by itself in this time is killed.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -22,6 +26,11 @@ pub(crate) fn remove_own() {
 }
 
 fn remove_of(is_left: impl Fn(u32) -> bool) {
+    for name in home().siblings() {
+        if pid_of_world(&name).is_some_and(&is_left) {
+            take_down(&Home::new(WORLDS, name));
+        }
+    }
     for name in netns::with_prefix(NAMESPACES) {
         if pid_of_namespace(&name).is_some_and(&is_left) {
             // As long as one of them runs the namespace does not go, even without a name.
@@ -41,6 +50,34 @@ fn remove_of(is_left: impl Fn(u32) -> bool) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
+}
+
+/// Takes a world down, and says what of it stays.
+pub(crate) fn take_down(home: &Home) {
+    let outcome = holdfast_poll::retry(BUSY, || match down(home) {
+        Err(busy @ WorldError::Busy(_)) => Err(busy),
+        outcome => Ok(outcome),
+    });
+    let problems = match outcome.and_then(|outcome| outcome) {
+        Ok(report) => report.problems.iter().map(|one| holdfast_api::chain(one)).collect(),
+        Err(error) => vec![holdfast_api::chain(&error)],
+    };
+    for problem in problems {
+        eprintln!("the world {} is not removed whole: {problem}", home.world());
+    }
+}
+
+/// Where the world of this process is: one at a time.
+pub(crate) fn home() -> Home {
+    let name = format!("b{}", std::process::id());
+    // At most seven digits: PID_MAX_LIMIT of the kernel's include/linux/threads.h is 4 Mi.
+    #[expect(clippy::expect_used, reason = "eight small letters and digits are a world's name")]
+    Home::new(WORLDS, name.parse().expect("a name"))
+}
+
+/// Of `b<pid>`.
+fn pid_of_world(name: &WorldName) -> Option<u32> {
+    name.as_str().strip_prefix('b')?.parse().ok()
 }
 
 /// What the directory for files of this process is called.
@@ -81,6 +118,11 @@ mod tests {
         assert_eq!(pid_of_files("bench-dataplane-4711"), Some(4711));
         for other in ["bench-dataplane", "bench-dataplane-", "bench-dataplane-47-1"] {
             assert_eq!(pid_of_files(other), None, "{other}");
+        }
+        assert_eq!(pid_of_world(home().world()), Some(std::process::id()));
+        assert_eq!(pid_of_world(&"b4194304".parse().unwrap()), Some(4_194_304));
+        for other in ["bench", "b", "main", "47"] {
+            assert_eq!(pid_of_world(&other.parse().unwrap()), None, "{other}");
         }
         for other in ["hb1267.sock", "hb1267-2", "hbxyz-1.sock", "wg0.sock", "hb1267-me.sock"] {
             assert_eq!(pid_of_socket(other), None, "{other}");

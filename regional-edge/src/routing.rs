@@ -13,6 +13,8 @@
 //! reaches the table that leads back to it: whatever the edges believe of each other, a packet
 //! crosses the backbone at most once (docs/decisions/0010-edge-backbone-routing.md).
 //!
+//! Where IPv6 is off the kernel has nothing of it, and takes nothing: all of it is left out.
+//!
 //! The last table keeps packets for known sites from leaving in the clear by the default route.
 //! Only the nodes' own addresses lead into the tunnel there, so that the kernel's check of return
 //! paths lets their BFD packets in before they are up.
@@ -48,6 +50,20 @@ pub struct View<'a> {
     pub elsewhere: &'a BTreeMap<NodeKey, BTreeSet<String>>,
     /// The backbone, when there is one.
     pub backbone: Option<&'a Backbone>,
+    /// Whether this machine speaks IPv6.
+    pub ipv6: bool,
+}
+
+impl View<'_> {
+    fn families(&self) -> impl Iterator<Item = Family> {
+        [Family::V4, Family::V6].into_iter().filter(|family| *family == Family::V4 || self.ipv6)
+    }
+
+    /// Destinations that no way leads to because IPv6 is off.
+    pub fn left_out(&self) -> impl Iterator<Item = &IpNet> {
+        let all = self.nodes.claims().map(|(prefix, _)| prefix);
+        all.filter(|prefix| prefix.addr().is_ipv6() && !self.ipv6)
+    }
 }
 
 /// The device that ends the tunnels.
@@ -66,15 +82,18 @@ pub struct Device {
 /// Everything that the kernel shall have.
 pub fn want(device: &Device, view: &View<'_>) -> Network {
     let mut network = Network::default();
-    let link = Link::new(device.link.clone(), device.kind.clone()).with_mtu(device.mtu);
-    network.links.insert(
-        link
-            // Loose: what a node sends here may be answered over the backbone. WireGuard itself
-            // checks that a source address is the sender's.
-            .with_sysctl(LinkSysctl::rp_filter(), "2"),
-    );
+    let mut link = Link::new(device.link.clone(), device.kind.clone())
+        .with_mtu(device.mtu)
+        // Loose: what a node sends here may be answered over the backbone. WireGuard itself
+        // checks that a source address is the sender's.
+        .with_sysctl(LinkSysctl::rp_filter(), "2");
+    if view.ipv6 {
+        // Links take over what `net.ipv6.conf.default` has.
+        link = link.with_sysctl(LinkSysctl::disable_ipv6(), "0");
+    }
+    network.links.insert(link);
     network.addresses.insert(Address::new(device.link.clone(), device.overlay.into()));
-    for family in [Family::V4, Family::V6] {
+    for family in view.families() {
         let local = Nexthop::dev(names::local_nexthop(family), family, device.link.clone());
         network.nexthops.insert(local);
         network.rules.extend(rules(family, view.backbone));
@@ -149,6 +168,9 @@ fn edge_ids(backbone: Option<&Backbone>) -> BTreeMap<&str, u32> {
 /// The routes to `prefix` in the order of [`TABLES`].
 fn routes_to(prefix: &IpNet, view: &View<'_>, ids: &BTreeMap<&str, u32>) -> [Option<Route>; 3] {
     let family = Family::from(prefix.addr());
+    if !view.families().any(|spoken| spoken == family) {
+        return [None, None, None];
+    }
     let into_tunnel = RouteTarget::Nexthop(names::local_nexthop(family));
     let mut claimants = view.nodes.claimants(prefix).peekable();
     let known = claimants.peek().is_some();

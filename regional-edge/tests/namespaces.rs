@@ -166,6 +166,43 @@ fn a_neighbour_that_cannot_be_reached_keeps_nobody_from_being_served() {
     assert!(one.node_is(BfdState::Up) && world.client_reaches(SITE_HOST));
 }
 
+/// As hardened images of clouds have it.
+#[test]
+fn where_ipv6_is_off_all_that_is_ipv4_is_served() {
+    or_skip!();
+    let world = World::new();
+    let set_ipv6 = |off: u8| {
+        let script = format!("echo {off} > /proc/sys/net/ipv6/conf/all/disable_ipv6");
+        let name = world.name("re1");
+        let set = Command::new("ip").args(["netns", "exec", name, "sh", "-c", &script]).status();
+        assert!(set.unwrap().success());
+    };
+    set_ipv6(1);
+    let edge = world.edge(1);
+    let node = world.node(&[(1, edge.public_key)]);
+    let mut peer = world::peer(node.public_key, BOTH);
+    peer.spec.site_prefixes.push("fd00:7::/48".parse().unwrap());
+    edge.dataplane.tell(Event::Peers(vec![peer]));
+    let leads_there = || {
+        let all = world.ip("re1", &["-6", "route", "show", "table", "all"]);
+        all.lines().any(|route| route.starts_with("fd00:7::/48 "))
+    };
+    let all_but_ipv6 = || {
+        eventually("liveness", || edge.node_is(BfdState::Up));
+        eventually("what is left out is told", || {
+            let state = edge.state();
+            state.reason == Some(Reason::NetIpv6Off) && state.message.ends_with(" fd00:7::/48")
+        });
+        assert!(world.client_reaches(SITE_HOST) && !leads_there());
+    };
+    all_but_ipv6();
+    set_ipv6(0);
+    eventually("all of it", || edge.state().reason.is_none() && leads_there());
+    assert!(world.client_reaches(SITE_HOST));
+    set_ipv6(1);
+    all_but_ipv6();
+}
+
 #[test]
 fn what_came_over_the_backbone_does_not_go_back() {
     or_skip!();

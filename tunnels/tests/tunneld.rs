@@ -553,6 +553,89 @@ fn overlay_and_routes_may_be_ipv6() {
     assert!(world.ping());
 }
 
+/// With `net.ipv6.conf.<what>.disable_ipv6` as said. `all` is `lo`, too, and `default` is what links
+/// that come later take over.
+fn set_ipv6(world: &World, what: &str, is_on: bool) {
+    let off = u8::from(!is_on);
+    let script = format!("echo {off} > /proc/sys/net/ipv6/conf/{what}/disable_ipv6");
+    let out = world.node.run("sh", &["-c", &script]);
+    assert!(out.status.success(), "{out:?}");
+}
+
+/// Whether there is a way to `prefix` over the tunnels.
+fn leads_to(world: &World, prefix: &str) -> bool {
+    // All, for a table of one family is not there without routes.
+    let routes = world.json(&["-6", "route", "show", "table", "all"]);
+    let is_it = |route: &serde_json::Value| {
+        (&route["table"], &route["dst"]) == (&"7200".into(), &prefix.into())
+            && route["type"] != "blackhole"
+    };
+    routes.as_array().unwrap().iter().any(is_it)
+}
+
+#[test]
+fn routes_over_ipv6_come_and_go() {
+    need_rights!();
+    let mut world = World::of(&[("a", 0), ("b", 10)]).up();
+    let usual = world.config();
+    let mut with = usual.clone();
+    with.intent.routes.push("fd00:1::/48".parse().unwrap());
+    for config in [&with, &usual, &with] {
+        world.write(config);
+        assert_eq!(world.reload().0, 204);
+        let is_wanted = config.intent.routes.len() > usual.intent.routes.len();
+        wait_for("the routes, and nothing to be done", || {
+            let state = world.state()?;
+            let done = state.pending.is_empty() && state.reason.is_none() && state.up() == 2;
+            (leads_to(&world, "fd00:1::/48") == is_wanted && done).then_some(())
+        });
+        assert!(world.ping());
+    }
+}
+
+#[test]
+fn ipv6_that_links_do_not_have_by_default_is_on_where_a_route_needs_it() {
+    need_rights!();
+    let mut world = World::of(&[("a", 0), ("b", 40)]);
+    set_ipv6(&world, "default", false);
+    let mut config = world.config();
+    config.intent.routes.insert(0, "fd00:1::/48".parse().unwrap());
+    world.write(&config);
+    world.start();
+    let state = world.wait("two tunnels up", |state| state.up() == 2);
+    assert_eq!(state.reason, None, "{}", state.message);
+    assert!(world.ping());
+    assert!(leads_to(&world, "fd00:1::/48"));
+}
+
+#[test]
+fn without_ipv6_all_that_is_ipv4_is_in_force() {
+    need_rights!();
+    let mut world = World::of(&[("a", 0), ("b", 40)]);
+    set_ipv6(&world, "all", false);
+    let mut config = world.config();
+    config.intent.routes.insert(0, "fd00:1::/48".parse().unwrap());
+    world.write(&config);
+    world.start();
+    for _ in 0..2 {
+        let off = Some(Reason::NetIpv6Off);
+        let state = world.wait("all but IPv6", |state| {
+            state.up() == 2 && state.reason == off && state.pending.is_empty()
+        });
+        assert!(state.message.ends_with("no way leads to fd00:1::/48"), "{}", state.message);
+        assert!(world.ping());
+        assert!(!leads_to(&world, "fd00:1::/48"));
+        set_ipv6(&world, "all", true);
+        wait_for("all of it", || {
+            let state = world.state()?;
+            let done = state.reason.is_none() && state.pending.is_empty();
+            (done && leads_to(&world, "fd00:1::/48")).then_some(())
+        });
+        assert!(world.ping());
+        set_ipv6(&world, "all", false);
+    }
+}
+
 #[test]
 fn a_kernel_without_wireguard_is_a_reason_when_nothing_else_is_allowed() {
     need_rights!();

@@ -24,6 +24,18 @@ impl Kernel {
         self.write_sysctl(&self.proc_root.join("sys/net/ipv4/nexthop_compat_mode"), "0")
     }
 
+    /// Whether this namespace speaks IPv6: the kernel has it (no `ipv6.disable=1`), and it is on
+    /// where routes to nowhere are, on `lo`, which `net.ipv6.conf.all.disable_ipv6` turns off with
+    /// all others (Documentation/networking/ip-sysctl.rst). True when that cannot be told.
+    pub fn speaks_ipv6(&self) -> bool {
+        let path = self.proc_root.join("sys/net/ipv6/conf/lo/disable_ipv6");
+        let is_on = |answer: io::Result<String>| match answer {
+            Ok(value) => value == "0",
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        };
+        self.inside(|| read(&path)).map_or(true, is_on)
+    }
+
     pub(super) fn sysctl_path(&self, link: &LinkName, sysctl: &LinkSysctl) -> PathBuf {
         self.proc_root.join(sysctl.path(link))
     }

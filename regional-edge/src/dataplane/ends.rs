@@ -160,6 +160,11 @@ impl Ends {
         }
     }
 
+    /// See [`Kernel::speaks_ipv6`].
+    pub(super) fn speaks_ipv6(&self) -> bool {
+        self.kernel.speaks_ipv6()
+    }
+
     /// The link that has this address now.
     pub(super) fn link_with(&mut self, address: IpAddr) -> Result<Option<LinkName>, EndsError> {
         let owner = Ownership::tunnels();

@@ -48,6 +48,7 @@ pub struct Model {
     said: BTreeMap<String, BTreeSet<NodeKey>>,
     elsewhere: BTreeMap<NodeKey, BTreeSet<String>>,
     backbone: Option<Backbone>,
+    ipv6: bool,
 }
 
 impl Model {
@@ -63,6 +64,7 @@ impl Model {
             said: BTreeMap::new(),
             elsewhere: BTreeMap::new(),
             backbone: None,
+            ipv6: true,
         }
     }
 
@@ -93,6 +95,11 @@ impl Model {
         changed
     }
 
+    /// Whether this machine speaks IPv6. Everything has to be compared when that changes.
+    pub fn set_ipv6(&mut self, speaks: bool) {
+        self.ipv6 = speaks;
+    }
+
     /// Has nothing go over `edge` until [`set_backbone_link`](Self::set_backbone_link) is called again.
     pub fn leave_out(&mut self, edge: &str) {
         if let Some(backbone) = &mut self.backbone {
@@ -118,6 +125,7 @@ impl Model {
             up: &self.up,
             elsewhere: &self.elsewhere,
             backbone: self.backbone.as_ref(),
+            ipv6: self.ipv6,
         }
     }
 

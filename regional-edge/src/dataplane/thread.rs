@@ -7,6 +7,7 @@ use super::rounds::Rounds;
 use super::{Event, Options};
 use crate::nodes::NodeKey;
 use crate::state::{DataState, Handshakes, NeighbourState, NodeState, Way};
+use holdfast_api::Reason;
 use holdfast_api::tunnel::BfdState;
 use netd::watch::Watch;
 use std::collections::BTreeSet;
@@ -162,6 +163,7 @@ impl Thread {
             }
             self.model.set_backbone_link(link);
         }
+        self.model.set_ipv6(ends.speaks_ipv6());
         // A neighbour that cannot be reached keeps nobody else from being served.
         let mut first = None;
         loop {
@@ -255,6 +257,12 @@ impl Thread {
             heard: up.is_some(),
             nodes_up: up.unwrap_or(0),
         });
+        let (reason, message) = match (self.rounds.trouble(), tunnels::ipv6::told(view.left_out()))
+        {
+            (Some(error), _) => (Some(error.reason()), holdfast_api::chain(error)),
+            (None, Some(left_out)) => (Some(Reason::NetIpv6Off), left_out),
+            (None, None) => (None, String::new()),
+        };
         DataState {
             overlay: Some(self.options.overlay),
             link: crate::names::LINK.into(),
@@ -264,8 +272,8 @@ impl Thread {
             nodes: nodes.collect(),
             edges: edges.collect(),
             refusals: self.model.refusals().to_vec(),
-            reason: self.rounds.trouble().map(EndsError::reason),
-            message: self.rounds.trouble().map(|e| holdfast_api::chain(e)).unwrap_or_default(),
+            reason,
+            message,
             switches: self.switches,
             last_switch_us: self
                 .last_switch

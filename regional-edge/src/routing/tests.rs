@@ -128,7 +128,7 @@ fn destinations() -> impl Iterator<Item = IpAddr> {
 }
 
 fn view<'a>(nodes: &'a Nodes, belief: &'a Belief, backbone: Option<&'a Backbone>) -> View<'a> {
-    View { nodes, up: &belief.up, elsewhere: &belief.elsewhere, backbone }
+    View { nodes, up: &belief.up, elsewhere: &belief.elsewhere, backbone, ipv6: true }
 }
 
 proptest! {

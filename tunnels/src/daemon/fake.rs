@@ -130,6 +130,10 @@ impl KernelNetwork for FakeKernel {
         Ok(())
     }
 
+    fn speaks_ipv6(&mut self) -> bool {
+        true
+    }
+
     fn wireguard_supported(&mut self) -> bool {
         false
     }

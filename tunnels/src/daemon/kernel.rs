@@ -21,6 +21,9 @@ pub(super) trait KernelNetwork: Send {
     /// See [`Kernel::replace_nexthop`].
     fn replace_nexthop(&mut self, nexthop: &Nexthop) -> Result<(), TalkError>;
 
+    /// See [`Kernel::speaks_ipv6`].
+    fn speaks_ipv6(&mut self) -> bool;
+
     /// See [`Kernel::wireguard_supported`].
     fn wireguard_supported(&mut self) -> bool;
 
@@ -44,6 +47,10 @@ impl KernelNetwork for Kernel {
 
     fn replace_nexthop(&mut self, nexthop: &Nexthop) -> Result<(), TalkError> {
         Kernel::replace_nexthop(self, nexthop)
+    }
+
+    fn speaks_ipv6(&mut self) -> bool {
+        Kernel::speaks_ipv6(self)
     }
 
     fn wireguard_supported(&mut self) -> bool {

@@ -9,6 +9,7 @@ use super::want;
 use crate::bfd::{Service, State};
 use holdfast_api::Reason;
 use netd::{LinkName, Network, Ownership};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -85,7 +86,18 @@ impl Control {
         self.look = false;
         self.drifted |= foreign && known.is_empty();
         let wanted = self.tunnels.values().map(Tunnel::wanted).collect();
-        let outcome = mend(self.kernel.as_mut(), settings, wanted, known, &mut self.pending);
+        let (settings, left_out) = match self.kernel.speaks_ipv6() {
+            true => (Cow::Borrowed(settings), Vec::new()),
+            false => {
+                let (settings, left_out) = settings.without_ipv6();
+                (Cow::Owned(settings), left_out)
+            }
+        };
+        let outcome = mend(self.kernel.as_mut(), &settings, wanted, known, &mut self.pending);
+        if left_out != self.left_out {
+            tracing::warn!(?left_out, "IPv6 is on or off, and routes with it");
+            self.left_out = left_out;
+        }
         self.troubles.retain(|(reason, _)| *reason == Reason::TunnelEngineFailed);
         match outcome {
             Ok(mut mended) => {

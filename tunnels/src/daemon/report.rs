@@ -46,7 +46,13 @@ impl Control {
                 .map(|tunnel| (tunnel.edge.name.clone(), state(tunnel), active == Some(tunnel.id)))
                 .collect(),
             failovers: self.liveness.switches().0,
-            troubles: self.troubles.iter().chain(&self.config_trouble).cloned().collect(),
+            troubles: self
+                .troubles
+                .iter()
+                .chain(&self.config_trouble)
+                .cloned()
+                .chain(self.ipv6_trouble())
+                .collect(),
             pending: self.pending.clone(),
         }
     }
@@ -236,6 +242,7 @@ impl Control {
                 ),
             ));
         }
+        all.extend(self.ipv6_trouble());
         if let Some(domain) = &self.choice.shared_domain {
             all.push((
                 Reason::TunnelSharedDomain,
@@ -243,6 +250,10 @@ impl Control {
             ));
         }
         all
+    }
+
+    fn ipv6_trouble(&self) -> Option<Trouble> {
+        Some((Reason::NetIpv6Off, crate::ipv6::told(self.left_out.iter())?))
     }
 
     /// The links whose packets are in the usual pages though others are asked for.

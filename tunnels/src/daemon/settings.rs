@@ -39,6 +39,17 @@ pub(super) struct Settings {
     pub(super) want: usize,
 }
 
+impl Settings {
+    /// What is left of it where IPv6 is off, and the routes that are not. An overlay of IPv6 stays.
+    pub(super) fn without_ipv6(&self) -> (Self, Vec<IpNet>) {
+        let mut rest = self.clone();
+        rest.own_prefixes.retain(|prefix| prefix.addr().is_ipv4());
+        rest.routes.retain(|prefix| prefix.addr().is_ipv4());
+        let left_out = self.routes.difference(&rest.routes).copied().collect();
+        (rest, left_out)
+    }
+}
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SettingsProblem {

@@ -2,7 +2,7 @@
 //!
 //! | what | which |
 //! |---|---|
-//! | link | `hf-wg<slot>`, up, MTU 1420 or what the path takes, loose reverse-path filter; forwarding when there are site prefixes |
+//! | link | `hf-wg<slot>`, up, MTU 1420 or what the path takes, loose reverse-path filter; IPv6 on when something goes over it; forwarding when there are site prefixes |
 //! | address | the node's overlay address, peer: the edge's |
 //! | nexthop | one per slot over its link; one that leads nowhere; the group with one member |
 //! | routes, table 7200 | each prefix over the group, and behind it one to nowhere; each edge over its own link |
@@ -137,6 +137,10 @@ fn describe_link(settings: &Settings, tunnel: &Wanted, families: &[Family]) -> L
     let mut link = Link::new(link_name(tunnel.slot), kind)
         .with_mtu(tunnel.mtu)
         .with_sysctl(LinkSysctl::rp_filter(), "2");
+    if families.contains(&Family::V6) {
+        // Links take over what `net.ipv6.conf.default` has.
+        link = link.with_sysctl(LinkSysctl::disable_ipv6(), "0");
+    }
     if settings.forwards {
         for family in families {
             link = link.with_sysctl(LinkSysctl::forwarding(*family), "1");

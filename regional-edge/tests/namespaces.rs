@@ -166,6 +166,34 @@ fn a_neighbour_that_cannot_be_reached_keeps_nobody_from_being_served() {
     assert!(one.node_is(BfdState::Up) && world.client_reaches(SITE_HOST));
 }
 
+/// `ipv6.disable=1` of the kernel's command line.
+#[test]
+fn a_kernel_without_ipv6_serves_nodes() {
+    or_skip!();
+    if std::path::Path::new("/proc/sys/net/ipv6").exists() {
+        eprintln!("skipped: this kernel has IPv6; `cargo lab machine test` starts one without");
+        return;
+    }
+    let world = World::new();
+    let (one, two) = (world.edge(1), world.edge(2));
+    let node = world.node(&[(1, one.public_key), (2, two.public_key)]);
+    let mut peer = world::peer(node.public_key, BOTH);
+    peer.spec.site_prefixes.push("fd00:7::/48".parse().unwrap());
+    for edge in [&one, &two] {
+        edge.dataplane.tell(Event::Peers(vec![peer.clone()]));
+    }
+    let _wire = Wire::between([&one, &two]);
+    eventually("both tunnels", || one.node_is(BfdState::Up) && two.node_is(BfdState::Up));
+    eventually("what is left out is told", || {
+        let state = one.state();
+        state.reason == Some(Reason::NetIpv6Off) && state.message.ends_with(" fd00:7::/48")
+    });
+    eventually("the way stands ready while it is not needed", || {
+        table(&world, "re1", names::BACKBONE_TABLE).contains("10.1.0.0/24")
+    });
+    assert!(world.client_reaches(SITE_HOST));
+}
+
 /// As hardened images of clouds have it.
 #[test]
 fn where_ipv6_is_off_all_that_is_ipv4_is_served() {

@@ -553,6 +553,30 @@ fn overlay_and_routes_may_be_ipv6() {
     assert!(world.ping());
 }
 
+/// `ipv6.disable=1` of the kernel's command line.
+#[test]
+fn a_kernel_without_ipv6_holds_tunnels() {
+    need_rights!();
+    if std::path::Path::new("/proc/sys/net/ipv6").exists() {
+        eprintln!("skipped: this kernel has IPv6; `cargo lab machine test` starts one without");
+        return;
+    }
+    let mut world = World::of(&[("a", 0), ("b", 40)]);
+    let mut config = world.config();
+    config.intent.routes.insert(0, "fd00:1::/48".parse().unwrap());
+    world.write(&config);
+    world.start();
+    let state = world.wait("all but IPv6", |state| {
+        let off = state.reason == Some(Reason::NetIpv6Off);
+        state.up() == 2 && off && state.pending.is_empty()
+    });
+    assert!(state.message.ends_with("no way leads to fd00:1::/48"), "{}", state.message);
+    assert!(world.ping());
+    world.edge("re-1").cut();
+    world.wait("traffic on the second", |state| active(state) == "re-2");
+    assert!(world.ping());
+}
+
 /// With `net.ipv6.conf.<what>.disable_ipv6` as said. `all` is `lo`, too, and `default` is what links
 /// that come later take over.
 fn set_ipv6(world: &World, what: &str, is_on: bool) {

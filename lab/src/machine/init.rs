@@ -75,6 +75,7 @@ fn work() -> anyhow::Result<()> {
             line.tell(&Event::Note { text: format!("{error:#}") })?;
         }
     }
+    let has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
     let mut cut_short = None;
     for executable in &job.executables {
         let tests = match list(executable) {
@@ -88,7 +89,8 @@ fn work() -> anyhow::Result<()> {
         };
         for test in tests {
             let name = format!("{}::{test}", executable.name);
-            if !job.filter.as_ref().is_none_or(|filter| name.contains(filter)) {
+            let is_wanted = job.filter.as_ref().is_none_or(|filter| name.contains(filter));
+            if !is_wanted || job.without_ipv6.contains(&name) == has_ipv6 {
                 continue;
             }
             let left = deadline.saturating_duration_since(Instant::now());

@@ -12,6 +12,9 @@
 //!  programs ─┘                        └── results.log   wire::Event, one per line → report
 //! ```
 //!
+//! A kernel that was started without IPv6 is another one: the tests of [`WITHOUT_IPV6`] run on it, in
+//! a second machine after the first.
+//!
 //! It needs no rights: what is root in the machine is nobody here. Only software emulation is
 //! asked for, since hardware's is absent or broken inside many hosts; so it is slow (a boot
 //! takes some seconds, a test several times what it takes here), and there should be few tests.
@@ -54,7 +57,14 @@ pub const TESTS: &[&str] = &[
     "tunnels::wireguard",
 ];
 
-/// How long the machine may take, unless told otherwise.
+/// Those of them that are about a kernel without IPv6: a second machine is booted for them, and they
+/// run nowhere else.
+pub const WITHOUT_IPV6: &[&str] = &[
+    "regional-edge::namespaces::a_kernel_without_ipv6_serves_nodes",
+    "tunnels::tunneld::a_kernel_without_ipv6_holds_tunnels",
+];
+
+/// How long a machine may take, unless told otherwise.
 pub const LIMIT: Duration = Duration::from_secs(1200);
 
 /// How long one test may take.
@@ -73,6 +83,12 @@ pub struct Options {
     pub filter: Option<String>,
     /// How long the machine may take.
     pub limit: Duration,
+}
+
+impl Options {
+    fn is_for(&self, test: &str) -> bool {
+        self.filter.as_ref().is_none_or(|filter| test.contains(filter))
+    }
 }
 
 impl Default for Options {
@@ -103,6 +119,7 @@ pub fn run_tests(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Report,
     let built = executables::build(TESTS)?;
     let job = wire::Job {
         filter: options.filter.clone(),
+        without_ipv6: WITHOUT_IPV6.iter().map(ToString::to_string).collect(),
         limit_secs: options.limit.as_secs(),
         limit_each_secs: LIMIT_EACH.as_secs(),
         executables: built.tests.clone(),
@@ -116,9 +133,17 @@ pub fn run_tests(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Report,
         bytes >> 20,
         built.tests.len()
     ));
-    let mut machine = qemu::Machine::start(&qemu, &kernel.image, &image, &run)?;
-    let report = follow(&mut machine, options.limit + GRACE, say)?;
-    drop(machine);
+    let boot = |without: &[&str], logs: &Path, say: &mut dyn FnMut(&str)| {
+        let mut machine = qemu::Machine::start(&qemu, &kernel.image, &image, without, logs)?;
+        follow(&mut machine, options.limit + GRACE, say)
+    };
+    let mut report = boot(&[], &run, say)?;
+    if report.cut_short.is_none() && WITHOUT_IPV6.iter().any(|test| options.is_for(test)) {
+        say("booting it without IPv6");
+        let logs = run.join("without-ipv6");
+        std::fs::create_dir_all(&logs).map_err(io_at("make the folder", &logs))?;
+        report.join(boot(&["ipv6.disable=1"], &logs, say)?);
+    }
     // It is large and made anew each time; the logs stay.
     let _ = std::fs::remove_file(&image);
     let _ = std::fs::remove_dir_all(run.join("stripped"));

@@ -47,11 +47,12 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Starts a machine with its logs in `run`.
+    /// Starts a machine with these arguments of the kernel besides the usual ones, and its logs in `run`.
     pub(super) fn start(
         qemu: &Path,
         kernel: &Path,
         image: &Path,
+        more: &[&str],
         run: &Path,
     ) -> Result<Machine, MachineError> {
         let log = |name: &str| run.join(name);
@@ -70,7 +71,7 @@ impl Machine {
             .arg(&nice)
             .args(["-n", NICE])
             .arg(qemu)
-            .args(arguments(kernel, image, &console, &results))
+            .args(arguments(kernel, image, more, &console, &results))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(said)
@@ -108,11 +109,18 @@ impl Drop for Machine {
     }
 }
 
-fn arguments(kernel: &Path, image: &Path, console: &Path, results: &Path) -> Vec<String> {
+fn arguments(
+    kernel: &Path,
+    image: &Path,
+    more: &[&str],
+    console: &Path,
+    results: &Path,
+) -> Vec<String> {
     let text = |path: &Path| path.display().to_string();
     // A comma ends a value of QEMU's options unless it is doubled.
     let file = |path: &Path| format!("file:{}", text(path).replace(',', ",,"));
-    let append = format!("{KERNEL_ARGUMENTS} rdinit={INIT} -- machine-init");
+    let init = format!("rdinit={INIT} -- machine-init");
+    let append = [&[KERNEL_ARGUMENTS], more, &[&init]].concat().join(" ");
     let (processors, memory) = (PROCESSORS.to_string(), MEMORY_MIB.to_string());
     let (kernel, image) = (text(kernel), text(image));
     let (console, results) = (file(console), file(results));
@@ -196,7 +204,7 @@ mod tests {
     #[test]
     fn hardware_acceleration_is_never_asked_for() {
         let path = Path::new("/x");
-        let arguments = arguments(path, path, Path::new("/a,b"), path);
+        let arguments = arguments(path, path, &["quiet"], Path::new("/a,b"), path);
         let after = |option: &str| {
             let at = arguments.iter().position(|argument| argument == option).unwrap();
             arguments[at + 1].clone()
@@ -204,6 +212,6 @@ mod tests {
         assert_eq!(after("-accel"), "tcg,thread=multi");
         assert!(!arguments.iter().any(|argument| argument.contains("kvm")));
         assert_eq!(after("-serial"), "file:/a,,b");
-        assert!(after("-append").ends_with("rdinit=/lab -- machine-init"));
+        assert!(after("-append").ends_with(" quiet rdinit=/lab -- machine-init"));
     }
 }

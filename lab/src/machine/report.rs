@@ -55,6 +55,12 @@ impl Report {
         self.results.iter().filter(|result| result.outcome == Outcome::Failed)
     }
 
+    /// Adds what came of another machine with the same kernel.
+    pub(super) fn join(&mut self, other: Report) {
+        self.results.extend(other.results);
+        self.cut_short = self.cut_short.take().or(other.cut_short);
+    }
+
     fn count(&self, which: impl Fn(&Outcome) -> bool) -> usize {
         self.results.iter().filter(|result| which(&result.outcome)).count()
     }
@@ -182,6 +188,21 @@ mod tests {
             )
             .passed()
         );
+    }
+
+    #[test]
+    fn of_two_machines_all_counts() {
+        let one = |outcome| {
+            told(&[booted(), ended("a", outcome), Event::Finished { cut_short: None }], None)
+        };
+        let joined = |mut first: Report, second| {
+            first.join(second);
+            first
+        };
+        assert!(joined(one(Outcome::Passed), one(Outcome::Passed)).passed());
+        assert!(!joined(one(Outcome::Passed), one(Outcome::Failed)).passed());
+        assert!(!joined(one(Outcome::Failed), one(Outcome::Passed)).passed());
+        assert!(!joined(one(Outcome::Passed), told(&[], Some("it stopped"))).passed());
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub(super) const JOB_FILE: &str = "/job.json";
 pub(super) struct Job {
     /// Only tests with this in their name.
     pub(super) filter: Option<String>,
+    /// Those that run where the kernel has no IPv6, and only there.
+    pub(super) without_ipv6: Vec<String>,
     /// The machine ends itself after this time.
     pub(super) limit_secs: u64,
     /// A test is killed, and has failed, after this time.

@@ -367,7 +367,9 @@ impl Edge {
         namespace.ip(&["rule", "add", "pref", "10", "lookup", "local"]);
         namespace.ip(&["rule", "del", "pref", "0"]);
         namespace.ip(&["addr", "add", &format!("{TARGET}/32"), "dev", "lo"]);
-        namespace.ip(&["addr", "add", &format!("{TARGET6}/128"), "dev", "lo"]);
+        if v6 {
+            namespace.ip(&["addr", "add", &format!("{TARGET6}/128"), "dev", "lo"]);
+        }
 
         let probes = namespace
             .net

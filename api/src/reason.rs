@@ -88,7 +88,7 @@ reasons! {
     NetApplyFailed = "net.apply-failed", Error, 54, "The kernel did not accept a change of the network.", "Read the kernel's answer in the message.";
     NetDhcpFailed = "net.dhcp-failed", Warning, 55, "No DHCP server gave an address.", "Check the cable and the DHCP server; the node tries again forever.";
     NetDrift = "net.drift", Warning, 56, "Somebody changed the network; it was put back.", "Find out who changes what Holdfast manages.";
-    NetIpv6Off = "net.ipv6-off", Warning, 57, "IPv6 is off on this machine, and something is to be reached over it; the rest is in force.", "Turn it on: net.ipv6.conf.all.disable_ipv6=0, and no ipv6.disable=1 on the kernel's command line; or take the IPv6 prefixes out of the routes.";
+    NetIpv6Off = "net.ipv6-off", Warning, 57, "IPv6 is off on this machine, and something is to be reached over it, which leads nowhere; the rest is in force.", "Turn it on: net.ipv6.conf.all.disable_ipv6=0, and no ipv6.disable=1 on the kernel's command line; or take the IPv6 prefixes out of the routes.";
     TunnelNoCandidates = "tunnel.no-candidates", Warning, 60, "The controller offers no regional edge.", "Create a RegionalEdge on the controller or check the site's policy.";
     TunnelProbing = "tunnel.probing", Info, 61, "The nearest regional edges are being measured.", "Wait a moment.";
     TunnelNoEdgeAnswers = "tunnel.no-edge-answers", Error, 62, "No regional edge answers probes.", "Check the uplink and whether UDP is blocked; the node tries again forever.";

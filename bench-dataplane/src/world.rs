@@ -1,5 +1,6 @@
 //! A laboratory's world for a scenario: real programs, emulated links, gone when dropped.
 
+use crate::interrupt::goes_on;
 use crate::leftovers;
 use anyhow::Context;
 use holdfast_api::tunnel::{BfdState, TunnelsState};
@@ -24,8 +25,13 @@ impl Bench {
     /// Brings a world up; the programs are those beside this one, or are built.
     pub(crate) fn up(spec: &WorldSpec) -> anyhow::Result<Self> {
         let programs = programs()?;
+        goes_on()?;
         leftovers::remove();
         let home = leftovers::home();
+        if home.exists() {
+            // Of a process with the same number.
+            leftovers::take_down(&home);
+        }
         let made = World::create(&home, spec, programs.dir(), &EmulatorMode::Thread, &mut |_| {});
         let started = made.map_err(anyhow::Error::from).and_then(|mut world| {
             let operator = fleet::start(&mut world, &programs, &mut |_| {})?;

@@ -28,7 +28,7 @@ mod wire;
 pub use error::{
     ApplyError, BatchError, KernelAnswer, ObserveError, OpenError, PlanError, TalkError,
 };
-pub use kernel::{Kernel, Outcome};
+pub use kernel::{Ipv6, Kernel, Outcome};
 pub use model::{
     Address, BondMode, Family, Link, LinkKind, LinkName, LinkSysctl, Mac, Network, Nexthop,
     NexthopTarget, Observed, Peer, Route, RouteTarget, Rule, WgKey, WireguardDevice, WireguardPeer,

@@ -13,7 +13,8 @@
 //! reaches the table that leads back to it: whatever the edges believe of each other, a packet
 //! crosses the backbone at most once (docs/decisions/0010-edge-backbone-routing.md).
 //!
-//! Where IPv6 is off the kernel has nothing of it, and takes nothing: all of it is left out.
+//! A kernel without IPv6 takes nothing of it: all of that is left out. Where it is off on links (`all`,
+//! `default`), our link has it all the same.
 //!
 //! The last table keeps packets for known sites from leaving in the clear by the default route.
 //! Only the nodes' own addresses lead into the tunnel there, so that the kernel's check of return
@@ -50,7 +51,7 @@ pub struct View<'a> {
     pub elsewhere: &'a BTreeMap<NodeKey, BTreeSet<String>>,
     /// The backbone, when there is one.
     pub backbone: Option<&'a Backbone>,
-    /// Whether this machine speaks IPv6.
+    /// Whether the kernel has IPv6.
     pub ipv6: bool,
 }
 
@@ -59,7 +60,7 @@ impl View<'_> {
         [Family::V4, Family::V6].into_iter().filter(|family| *family == Family::V4 || self.ipv6)
     }
 
-    /// Destinations that no way leads to because IPv6 is off.
+    /// Destinations that no way leads to because the kernel has no IPv6.
     pub fn left_out(&self) -> impl Iterator<Item = &IpNet> {
         let all = self.nodes.claims().map(|(prefix, _)| prefix);
         all.filter(|prefix| prefix.addr().is_ipv6() && !self.ipv6)

@@ -513,6 +513,16 @@ fn with_all_edges_away_traffic_goes_nowhere_and_the_reason_is_told() {
     });
     assert_eq!(world.group_member(), Some(0x4846_0100));
     assert!(!world.ping());
+    // The kernel describes routes that lead nowhere in another way, and nobody else changed them.
+    for times in 1..=5 {
+        world.node.ip(&["rule", "del", "pref", "7200"]);
+        wait_for("the rule again", || {
+            let rules = world.json(&["rule", "show"]);
+            rules.as_array()?.iter().any(|rule| rule["priority"] == 7200).then_some(())
+        });
+        let mended = format!("holdfast_tunnel_network_mended_total {times}\n");
+        wait_for("that it was put back", || world.metrics().contains(&mended).then_some(()));
+    }
     world.edges.iter().for_each(world::Edge::heal);
     let state = world.wait("all up again", |state| state.up() == 2);
     assert_eq!(state.reason, None, "{}", state.message);
@@ -586,15 +596,13 @@ fn set_ipv6(world: &World, what: &str, is_on: bool) {
     assert!(out.status.success(), "{out:?}");
 }
 
-/// Whether there is a way to `prefix` over the tunnels.
-fn leads_to(world: &World, prefix: &str) -> bool {
+/// Whether there is a way to `prefix` over the tunnels, and whether what has none goes nowhere.
+fn leads_to(world: &World, prefix: &str) -> [bool; 2] {
     // All, for a table of one family is not there without routes.
     let routes = world.json(&["-6", "route", "show", "table", "all"]);
-    let is_it = |route: &serde_json::Value| {
-        (&route["table"], &route["dst"]) == (&"7200".into(), &prefix.into())
-            && route["type"] != "blackhole"
-    };
-    routes.as_array().unwrap().iter().any(is_it)
+    let is_it = |it: &&serde_json::Value| it["table"] == "7200" && it["dst"] == prefix;
+    let routes: Vec<_> = routes.as_array().unwrap().iter().filter(is_it).collect();
+    [false, true].map(|alone| routes.iter().any(|it| it["nhid"].is_null() == alone))
 }
 
 #[test]
@@ -611,7 +619,7 @@ fn routes_over_ipv6_come_and_go() {
         wait_for("the routes, and nothing to be done", || {
             let state = world.state()?;
             let done = state.pending.is_empty() && state.reason.is_none() && state.up() == 2;
-            (leads_to(&world, "fd00:1::/48") == is_wanted && done).then_some(())
+            (leads_to(&world, "fd00:1::/48") == [is_wanted; 2] && done).then_some(())
         });
         assert!(world.ping());
     }
@@ -629,7 +637,7 @@ fn ipv6_that_links_do_not_have_by_default_is_on_where_a_route_needs_it() {
     let state = world.wait("two tunnels up", |state| state.up() == 2);
     assert_eq!(state.reason, None, "{}", state.message);
     assert!(world.ping());
-    assert!(leads_to(&world, "fd00:1::/48"));
+    assert_eq!(leads_to(&world, "fd00:1::/48"), [true, true]);
 }
 
 #[test]
@@ -641,23 +649,83 @@ fn without_ipv6_all_that_is_ipv4_is_in_force() {
     config.intent.routes.insert(0, "fd00:1::/48".parse().unwrap());
     world.write(&config);
     world.start();
-    for _ in 0..2 {
-        let off = Some(Reason::NetIpv6Off);
-        let state = world.wait("all but IPv6", |state| {
-            state.up() == 2 && state.reason == off && state.pending.is_empty()
-        });
-        assert!(state.message.ends_with("no way leads to fd00:1::/48"), "{}", state.message);
+    for what in ["all", "lo", "all"] {
+        all_but_ipv6(&world, 2);
         assert!(world.ping());
-        assert!(!leads_to(&world, "fd00:1::/48"));
-        set_ipv6(&world, "all", true);
-        wait_for("all of it", || {
-            let state = world.state()?;
-            let done = state.reason.is_none() && state.pending.is_empty();
-            (done && leads_to(&world, "fd00:1::/48")).then_some(())
-        });
+        set_ipv6(&world, what, true);
+        all_of_it(&world, 2);
         assert!(world.ping());
-        set_ipv6(&world, "all", false);
+        set_ipv6(&world, what, false);
     }
+}
+
+fn all_but_ipv6(world: &World, up: usize) {
+    wait_for("all but IPv6", || {
+        let state = world.state()?;
+        let is_told = state.message.contains("no way leads to fd00:1::/48");
+        let is_worst = up == 0 || state.reason == Some(Reason::NetIpv6Off);
+        let done = state.up() == up && state.pending.is_empty() && is_told && is_worst;
+        (done && leads_to(world, "fd00:1::/48") == [false, true]).then_some(())
+    });
+}
+
+fn all_of_it(world: &World, up: usize) {
+    wait_for("all of it", || {
+        let state = world.state()?;
+        let done = state.up() == up && state.pending.is_empty() && !state.message.contains("IPv6");
+        (done && leads_to(world, "fd00:1::/48") == [true, true]).then_some(())
+    });
+}
+
+#[test]
+fn ipv6_goes_and_comes_while_no_tunnel_is_up() {
+    need_rights!();
+    let mut world = World::of(&[("a", 0), ("b", 40)]);
+    let mut config = world.config();
+    config.intent.routes.insert(0, "fd00:1::/48".parse().unwrap());
+    world.write(&config);
+    world.start();
+    all_of_it(&world, 2);
+    let cut = || world.edges.iter().for_each(world::Edge::cut);
+    let heal = || world.edges.iter().for_each(world::Edge::heal);
+    cut();
+    all_of_it(&world, 0);
+    set_ipv6(&world, "all", false);
+    all_but_ipv6(&world, 0);
+    heal();
+    all_but_ipv6(&world, 2);
+    assert!(world.ping());
+    cut();
+    all_but_ipv6(&world, 0);
+    set_ipv6(&world, "all", true);
+    all_of_it(&world, 0);
+    heal();
+    all_of_it(&world, 2);
+    assert!(world.ping());
+}
+
+/// What is wanted of IPv6 no longer, while all routes lead nowhere.
+#[test]
+fn the_last_route_over_ipv6_goes_while_no_tunnel_is_up() {
+    need_rights!();
+    let mut world = World::of(&[("a", 0), ("b", 40)]);
+    let usual = world.config();
+    let mut with = usual.clone();
+    with.intent.routes.insert(0, "fd00:1::/48".parse().unwrap());
+    world.write(&with);
+    world.start();
+    all_of_it(&world, 2);
+    world.edges.iter().for_each(world::Edge::cut);
+    all_of_it(&world, 0);
+    world.write(&usual);
+    assert_eq!(world.reload().0, 204);
+    wait_for("no route over IPv6", || {
+        let done = world.state()?.pending.is_empty();
+        (done && leads_to(&world, "fd00:1::/48") == [false, false]).then_some(())
+    });
+    world.edges.iter().for_each(world::Edge::heal);
+    world.wait("two tunnels up", |state| state.up() == 2 && state.pending.is_empty());
+    assert!(world.ping());
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //!
 //! Whatever fails here ends the machine; the console then says why.
 
+use super::NO_IPV6;
 use super::report::Outcome;
 use super::wire::{Event, Executable, JOB_FILE, Job};
 use anyhow::{Context, anyhow, ensure};
@@ -75,7 +76,7 @@ fn work() -> anyhow::Result<()> {
             line.tell(&Event::Note { text: format!("{error:#}") })?;
         }
     }
-    let has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
+    let has_ipv6 = !fs::read_to_string("/proc/cmdline")?.contains(NO_IPV6);
     let mut cut_short = None;
     for executable in &job.executables {
         let tests = match list(executable) {

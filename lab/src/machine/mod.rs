@@ -64,6 +64,9 @@ pub const WITHOUT_IPV6: &[&str] = &[
     "tunnels::tunneld::a_kernel_without_ipv6_holds_tunnels",
 ];
 
+/// What a kernel is told to be one of these (Documentation/admin-guide/kernel-parameters.rst).
+const NO_IPV6: &str = "ipv6.disable=1";
+
 /// How long a machine may take, unless told otherwise.
 pub const LIMIT: Duration = Duration::from_secs(1200);
 
@@ -138,11 +141,16 @@ pub fn run_tests(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Report,
         follow(&mut machine, options.limit + GRACE, say)
     };
     let mut report = boot(&[], &run, say)?;
-    if report.cut_short.is_none() && WITHOUT_IPV6.iter().any(|test| options.is_for(test)) {
+    let wanted: Vec<&str> =
+        WITHOUT_IPV6.iter().copied().filter(|test| options.is_for(test)).collect();
+    if report.cut_short.is_none() && !wanted.is_empty() {
         say("booting it without IPv6");
         let logs = run.join("without-ipv6");
         std::fs::create_dir_all(&logs).map_err(io_at("make the folder", &logs))?;
-        report.join(boot(&["ipv6.disable=1"], &logs, say)?);
+        match boot(&[NO_IPV6], &logs, say) {
+            Ok(other) => report.join(other, &wanted),
+            Err(error) => report.cut_short = Some(holdfast_api::chain(&error)),
+        }
     }
     // It is large and made anew each time; the logs stay.
     let _ = std::fs::remove_file(&image);

@@ -55,10 +55,16 @@ impl Report {
         self.results.iter().filter(|result| result.outcome == Outcome::Failed)
     }
 
-    /// Adds what came of another machine with the same kernel.
-    pub(super) fn join(&mut self, other: Report) {
+    /// Adds what came of another machine with the same kernel, where these tests had to run.
+    pub(super) fn join(&mut self, other: Report, tests: &[&str]) {
+        let has_run = |test: &&&str| {
+            let ran = |one: &TestResult| !matches!(one.outcome, Outcome::Skipped { .. });
+            other.results.iter().any(|result| result.test == ***test && ran(result))
+        };
+        let missing = tests.iter().find(|test| !has_run(test));
+        let missing = missing.map(|test| format!("{test} did not run where it should"));
+        self.cut_short = self.cut_short.take().or(other.cut_short).or(missing);
         self.results.extend(other.results);
-        self.cut_short = self.cut_short.take().or(other.cut_short);
     }
 
     fn count(&self, which: impl Fn(&Outcome) -> bool) -> usize {
@@ -196,13 +202,17 @@ mod tests {
             told(&[booted(), ended("a", outcome), Event::Finished { cut_short: None }], None)
         };
         let joined = |mut first: Report, second| {
-            first.join(second);
+            first.join(second, &["a"]);
             first
         };
         assert!(joined(one(Outcome::Passed), one(Outcome::Passed)).passed());
         assert!(!joined(one(Outcome::Passed), one(Outcome::Failed)).passed());
         assert!(!joined(one(Outcome::Failed), one(Outcome::Passed)).passed());
         assert!(!joined(one(Outcome::Passed), told(&[], Some("it stopped"))).passed());
+        let skipped = Outcome::Skipped { reason: "it has IPv6".into() };
+        assert!(!joined(one(Outcome::Passed), one(skipped)).passed());
+        let none = told(&[booted(), Event::Finished { cut_short: None }], None);
+        assert!(!joined(one(Outcome::Passed), none).passed());
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod socket;
 mod sysctl;
 mod wireguard;
 
+pub use sysctl::Ipv6;
+
 use crate::error::{KernelAnswer, OpenError, TalkError};
 use crate::model::{LinkName, Nexthop};
 use crate::netns::NetNs;

@@ -153,11 +153,12 @@ pub(super) fn read(
     };
     let link = || oif.and_then(|index| names.get(&index).cloned());
     let target = match (header.kind, nexthop) {
-        (RouteType::BlackHole, _) => Some(RouteTarget::Blackhole),
+        // With a nexthop object the kernel repeats what that says at the moment, also that it leads
+        // nowhere (fib_dump_info in net/ipv4/fib_semantics.c); the object counts.
+        (RouteType::Unicast | RouteType::BlackHole, Some(id)) => Some(RouteTarget::Nexthop(id)),
+        (RouteType::BlackHole, None) => Some(RouteTarget::Blackhole),
         (RouteType::Unreachable, _) => Some(RouteTarget::Unreachable),
         (RouteType::Throw, _) => Some(RouteTarget::Throw),
-        // With a nexthop object the kernel repeats what that says; the object counts.
-        (RouteType::Unicast, Some(id)) => Some(RouteTarget::Nexthop(id)),
         (RouteType::Unicast, None) if beyond => None,
         (RouteType::Unicast, None) => link().map(|link| match gateway {
             Some(gateway) => {
@@ -254,6 +255,19 @@ mod tests {
             message.emit(&mut body);
             let names = [(5, "hf-x".parse().unwrap())].into();
             prop_assert_eq!(read(&body, &names).unwrap(), Some(Seen::Route(route, mark)));
+        }
+
+        /// As the kernel describes a route over a nexthop that leads nowhere.
+        #[test]
+        fn a_nexthop_that_leads_nowhere_is_a_nexthop(id in 1u32.., v6: bool) {
+            let prefix = if v6 { "fd00:1::/48" } else { "10.1.0.0/16" };
+            let target = RouteTarget::Nexthop(id);
+            let route = Route::new(7200, prefix.parse().unwrap(), target).normal();
+            let mut message = describe(&route, None, 72, Purpose::Add);
+            message.header.kind = RouteType::BlackHole;
+            let mut body = vec![0; message.buffer_len()];
+            message.emit(&mut body);
+            prop_assert_eq!(read(&body, &BTreeMap::new()).unwrap(), Some(Seen::Route(route, 72)));
         }
 
         #[test]

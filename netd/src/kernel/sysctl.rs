@@ -9,6 +9,20 @@ use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+/// How far a network namespace has IPv6 (Documentation/networking/ip-sysctl.rst).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ipv6 {
+    /// The kernel was started without it, by `ipv6.disable=1`, and takes nothing of it.
+    Absent,
+    /// It is off on `lo`, which `net.ipv6.conf.all.disable_ipv6` turns off with all others. Routes and
+    /// rules are taken, also routes to nowhere; addresses and nexthops on links where it is on; no
+    /// nexthop to nowhere, which would be on `lo`.
+    Off,
+    /// All of it; also when that cannot be told.
+    #[default]
+    On,
+}
+
 impl Kernel {
     /// Tells the kernel of this namespace not to describe nexthop objects to programs that do
     /// not know them (`net.ipv4.nexthop_compat_mode`, which is 1 at first).
@@ -24,16 +38,16 @@ impl Kernel {
         self.write_sysctl(&self.proc_root.join("sys/net/ipv4/nexthop_compat_mode"), "0")
     }
 
-    /// Whether this namespace speaks IPv6: the kernel has it (no `ipv6.disable=1`), and it is on
-    /// where routes to nowhere are, on `lo`, which `net.ipv6.conf.all.disable_ipv6` turns off with
-    /// all others (Documentation/networking/ip-sysctl.rst). True when that cannot be told.
-    pub fn speaks_ipv6(&self) -> bool {
+    /// How far this namespace has IPv6.
+    pub fn ipv6(&self) -> Ipv6 {
         let path = self.proc_root.join("sys/net/ipv6/conf/lo/disable_ipv6");
-        let is_on = |answer: io::Result<String>| match answer {
-            Ok(value) => value == "0",
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        let judge = |answer: io::Result<String>| match answer {
+            Ok(value) if value == "0" => Ipv6::On,
+            Ok(_) => Ipv6::Off,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ipv6::Absent,
+            Err(_) => Ipv6::On,
         };
-        self.inside(|| read(&path)).map_or(true, is_on)
+        self.inside(|| read(&path)).map_or(Ipv6::On, judge)
     }
 
     pub(super) fn sysctl_path(&self, link: &LinkName, sysctl: &LinkSysctl) -> PathBuf {

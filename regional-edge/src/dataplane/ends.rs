@@ -11,8 +11,8 @@ use holdfast_api::tunnel::{BfdState, Pages, PublicKey, TunnelKind};
 use ipnet::IpNet;
 use netd::model::{Item, Keyed};
 use netd::{
-    Kernel, LinkKind, LinkName, Network, Observed, Ownership, Route, Step, WgKey, WireguardDevice,
-    WireguardPeer,
+    Ipv6, Kernel, LinkKind, LinkName, Network, Observed, Ownership, Route, Step, WgKey,
+    WireguardDevice, WireguardPeer,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -160,9 +160,9 @@ impl Ends {
         }
     }
 
-    /// See [`Kernel::speaks_ipv6`].
-    pub(super) fn speaks_ipv6(&self) -> bool {
-        self.kernel.speaks_ipv6()
+    /// Whether the kernel has IPv6. Where it is off on other links only, ours has it all the same.
+    pub(super) fn has_ipv6(&self) -> bool {
+        self.kernel.ipv6() != Ipv6::Absent
     }
 
     /// The link that has this address now.

@@ -95,9 +95,9 @@ impl Model {
         changed
     }
 
-    /// Whether this machine speaks IPv6. Everything has to be compared when that changes.
-    pub fn set_ipv6(&mut self, speaks: bool) {
-        self.ipv6 = speaks;
+    /// Whether the kernel has IPv6.
+    pub fn set_ipv6(&mut self, has: bool) {
+        self.ipv6 = has;
     }
 
     /// Has nothing go over `edge` until [`set_backbone_link`](Self::set_backbone_link) is called again.

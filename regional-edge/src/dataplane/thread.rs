@@ -163,7 +163,7 @@ impl Thread {
             }
             self.model.set_backbone_link(link);
         }
-        self.model.set_ipv6(ends.speaks_ipv6());
+        self.model.set_ipv6(ends.has_ipv6());
         // A neighbour that cannot be reached keeps nobody else from being served.
         let mut first = None;
         loop {
@@ -178,13 +178,17 @@ impl Thread {
             else {
                 return Err(error);
             };
-            tracing::debug!(
-                edge,
-                error = holdfast_api::chain(&error),
-                "nothing goes over this edge"
-            );
             self.model.leave_out(&edge);
-            first.get_or_insert(error);
+            if first.is_none() {
+                first = Some(error);
+            } else {
+                // The first is told with what came of all this.
+                tracing::warn!(
+                    edge,
+                    error = holdfast_api::chain(&error),
+                    "nothing goes over this edge"
+                );
+            }
         }
     }
 

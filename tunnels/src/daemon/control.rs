@@ -21,7 +21,6 @@ use anyhow::Context;
 use holdfast_api::Reason;
 use holdfast_api::paths::Root;
 use holdfast_api::tunnel::TunnelKind;
-use ipnet::IpNet;
 use netd::Kernel;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -66,8 +65,6 @@ pub(super) struct Control {
     /// Of the last look, when it mended all the others.
     pub(super) refused: Refused,
     pub(super) troubles: Vec<Trouble>,
-    /// Routes over IPv6 while that is off.
-    pub(super) left_out: Vec<IpNet>,
     /// Times that the kernel's network was put back.
     pub(super) mended: u64,
 }
@@ -126,7 +123,6 @@ impl Control {
             pending: Vec::new(),
             refused: Refused::new(),
             troubles: Vec::new(),
-            left_out: Vec::new(),
             mended: 0,
         })
     }

@@ -5,7 +5,7 @@
 use super::kernel::KernelNetwork;
 use netd::model::{Item, PeerState};
 use netd::{
-    ApplyError, BatchError, KernelAnswer, Link, LinkKind, LinkName, Network, Nexthop,
+    ApplyError, BatchError, Ipv6, KernelAnswer, Link, LinkKind, LinkName, Network, Nexthop,
     NexthopTarget, ObserveError, Observed, Outcome, Ownership, Step, TalkError, WgKey,
 };
 use nix::errno::Errno;
@@ -130,8 +130,8 @@ impl KernelNetwork for FakeKernel {
         Ok(())
     }
 
-    fn speaks_ipv6(&mut self) -> bool {
-        true
+    fn ipv6(&mut self) -> Ipv6 {
+        Ipv6::On
     }
 
     fn wireguard_supported(&mut self) -> bool {

@@ -2,8 +2,8 @@
 
 use netd::model::PeerState;
 use netd::{
-    ApplyError, BatchError, Kernel, LinkName, Network, Nexthop, ObserveError, Observed, Outcome,
-    Ownership, Step, TalkError, WgKey,
+    ApplyError, BatchError, Ipv6, Kernel, LinkName, Network, Nexthop, ObserveError, Observed,
+    Outcome, Ownership, Step, TalkError, WgKey,
 };
 use std::collections::BTreeMap;
 
@@ -21,8 +21,8 @@ pub(super) trait KernelNetwork: Send {
     /// See [`Kernel::replace_nexthop`].
     fn replace_nexthop(&mut self, nexthop: &Nexthop) -> Result<(), TalkError>;
 
-    /// See [`Kernel::speaks_ipv6`].
-    fn speaks_ipv6(&mut self) -> bool;
+    /// See [`Kernel::ipv6`].
+    fn ipv6(&mut self) -> Ipv6;
 
     /// See [`Kernel::wireguard_supported`].
     fn wireguard_supported(&mut self) -> bool;
@@ -49,8 +49,8 @@ impl KernelNetwork for Kernel {
         Kernel::replace_nexthop(self, nexthop)
     }
 
-    fn speaks_ipv6(&mut self) -> bool {
-        Kernel::speaks_ipv6(self)
+    fn ipv6(&mut self) -> Ipv6 {
+        Kernel::ipv6(self)
     }
 
     fn wireguard_supported(&mut self) -> bool {

@@ -9,7 +9,6 @@ use super::want;
 use crate::bfd::{Service, State};
 use holdfast_api::Reason;
 use netd::{LinkName, Network, Ownership};
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -73,7 +72,11 @@ impl Control {
     /// Compares the kernel with what should be, and mends it. What is known to be refused is left alone
     /// until it is time to try it again.
     pub(super) fn reconcile(&mut self, now: Instant) {
-        let Some(settings) = &self.settings else { return };
+        let Some(settings) = &mut self.settings else { return };
+        let had = std::mem::replace(&mut settings.ipv6, self.kernel.ipv6());
+        if had != settings.ipv6 {
+            tracing::warn!(?had, has = ?settings.ipv6, "IPv6 of this machine");
+        }
         // With a reason of our own to look, what is to be done is ours as well; and after a failure
         // it is our own tries that change the network.
         let is_free = std::mem::take(&mut self.look_for_drift) && !self.look;
@@ -86,18 +89,7 @@ impl Control {
         self.look = false;
         self.drifted |= foreign && known.is_empty();
         let wanted = self.tunnels.values().map(Tunnel::wanted).collect();
-        let (settings, left_out) = match self.kernel.speaks_ipv6() {
-            true => (Cow::Borrowed(settings), Vec::new()),
-            false => {
-                let (settings, left_out) = settings.without_ipv6();
-                (Cow::Owned(settings), left_out)
-            }
-        };
-        let outcome = mend(self.kernel.as_mut(), &settings, wanted, known, &mut self.pending);
-        if left_out != self.left_out {
-            tracing::warn!(?left_out, "IPv6 is on or off, and routes with it");
-            self.left_out = left_out;
-        }
+        let outcome = mend(self.kernel.as_mut(), settings, wanted, known, &mut self.pending);
         self.troubles.retain(|(reason, _)| *reason == Reason::TunnelEngineFailed);
         match outcome {
             Ok(mut mended) => {

@@ -253,7 +253,8 @@ impl Control {
     }
 
     fn ipv6_trouble(&self) -> Option<Trouble> {
-        Some((Reason::NetIpv6Off, crate::ipv6::told(self.left_out.iter())?))
+        let left_out = self.settings.as_ref()?.left_out();
+        Some((Reason::NetIpv6Off, crate::ipv6::told(left_out)?))
     }
 
     /// The links whose packets are in the usual pages though others are asked for.

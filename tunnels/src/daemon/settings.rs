@@ -5,6 +5,7 @@ use crate::wireguard::{KeyError, PrivateKey};
 use holdfast_api::Reason;
 use holdfast_api::tunnel::{EdgeCandidate, Pages, TunnelKind, TunnelsConfig};
 use ipnet::IpNet;
+use netd::Ipv6;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
@@ -37,16 +38,15 @@ pub(super) struct Settings {
     pub(super) bfd: BfdSettings,
     /// How many tunnels to hold, 1 to 3.
     pub(super) want: usize,
+    /// What the machine has; not of the file.
+    pub(super) ipv6: Ipv6,
 }
 
 impl Settings {
-    /// What is left of it where IPv6 is off, and the routes that are not. An overlay of IPv6 stays.
-    pub(super) fn without_ipv6(&self) -> (Self, Vec<IpNet>) {
-        let mut rest = self.clone();
-        rest.own_prefixes.retain(|prefix| prefix.addr().is_ipv4());
-        rest.routes.retain(|prefix| prefix.addr().is_ipv4());
-        let left_out = self.routes.difference(&rest.routes).copied().collect();
-        (rest, left_out)
+    /// Routes that no way leads to because IPv6 is off.
+    pub(super) fn left_out(&self) -> impl Iterator<Item = &IpNet> {
+        let is_off = self.ipv6 != Ipv6::On;
+        self.routes.iter().filter(move |prefix| is_off && prefix.addr().is_ipv6())
     }
 }
 
@@ -176,6 +176,7 @@ fn check(config: TunnelsConfig, private_key: PrivateKey) -> Result<Settings, Set
         candidates: intent.candidates,
         bfd: BfdSettings::new(intent.bfd, Role::Active).map_err(SettingsProblem::Timers)?,
         want: usize::from(intent.want),
+        ipv6: Ipv6::On,
     })
 }
 

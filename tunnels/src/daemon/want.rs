@@ -9,6 +9,10 @@
 //! | routes, table 7200 | each prefix behind the node: on to the next table, so that a route that covers it does not take the node's own network into a tunnel |
 //! | rule 7200 | packets without our mark look into table 7200 |
 //!
+//! Where IPv6 is off ([`Ipv6`]) nothing of it goes over the group, for there is no nexthop to nowhere for
+//! it; its routes to nowhere stay, so that nothing of it leaves in the clear. Nexthops that once were of
+//! IPv6 stay so, for IPv4 goes over them as well, and the kernel refuses the way back under routes of IPv6.
+//!
 //! The reverse-path filter is loose because replies may come back over the tunnel that is not
 //! the active one. The routes to nowhere take over in the moment in which the group is gone
 //! (a link was deleted, `tunneld` was killed): nothing leaves in the clear.
@@ -18,9 +22,10 @@ use crate::names::{self, CATCH_METRIC, FWMARK, GROUP, NOWHERE, RULE_PRIORITY, TA
 use holdfast_api::tunnel::TunnelKind;
 use ipnet::IpNet;
 use netd::{
-    Address, Family, Link, LinkKind, LinkName, LinkSysctl, Network, Nexthop, NexthopTarget,
+    Address, Family, Ipv6, Link, LinkKind, LinkName, LinkSysctl, Network, Nexthop, NexthopTarget,
     Observed, Route, RouteTarget, Rule, Step, WgKey, WireguardDevice, WireguardPeer,
 };
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 /// The MTU of links whose path takes what a path usually takes, [`crate::wireguard::DEFAULT_MTU`].
@@ -56,14 +61,25 @@ pub(super) fn link_name(slot: u8) -> LinkName {
 pub(super) fn network(settings: &Settings, tunnels: &[Wanted], have: &Observed) -> Network {
     let mut network = Network::default();
     let families = families(settings);
-    let family = if families.contains(&Family::V6) { Family::V6 } else { Family::V4 };
+    let was_v6 = have
+        .ours
+        .nexthops
+        .get(&NOWHERE)
+        .is_some_and(|nexthop| nexthop.target == NexthopTarget::Blackhole(Family::V6));
+    let is_v6 = families.contains(&Family::V6) && settings.ipv6 == Ipv6::On;
+    let family = if was_v6 || is_v6 { Family::V6 } else { Family::V4 };
     for tunnel in tunnels {
         let link = link_name(tunnel.slot);
         if tunnel.refused {
             keep(&mut network, &link, have);
             continue;
         }
-        network.links.insert(describe_link(settings, tunnel, &families));
+        let mut described = describe_link(settings, tunnel, &families);
+        if family == Family::V6 || families.contains(&Family::V6) {
+            // Links take over what `net.ipv6.conf.default` has.
+            described = described.with_sysctl(LinkSysctl::disable_ipv6(), "0");
+        }
+        network.links.insert(described);
         network.addresses.insert(Address {
             link: link.clone(),
             net: IpNet::from(settings.overlay),
@@ -76,11 +92,15 @@ pub(super) fn network(settings: &Settings, tunnels: &[Wanted], have: &Observed) 
 
     let source =
         |prefix: &IpNet| Some(settings.overlay).filter(|o| o.is_ipv4() == prefix.addr().is_ipv4());
+    let is_known = |prefix: &&IpNet| prefix.addr().is_ipv4() || settings.ipv6 != Ipv6::Absent;
     let own = &settings.own_prefixes;
-    network.routes.extend(own.iter().map(|prefix| Route::new(TABLE, *prefix, RouteTarget::Throw)));
-    for prefix in settings.routes.iter().filter(|prefix| !own.contains(prefix)) {
+    let throw = |prefix: &IpNet| Route::new(TABLE, *prefix, RouteTarget::Throw);
+    network.routes.extend(own.iter().filter(is_known).map(throw));
+    let takes_ipv6 = settings.ipv6 == Ipv6::On && are_all_of_ipv6(&network);
+    for prefix in settings.routes.iter().filter(|prefix| !own.contains(prefix)).filter(is_known) {
+        let is_taken = prefix.addr().is_ipv4() || takes_ipv6;
         // Without a tunnel no link has the address that is to be the source.
-        if !network.addresses.is_empty() {
+        if is_taken && !network.addresses.is_empty() {
             let over_group = Route::new(TABLE, *prefix, RouteTarget::Nexthop(GROUP));
             network.routes.insert(Route { source: source(prefix), ..over_group });
         }
@@ -117,19 +137,29 @@ fn keep(network: &mut Network, link: &LinkName, have: &Observed) {
     network.nexthops.extend(have.nexthops.iter().filter(over).cloned());
 }
 
+/// Whether routes of IPv6 may go over all nexthops that the group can lead to.
+fn are_all_of_ipv6(network: &Network) -> bool {
+    network.nexthops.iter().all(|nexthop| match &nexthop.target {
+        NexthopTarget::Single { family, .. } | NexthopTarget::Blackhole(family) => {
+            *family == Family::V6
+        }
+        NexthopTarget::Group(_) => true,
+    })
+}
+
 fn is_over(route: &Route, link: &LinkName) -> bool {
     matches!(&route.target, RouteTarget::Dev(over) if over == link)
 }
 
-fn families(settings: &Settings) -> Vec<Family> {
-    let mut all: Vec<Family> = settings.routes.iter().map(|net| Family::from(net.addr())).collect();
-    all.push(Family::from(settings.overlay));
-    all.sort();
-    all.dedup();
+fn families(settings: &Settings) -> BTreeSet<Family> {
+    let routes = settings.routes.iter().map(|net| Family::from(net.addr()));
+    let mut all: BTreeSet<Family> =
+        routes.filter(|family| *family == Family::V4 || settings.ipv6 != Ipv6::Absent).collect();
+    all.insert(settings.overlay.into());
     all
 }
 
-fn describe_link(settings: &Settings, tunnel: &Wanted, families: &[Family]) -> Link {
+fn describe_link(settings: &Settings, tunnel: &Wanted, families: &BTreeSet<Family>) -> Link {
     let kind = match tunnel.kind {
         TunnelKind::WireguardUserspace => LinkKind::Tun,
         TunnelKind::WireguardKernel => LinkKind::Wireguard(describe_device(settings, tunnel)),
@@ -137,10 +167,6 @@ fn describe_link(settings: &Settings, tunnel: &Wanted, families: &[Family]) -> L
     let mut link = Link::new(link_name(tunnel.slot), kind)
         .with_mtu(tunnel.mtu)
         .with_sysctl(LinkSysctl::rp_filter(), "2");
-    if families.contains(&Family::V6) {
-        // Links take over what `net.ipv6.conf.default` has.
-        link = link.with_sysctl(LinkSysctl::disable_ipv6(), "0");
-    }
     if settings.forwards {
         for family in families {
             link = link.with_sysctl(LinkSysctl::forwarding(*family), "1");
@@ -298,6 +324,30 @@ mod tests {
         let first = link_name(0);
         assert!(!steps.is_empty());
         assert!(steps.iter().all(|step| !step.to_string().contains(first.as_str())), "{steps:?}");
+    }
+
+    #[test]
+    fn ipv6_does_not_go_over_what_a_refused_tunnel_has_of_ipv4() {
+        let mut settings = settings();
+        let before = applied(&network(&settings, &[wanted(0), wanted(1)], &Observed::default()));
+        settings.routes.insert("fd00:1::/48".parse().unwrap());
+        let over_group = |tunnels: &[Wanted], settings: &Settings| {
+            let want = network(settings, tunnels, &before);
+            plan(&want, &before, &Ownership::tunnels()).unwrap();
+            let ways = want.routes.iter().filter(|route| route.prefix.addr().is_ipv6());
+            let (over, catch): (Vec<_>, Vec<_>) =
+                ways.partition(|route| route.target == RouteTarget::Nexthop(GROUP));
+            assert_eq!(catch.len(), usize::from(settings.ipv6 != Ipv6::Absent));
+            over.len()
+        };
+        let refused = Wanted { refused: true, ..wanted(0) };
+        assert_eq!(over_group(&[wanted(0), wanted(1)], &settings), 1);
+        assert_eq!(over_group(&[refused, wanted(1)], &settings), 0);
+        for ipv6 in [Ipv6::Off, Ipv6::Absent] {
+            settings.ipv6 = ipv6;
+            assert_eq!(over_group(&[wanted(0), wanted(1)], &settings), 0);
+            assert_eq!(settings.left_out().count(), 1);
+        }
     }
 
     #[test]

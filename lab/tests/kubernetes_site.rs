@@ -387,14 +387,16 @@ fn another_configuration_goes_from_node_to_node(story: &Story) {
 
 fn another_version_goes_from_node_to_node(story: &Story) {
     let lease = ["kubectl", "--request-timeout=5s", "-n", "holdfast-system", "get", "lease"];
+    // Of the lock when it is free: who takes it again before it has let go of it has not changed.
     let turns = |host| {
-        let column = ["holdfast-reboot", "-o", "jsonpath={.spec.leaseTransitions}"];
-        until("the lock is read", || {
-            story.k3s(host, &[&lease[..], &column].concat()).parse::<u32>()
+        let column = "jsonpath={.spec.holderIdentity}/{.spec.leaseTransitions}";
+        until("the lock is free, and read", || {
+            let said = story.k3s(host, &[&lease[..], &["holdfast-reboot", "-o", column]].concat());
+            said.strip_prefix('/').and_then(|turns| turns.parse::<usize>().ok()).ok_or(said)
         })
     };
     let before = turns(NODES[0]);
-    let had = NODES.map(|host| (wished_starts(story, host), story.state(host).snapshots));
+    let had = NODES.map(|host| (wished_starts(story, host), story.state(host)));
 
     // The same program with other bytes behind its end, which the kernel does not look at.
     let mut program = std::fs::read(story.programs.path("lab-k3s")).unwrap();
@@ -409,14 +411,20 @@ fn another_version_goes_from_node_to_node(story: &Story) {
         };
         if now.iter().all(is_done) { Ok(()) } else { Err(now) }
     });
-    for (host, (starts, kept)) in NODES.into_iter().zip(had) {
+    let mut ended = 0;
+    for (host, (starts, had)) in NODES.into_iter().zip(had) {
         let log = || log(&story.world, host);
         assert!(wished_starts(story, host) <= starts + 1, "{host}: {}", log());
         let now = story.state(host).snapshots.snapshots;
-        assert!(now.len() > kept.snapshots.len(), "{host} kept its datastore before");
+        // One that ended by itself has nothing to move away, and begins the version without a turn.
+        ended += usize::from(story.state(host).ends > had.ends);
+        let kept = had.snapshots.snapshots.len();
+        assert!(now.len() > kept || ended > 0, "{host} kept its datastore before");
         answers_at_last(story, host);
     }
-    assert_eq!(turns(NODES[0]) - before, 3, "each had the lock once");
+    let turns = turns(NODES[0]) - before;
+    let logs = || NODES.map(|host| format!("--- {host}\n{}", log(&story.world, host))).concat();
+    assert!((3 - ended..=3).contains(&turns), "each had the lock once: {turns}\n{}", logs());
     all_take_pods(story, NODES[0]);
     story.passed("all three run another version");
 }

@@ -10,6 +10,7 @@ use netd::{
 };
 use nix::errno::Errno;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 #[derive(Debug, Clone, Default)]
@@ -22,6 +23,17 @@ pub(super) struct Machine {
     pub(super) busy: (String, u32),
     /// Every batch that was tried, refused ones too, as its steps print.
     pub(super) tried: Vec<Vec<String>>,
+    meanwhile: Meanwhile,
+}
+
+/// What happens between a look and what comes of it, once.
+#[derive(Default)]
+struct Meanwhile(Option<Box<dyn FnOnce() + Send>>);
+
+impl fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Meanwhile").field(&self.0.is_some()).finish()
+    }
 }
 
 impl FakeKernel {
@@ -38,6 +50,11 @@ impl FakeKernel {
     /// The next so many batches with steps that name `what` are refused.
     pub(super) fn is_busy(&self, what: &str, times: u32) {
         self.lock().busy = (what.into(), times);
+    }
+
+    /// What happens as soon as somebody has looked.
+    pub(super) fn after_the_next_look(&self, what: impl FnOnce() + Send + 'static) {
+        self.lock().meanwhile.0 = Some(Box::new(what));
     }
 
     /// Batches that were tried so far.
@@ -87,7 +104,14 @@ impl Machine {
 
 impl KernelNetwork for FakeKernel {
     fn observe(&mut self, _owner: &Ownership, _want: &Network) -> Result<Observed, ObserveError> {
-        Ok(self.lock().have.clone())
+        let mut machine = self.lock();
+        let seen = machine.have.clone();
+        let meanwhile = machine.meanwhile.0.take();
+        drop(machine);
+        if let Some(happens) = meanwhile {
+            happens();
+        }
+        Ok(seen)
     }
 
     fn apply(&mut self, step: &Step) -> Result<Outcome, ApplyError> {

@@ -40,8 +40,21 @@ struct Inner {
     failover: Failover<TunnelId>,
     kernel: Box<dyn KernelNetwork>,
     switches: u64,
+    /// Times that the kernel took a member of the group.
+    writes: u64,
     last: Option<Switched>,
     events: UnboundedSender<Event>,
+}
+
+/// What became of the group at [`Liveness::assert_group`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Group {
+    /// It had the member that it should have.
+    Right,
+    /// It had another one, and was put right.
+    Mended,
+    /// It was written since it was seen: what was seen says nothing.
+    Stale,
 }
 
 /// The failover machine with its hand on the kernel.
@@ -51,8 +64,8 @@ pub(super) struct Liveness(Arc<Mutex<Inner>>);
 impl Liveness {
     /// Over a conversation with the kernel of its own, so that a long dump never delays it.
     pub(super) fn new(kernel: Box<dyn KernelNetwork>, events: UnboundedSender<Event>) -> Self {
-        let inner =
-            Inner { failover: Failover::default(), kernel, switches: 0, last: None, events };
+        let failover = Failover::default();
+        let inner = Inner { failover, kernel, switches: 0, writes: 0, last: None, events };
         Liveness(Arc::new(Mutex::new(inner)))
     }
 
@@ -82,17 +95,30 @@ impl Liveness {
         (inner.switches, inner.last)
     }
 
-    /// Puts the group right when the kernel has another member, `seen`.
+    /// How often the group was written: for [`Liveness::assert_group`], asked before the look.
+    pub(super) fn writes(&self) -> u64 {
+        self.lock().writes
+    }
+
+    /// Puts the group right when the kernel had another member, `seen` by a look that began after
+    /// so many `writes`.
     ///
     /// # Errors
     /// The kernel's.
-    pub(super) fn assert_group(&self, seen: Option<&Nexthop>) -> Result<bool, netd::TalkError> {
+    pub(super) fn assert_group(
+        &self,
+        seen: Option<&Nexthop>,
+        writes: u64,
+    ) -> Result<Group, netd::TalkError> {
         let mut inner = self.lock();
-        let want = Nexthop::active(GROUP, member(inner.failover.active()));
-        if seen == Some(&want) {
-            return Ok(false);
+        if inner.writes != writes {
+            return Ok(Group::Stale);
         }
-        inner.kernel.replace_nexthop(&want).map(|()| true)
+        let to = inner.failover.active();
+        if seen == Some(&Nexthop::active(GROUP, member(to))) {
+            return Ok(Group::Right);
+        }
+        inner.write(to).map(|()| Group::Mended)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -105,12 +131,18 @@ fn member(tunnel: Option<TunnelId>) -> u32 {
 }
 
 impl Inner {
+    fn write(&mut self, to: Option<TunnelId>) -> Result<(), netd::TalkError> {
+        self.kernel.replace_nexthop(&Nexthop::active(GROUP, member(to)))?;
+        self.writes += 1;
+        Ok(())
+    }
+
     /// Carries a switch out; a tunnel that the kernel does not take counts as down, and the
     /// next one is tried.
     fn carry_out(&mut self, mut switch: Option<Switch<TunnelId>>) {
         while let Some(now) = switch {
             let start = Instant::now();
-            let result = self.kernel.replace_nexthop(&Nexthop::active(GROUP, member(now.to)));
+            let result = self.write(now.to);
             let took = start.elapsed();
             // Where traffic settles at the start is nothing that failed over.
             self.switches += u64::from(now.from.is_some() && now.why != Why::Preferred);

@@ -2,6 +2,7 @@
 
 use super::control::Control;
 use super::kernel::KernelNetwork;
+use super::liveness::Group;
 use super::mend::{Refused, mend};
 use super::settings::Settings;
 use super::tunnel::{Tunnel, TunnelId, chain};
@@ -88,6 +89,7 @@ impl Control {
         let foreign = is_free && (self.retry.is_none() || !known.is_empty());
         self.look = false;
         self.drifted |= foreign && known.is_empty();
+        let writes = self.liveness.writes();
         let wanted = self.tunnels.values().map(Tunnel::wanted).collect();
         let outcome = mend(self.kernel.as_mut(), settings, wanted, known, &mut self.pending);
         self.troubles.retain(|(reason, _)| *reason == Reason::TunnelEngineFailed);
@@ -96,9 +98,14 @@ impl Control {
                 self.troubles.extend(mended.refused.values().cloned());
                 self.suspend(&mended.stranded, now);
                 self.open_bfd(&mended.refused, now);
-                match self.liveness.assert_group(mended.group.as_ref()) {
-                    Ok(true) => mended.steps.push("point the group at the active tunnel".into()),
-                    Ok(false) => {}
+                match self.liveness.assert_group(mended.group.as_ref(), writes) {
+                    Ok(Group::Right) => {}
+                    Ok(Group::Mended) => {
+                        mended.steps.push("point the group at the active tunnel".into());
+                    }
+                    // Traffic moved while we looked, and not by somebody else.
+                    Ok(Group::Stale) if foreign => self.look_for_drift = true,
+                    Ok(Group::Stale) => self.look = true,
                     Err(error) => self.fail(now, Reason::NetApplyFailed, chain(&error)),
                 }
                 let drifted = self.drifted || foreign;

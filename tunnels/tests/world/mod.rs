@@ -217,6 +217,14 @@ impl World {
         self.request("GET /v1/metrics").unwrap().1
     }
 
+    /// What a counter without labels is at.
+    #[track_caller]
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        let metrics = self.metrics();
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("no {name}: {metrics}"))
+    }
+
     pub(crate) fn state(&self) -> Option<TunnelsState> {
         let (code, body) = self.request("GET /v1/state")?;
         assert_eq!(code, 200, "{body}");

@@ -336,6 +336,37 @@ fn traffic_leaves_a_tunnel_that_nothing_can_be_sent_over() {
     assert_eq!(world.control.state(world.now).reason, None);
 }
 
+/// Liveness moves traffic at any time, also while we look.
+#[test]
+fn a_failover_while_we_look_is_nobody_elses_change() {
+    let (mut world, _edges) = two_of_three();
+    world.turn(Duration::ZERO);
+    let [first, second] = [world.held(0), world.held(1)];
+    world.comes_up(&first);
+    world.comes_up(&second);
+    world.turn(Duration::ZERO);
+    let active = world.control.liveness.active().unwrap();
+    let group = |world: &World| world.kernel.lock().have.ours.nexthops.get(&GROUP).cloned();
+    let on = |slot| Some(netd::Nexthop::active(GROUP, names::nexthop(slot)));
+    assert_eq!(group(&world), on(active.slot));
+
+    let (liveness, now) = (world.control.liveness.clone(), world.now);
+    world.kernel.after_the_next_look(move || liveness.report(active, false, now));
+    world.control.network_changed();
+    world.control.turn(world.now);
+    assert_eq!(world.control.mended, 0);
+
+    // What somebody else does to the group is seen with the next look, as ever.
+    world.turn(Duration::ZERO);
+    let other = group(&world);
+    assert_eq!(other, on(world.control.liveness.active().unwrap().slot));
+    let elsewhere = netd::Nexthop::active(GROUP, names::NOWHERE);
+    world.kernel.lock().have.ours.nexthops.insert(elsewhere);
+    world.control.network_changed();
+    world.turn(Duration::ZERO);
+    assert_eq!((world.control.mended, group(&world)), (1, other));
+}
+
 #[test]
 fn the_pause_doubles_up_to_half_a_minute_and_begins_anew_with_a_new_configuration() {
     let mut world = World::new();

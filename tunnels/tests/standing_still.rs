@@ -70,7 +70,7 @@ fn works(world: &World, thread: Pid) -> bool {
 
 /// Two tunnels in userspace, of which the first carries traffic.
 fn userspace() -> World {
-    let mut world = World::three();
+    let mut world = World::three_with_usual_timers();
     let mut config = world.config();
     config.kinds = vec![TunnelKind::WireguardUserspace];
     world.write(&config);

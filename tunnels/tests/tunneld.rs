@@ -103,14 +103,15 @@ fn wg_sees_and_changes_a_userspace_device() {
 #[test]
 fn a_cut_moves_traffic_and_healing_brings_it_back_after_a_while() {
     need_rights!();
-    let world = World::three().up();
+    // Nobody takes the place of one that is away for long.
+    let world = World::of(&[("a", 0), ("b", 150)]).up();
     world.wait("the nearest active", |state| active(state) == "re-1");
     world.edge("re-1").cut();
     let cut = Instant::now();
     let state = world.wait("traffic on the second", |state| active(state) == "re-2");
-    eprintln!("traffic moved {:?} after the cut (3 × 100 ms)", cut.elapsed());
-    assert!(world.ping());
+    eprintln!("traffic moved {:?} after the cut (20 × 100 ms)", cut.elapsed());
     world.edge("re-1").heal();
+    assert!(world.ping());
     let last = state.last_failover.unwrap();
     assert_eq!((last.from.as_deref(), last.to.as_deref()), (Some("re-1"), Some("re-2")));
     assert_eq!(state.reason, Some(Reason::TunnelSingle), "{}", state.message);
@@ -329,7 +330,7 @@ fn a_new_configuration_does_not_interrupt_what_stays() {
     assert!(
         new.state == BfdState::Up && new.since_ms > old.since_ms && new.rx_bytes > old.rx_bytes
     );
-    assert_eq!(state.failovers, 0);
+    assert_eq!(state.failovers, before.failovers);
     let routes = world.json(&["route", "show", "table", "7200"]).to_string();
     assert!(routes.contains("10.201.0.0/16"), "{routes}");
     // The file is followed without being told, too.
@@ -387,14 +388,21 @@ fn what_somebody_changes_is_put_back() {
         });
     }
     assert!(world.metrics().contains("holdfast_tunnel_network_mended_total"));
+    let at_rest = || {
+        let state = world.wait("traffic where it belongs", |state| {
+            state.up() == 2 && active(state) == "re-1" && state.pending.is_empty()
+        });
+        state.failovers
+    };
     // A link that is deleted takes its tunnel with it; both come back.
+    let failovers = at_rest();
     world.node.ip(&["link", "del", "hf-wg0"]);
     world.wait("traffic left it and both are up again", |state| {
-        state.failovers > 0 && state.up() == 2
+        state.failovers > failovers && state.up() == 2
     });
     // One that is taken elsewhere leaves a device behind whose BFD goes on.
     let elsewhere = Namespace::new();
-    let failovers = world.state().unwrap().failovers;
+    let failovers = at_rest();
     world.node.ip(&["link", "set", "hf-wg0", "netns", &elsewhere.name]);
     world.wait("traffic left it as well and both are up again", |state| {
         state.failovers > failovers && state.up() == 2

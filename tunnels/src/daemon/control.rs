@@ -127,10 +127,9 @@ impl Control {
         })
     }
 
-    /// The socket for probes. Needs a tokio runtime.
-    pub(super) fn probe_socket(&self) -> anyhow::Result<tokio::net::UdpSocket> {
-        let socket = crate::udp::open(0, FWMARK).context("cannot open a socket for probes")?;
-        Ok(tokio::net::UdpSocket::from_std(socket)?)
+    /// The socket for probes, which does not block.
+    pub(super) fn probe_socket(&self) -> anyhow::Result<std::net::UdpSocket> {
+        crate::udp::open(0, FWMARK).context("cannot open a socket for probes")
     }
 
     /// Whether there is something to go by.

@@ -40,6 +40,8 @@ struct Inner {
     failover: Failover<TunnelId>,
     kernel: Box<dyn KernelNetwork>,
     switches: u64,
+    /// Times that a session changed its state.
+    changes: u64,
     /// Times that the kernel took a member of the group.
     writes: u64,
     last: Option<Switched>,
@@ -65,7 +67,8 @@ impl Liveness {
     /// Over a conversation with the kernel of its own, so that a long dump never delays it.
     pub(super) fn new(kernel: Box<dyn KernelNetwork>, events: UnboundedSender<Event>) -> Self {
         let failover = Failover::default();
-        let inner = Inner { failover, kernel, switches: 0, writes: 0, last: None, events };
+        let inner =
+            Inner { failover, kernel, switches: 0, changes: 0, writes: 0, last: None, events };
         Liveness(Arc::new(Mutex::new(inner)))
     }
 
@@ -82,6 +85,25 @@ impl Liveness {
         let mut inner = self.lock();
         let switch = inner.failover.report(tunnel, up, now);
         inner.carry_out(switch);
+    }
+
+    /// How often a session changed so far: for [`Liveness::repeat`], asked before the sessions are.
+    pub(super) fn changes(&self) -> u64 {
+        self.lock().changes
+    }
+
+    /// Says once more which tunnels are up, as it was seen after so many `changes`. Nothing is done,
+    /// and the answer is no, when a session changed since.
+    pub(super) fn repeat(&self, seen: &[(TunnelId, bool)], changes: u64, now: Instant) -> bool {
+        let mut inner = self.lock();
+        if inner.changes != changes {
+            return false;
+        }
+        for (tunnel, up) in seen {
+            let switch = inner.failover.report(*tunnel, *up, now);
+            inner.carry_out(switch);
+        }
+        true
     }
 
     /// Where traffic goes.
@@ -165,8 +187,11 @@ impl Inner {
 
 impl Follower<TunnelId> for Liveness {
     fn changed(&mut self, key: &TunnelId, change: Change, now: Instant) {
-        self.report(*key, change.to == State::Up, now);
-        let _ = self.lock().events.send(Event::Session(*key, change));
+        let mut inner = self.lock();
+        inner.changes += 1;
+        let switch = inner.failover.report(*key, change.to == State::Up, now);
+        inner.carry_out(switch);
+        let _ = inner.events.send(Event::Session(*key, change));
     }
 
     fn path_mtu(&mut self, key: &TunnelId, mtu: Option<u16>) {
@@ -178,5 +203,38 @@ impl Follower<TunnelId> for Liveness {
         let switch = inner.failover.tick(now);
         inner.carry_out(switch);
         inner.failover.wake_at()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bfd::Diag;
+    use crate::daemon::fake::FakeKernel;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    const ONE: TunnelId = TunnelId { serial: 1, slot: 0 };
+    const UP: Change = Change { from: State::Init, to: State::Up, diag: Diag::NONE };
+
+    /// Whoever read the sessions before one of them changed knows less than liveness does.
+    #[test]
+    fn what_was_seen_before_a_change_is_not_repeated_after_it() {
+        let kernel = FakeKernel::default();
+        for member in [nexthop(ONE.slot), NOWHERE] {
+            let member = Nexthop::dev(member, netd::Family::V4, "hf-wg0".parse().unwrap());
+            kernel.lock().have.ours.nexthops.insert(member);
+        }
+        let (tell, _events) = unbounded_channel();
+        let mut liveness = Liveness::new(Box::new(kernel), tell);
+        let now = Instant::now();
+        liveness.set(&[ONE], now);
+        let before = liveness.changes();
+        liveness.changed(&ONE, UP, now);
+        assert!(!liveness.repeat(&[(ONE, false)], before, now));
+        assert_eq!(liveness.active(), Some(ONE));
+        assert!(liveness.repeat(&[(ONE, false)], liveness.changes(), now));
+        assert_eq!(liveness.active(), None);
+        assert!(liveness.repeat(&[(ONE, true)], liveness.changes(), now));
+        assert_eq!(liveness.active(), Some(ONE));
     }
 }

@@ -45,6 +45,9 @@ const NETWORK_PAUSE: Duration = Duration::from_millis(100);
 /// Questions that wait; more than people and the manager ever ask at once.
 const QUESTIONS: usize = 16;
 
+/// Answers to probes that are taken in before everything else; a flood waits after these.
+const PROBES_AT_ONCE: usize = 64;
+
 /// What the command line says.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -74,7 +77,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
     let (events_in, mut events) = mpsc::unbounded_channel();
     let mut control = Control::start(&options, events_in)?;
-    let probes = control.probe_socket()?;
+    let socket = control.probe_socket()?;
+    let waiting = socket.try_clone().context("cannot share the socket for probes")?;
+    let probes = tokio::net::UdpSocket::from_std(socket)?;
     let probes_are_v6 = probes.local_addr()?.is_ipv6();
     let mut watch = netd::watch::Watch::open()
         .context("cannot watch the kernel's network")?
@@ -98,6 +103,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         if now.duration_since(file_looked_at) >= LOOK_AT_FILE {
             control.look_at_file(now);
             file_looked_at = now;
+        }
+        // What came while something kept us from looking is not lost.
+        for _ in 0..PROBES_AT_ONCE {
+            let Ok((bytes, from)) = waiting.recv_from(&mut buffer) else { break };
+            control.probe_answer(from, &buffer[..bytes], Instant::now());
         }
         control.turn(now);
         for (to, probe) in control.due_probes(now) {

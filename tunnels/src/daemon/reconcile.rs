@@ -185,10 +185,12 @@ impl Control {
 
     /// What the sessions are, told again: a switch that the kernel refused is tried anew.
     fn report_all(&mut self, now: Instant) {
-        for tunnel in self.tunnels.values() {
-            if let Some(status) = self.bfd.status(&tunnel.id) {
-                self.liveness.report(tunnel.id, status.state == State::Up, now);
-            }
+        let changes = self.liveness.changes();
+        let status = |id| self.bfd.status(&id).map(|status| (id, status.state == State::Up));
+        let seen: Vec<_> = self.tunnels.values().filter_map(|tunnel| status(tunnel.id)).collect();
+        if !self.liveness.repeat(&seen, changes, now) {
+            // A session that changed meanwhile has an event under way, which brings the next turn.
+            self.look = true;
         }
     }
 

@@ -74,7 +74,11 @@ pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
     until(what, PATIENCE, || condition().ok_or("nothing"))
 }
 
+/// So that a machine that is busy takes no session down.
+const CALM: BfdTimers = BfdTimers { interval_ms: 100, multiplier: 20 };
+
 pub(crate) struct World {
+    bfd: BfdTimers,
     pub(crate) node: Namespace,
     pub(crate) edges: Vec<Edge>,
     pub(crate) root: tempfile::TempDir,
@@ -91,32 +95,47 @@ pub(crate) struct Plan {
     pub(crate) probe_delay: Duration,
 }
 
+const THREE: [(&str, u64); 3] = [("a", 0), ("b", 150), ("c", 350)];
+
+fn plans(edges: &[(&'static str, u64)]) -> Vec<Plan> {
+    let plan = |(domain, ms): &(&'static str, u64)| Plan {
+        domain,
+        probe_delay: Duration::from_millis(*ms),
+    };
+    edges.iter().map(plan).collect()
+}
+
 impl World {
     pub(crate) fn new(plans: &[Plan], v6: bool) -> Self {
+        Self::timed(plans, v6, CALM)
+    }
+
+    fn timed(plans: &[Plan], v6: bool, bfd: BfdTimers) -> Self {
         let root = tempfile::tempdir().unwrap();
         let key = PrivateKey::generate().unwrap();
         holdfast_durable::write(&root.path().join("key"), key.to_base64().as_bytes(), 0o600)
             .unwrap();
         let node = Namespace::new();
         node.ip(&["link", "set", "lo", "up"]);
-        let edges =
-            plans.iter().zip(1..).map(|(plan, n)| Edge::new(n, *plan, v6, &node, &key)).collect();
-        World { node, edges, root, key, v6, daemon: None, generation: 0 }
+        let edge = |(plan, n): (&Plan, u8)| Edge::new(n, *plan, v6, bfd, &node, &key);
+        let edges = plans.iter().zip(1..).map(edge).collect();
+        World { bfd, node, edges, root, key, v6, daemon: None, generation: 0 }
     }
 
-    /// Three edges, 0, 60 and 150 ms away, each in a domain of its own: far enough apart to be told
+    /// Three edges, 0, 150 and 350 ms away, each in a domain of its own: far enough apart to be told
     /// from each other by probes on an emulated processor.
     pub(crate) fn three() -> Self {
-        Self::of(&[("a", 0), ("b", 60), ("c", 150)])
+        Self::of(&THREE)
+    }
+
+    /// The same with the timers of a node that was told none.
+    pub(crate) fn three_with_usual_timers() -> Self {
+        Self::timed(&plans(&THREE), false, BfdTimers::default())
     }
 
     /// Edges of these failure domains, so many milliseconds away.
     pub(crate) fn of(edges: &[(&'static str, u64)]) -> Self {
-        let plan = |(domain, ms): &(&'static str, u64)| Plan {
-            domain,
-            probe_delay: Duration::from_millis(*ms),
-        };
-        Self::new(&edges.iter().map(plan).collect::<Vec<_>>(), false)
+        Self::new(&plans(edges), false)
     }
 
     pub(crate) fn config(&self) -> TunnelsConfig {
@@ -134,7 +153,7 @@ impl World {
                     true => vec!["fd00:200::/32".parse().unwrap()],
                 },
                 candidates: self.edges.iter().map(Edge::candidate).collect(),
-                bfd: BfdTimers::default(),
+                bfd: self.bfd,
                 want: 2,
             },
         }
@@ -341,6 +360,7 @@ pub(crate) struct Edge {
     domain: &'static str,
     n: u8,
     v6: bool,
+    timers: BfdTimers,
     key: PrivateKey,
     port: u16,
     probe: SocketAddr,
@@ -351,7 +371,14 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
-    fn new(n: u8, plan: Plan, v6: bool, node: &Namespace, node_key: &PrivateKey) -> Self {
+    fn new(
+        n: u8,
+        plan: Plan,
+        v6: bool,
+        timers: BfdTimers,
+        node: &Namespace,
+        node_key: &PrivateKey,
+    ) -> Self {
         let namespace = Namespace::new();
         let (near, far) = (format!("up{n}"), "wan");
         node.ip(&[
@@ -389,6 +416,7 @@ impl Edge {
             domain: plan.domain,
             n,
             v6,
+            timers,
             key: PrivateKey::generate().unwrap(),
             port: 0,
             probe: probes.local_addr().unwrap(),
@@ -430,7 +458,7 @@ impl Edge {
         let bfd = Service::start(u64::from(self.n), Quiet).unwrap();
         let link =
             self.namespace.net.enter(|| bfd.open_link("hf-wg0", self.overlay()).unwrap()).unwrap();
-        let settings = Settings::new(BfdTimers::default(), Role::Passive).unwrap();
+        let settings = Settings::new(self.timers, Role::Passive).unwrap();
         bfd.insert("node", link, node, settings);
         self.device = Some(device);
         self.expects(&node_key.public());
@@ -442,7 +470,7 @@ impl Edge {
         let device = self.device.as_ref().unwrap();
         let bfd = Service::start(u64::from(self.n), Quiet).unwrap();
         let link = bfd.open_device(device, self.overlay());
-        let settings = Settings::new(BfdTimers::default(), Role::Passive).unwrap();
+        let settings = Settings::new(self.timers, Role::Passive).unwrap();
         bfd.insert("node", link, node_overlay(self.v6), settings);
         self.bfd = Some(bfd);
     }

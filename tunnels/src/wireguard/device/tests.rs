@@ -278,7 +278,7 @@ fn changes_wait_for_a_thread_that_stands_still_and_nobody_waits_with_them() {
     });
     // Told before or after it: what comes in parts is not of one moment.
     assert!((150..=151).contains(&status.peers.len()));
-    assert!(a.device.glance(&others[0]).is_some());
+    holdfast_poll::holds("a glance", PATIENCE, || a.device.glance(&others[0]).is_some());
 }
 
 #[test]

@@ -153,7 +153,16 @@ pub async fn ask_json<B: Serialize, T: DeserializeOwned>(
 /// # Errors
 /// Any [`UnixError`].
 pub async fn post(socket: &Path, path: &str) -> Result<(), UnixError> {
-    exchange(socket, Method::POST, path, None, TIMEOUT).await.map(drop)
+    post_within(socket, path, TIMEOUT).await
+}
+
+/// `POST path` without a body, which may take until `limit`; what is answered beyond success is
+/// ignored.
+///
+/// # Errors
+/// Any [`UnixError`].
+pub async fn post_within(socket: &Path, path: &str, limit: Duration) -> Result<(), UnixError> {
+    exchange(socket, Method::POST, path, None, limit).await.map(drop)
 }
 
 /// `GET path`, the answer as text (metrics).

@@ -17,6 +17,9 @@ const PLAN_WITHIN: Duration = Duration::from_secs(60);
 /// The manager gives the storage up before.
 const STORED_WITHIN: Duration = Duration::from_secs(30);
 
+/// Kubernetes has 45 s for its end, and what it leads among the nodes is given back before.
+const STOP_WITHIN: Duration = Duration::from_secs(90);
+
 /// The manager of this node.
 #[derive(Debug, Clone)]
 pub(crate) struct Manager {
@@ -66,6 +69,13 @@ impl Manager {
     /// Asks for something that takes a while; it has only begun when this returns.
     pub(crate) async fn begin(&self, path: &'static str) -> Result<(), Failure> {
         unix::post(&self.socket, path).await.map_err(|source| Failure::Manager { source })
+    }
+
+    /// Stops Kubernetes; it has ended when this returns.
+    pub(crate) async fn stop(&self) -> Result<(), Failure> {
+        unix::post_within(&self.socket, "/v1/kubernetes/stop", STOP_WITHIN)
+            .await
+            .map_err(|source| Failure::Manager { source })
     }
 
     pub(crate) async fn restore(&self, input: &RestoreInput) -> Result<(), Failure> {

@@ -14,7 +14,7 @@ pub(crate) struct Args {
 }
 
 pub(super) async fn stop(context: &Context) -> Result<u8, Failure> {
-    context.manager().begin("/v1/kubernetes/stop").await?;
+    context.manager().stop().await?;
     begun(context, "Kubernetes is stopped on this node, also after a reboot.", "start")
 }
 

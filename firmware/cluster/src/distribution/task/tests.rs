@@ -118,7 +118,7 @@ impl Bed {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (wishes, held) = (watch::Sender::default(), watch::Sender::new(false));
-        let window = Duration::from_secs(2);
+        let window = Duration::from_secs(60);
         let bed = Bed { folder, wishes, moved: Arc::default(), held, window };
         bed.program("machine/k3s", "v-machine");
         bed
@@ -202,7 +202,7 @@ async fn until(
     holds: impl FnMut(&DistributionState) -> bool,
 ) -> DistributionState {
     let mut state = handle.state();
-    let found = tokio::time::timeout(Duration::from_secs(20), state.wait_for(holds)).await;
+    let found = tokio::time::timeout(Duration::from_secs(60), state.wait_for(holds)).await;
     match found {
         Ok(found) => found.unwrap().clone(),
         Err(_) => panic!("{what}: {:?}", handle.state().borrow().clone()),

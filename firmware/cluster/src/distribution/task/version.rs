@@ -242,6 +242,8 @@ impl Task {
         }
         self.points.pass(step.kind(), Edge::Noted).await;
         self.upgrading = true;
+        // Until others have said whose turn it is.
+        self.not_its_turn = Some(Instant::now());
         let (workloads, why) = (self.helpers.workloads.clone(), step.clone());
         let (failed, points) = (self.versions.failed.clone(), self.points.clone());
         let task = self.sent.spawn(async move {

@@ -2,6 +2,10 @@
 
 use super::*;
 
+const PATIENCE: Duration = Duration::from_secs(60);
+/// For what is never ready.
+const BRIEF: Duration = Duration::from_secs(2);
+
 #[tokio::test]
 async fn a_first_program_is_fetched_and_a_better_one_replaces_it() {
     let bed = Bed::new();
@@ -48,7 +52,8 @@ async fn a_drain_that_is_held_up_ends_when_its_version_is_not_wanted_any_more() 
 
 #[tokio::test]
 async fn a_version_that_does_not_come_up_is_left_and_not_tried_again() {
-    let bed = Bed::new();
+    let mut bed = Bed::new();
+    bed.window = BRIEF;
     let bad = bed.artifact("v-never-ready");
     bed.want(|_| {});
     let manager = bed.manager();
@@ -93,9 +98,31 @@ async fn a_node_that_ended_does_not_try_what_another_tries_or_failed_with() {
     }
 }
 
+/// Others may have their turn as long as they have not said that it is ours.
+#[tokio::test]
+async fn a_node_that_ends_while_it_asks_for_its_turn_starts_again_as_it_was() {
+    let mut bed = Bed::new();
+    bed.window = Duration::from_secs(4);
+    bed.want(|_| {});
+    let manager = bed.manager();
+    let since = Instant::now();
+    ready(&manager).await;
+    // For so long after its own start a manager takes nothing for its turn.
+    let is_long_ago = || (since.elapsed() > bed.window).then_some(()).ok_or(since.elapsed());
+    holdfast_poll::until_async("the start is long ago", PATIENCE, async || is_long_ago()).await;
+    let held = bed.artifact("v-held");
+    bed.want(|wants| wants.artifact = Some(held.clone()));
+    let pid = until(&manager, "a drain", |state| state.service == Service::Leaving).await.pid;
+    kill(pid.unwrap());
+    until(&manager, "down", |state| state.phase != KubernetesPhase::Ready).await;
+    let up = until(&manager, "up again", |state| state.phase == KubernetesPhase::Ready).await;
+    assert_eq!((up.version.as_str(), up.starts), ("v-machine", 2));
+}
+
 #[tokio::test]
 async fn a_version_that_failed_is_tried_again_when_it_is_asked_for_anew() {
-    let bed = Bed::new();
+    let mut bed = Bed::new();
+    bed.window = BRIEF;
     let mut bad = bed.artifact("v-never-ready");
     bed.want(|wants| wants.artifact = Some(bad.clone()));
     let manager = bed.manager();

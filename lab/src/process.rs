@@ -91,7 +91,7 @@ fn until(patience: Duration, holds: impl Fn() -> bool) -> bool {
 /// run after `grace`, and waits until every one is gone. Gives those that outlived even that.
 pub fn end(processes: &[ProcessId], grace: Duration) -> Vec<ProcessId> {
     /// The kernel needs a moment to tear a killed process down.
-    const AFTER_KILL: Duration = Duration::from_secs(5);
+    const AFTER_KILL: Duration = Duration::from_secs(30);
     for (signal, patience) in [(Signal::SIGTERM, grace), (Signal::SIGKILL, AFTER_KILL)] {
         for process in processes {
             if let Err(error) = process.signal(signal) {

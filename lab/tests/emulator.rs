@@ -120,7 +120,7 @@ fn nothing_is_left_when_it_ends() {
     let mut bed = bed(LinkModel::default());
     assert!(bed.a.ip("-o link").contains("w0"));
     drop(bed.emulator.take());
-    until("the interfaces are gone", Duration::from_secs(5), || {
+    until("the interfaces are gone", Duration::from_secs(60), || {
         !bed.a.ip("-o link").contains("w0") && !bed.b.ip("-o link").contains("w0")
     });
     assert!(!bed.dir.path().join("s").exists());

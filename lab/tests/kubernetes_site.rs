@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 /// Three nodes drain one after the other, and a kubelet of this version takes a minute for a pod
 /// whose container was gone when it came to end it.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(1800);
 /// What is asked for here costs a program's start or requests to the API server.
 const PAUSE: Duration = Duration::from_millis(500);
 const NODES: [Host; 3] = [Host::Node(1), Host::Node(2), Host::Node(3)];
@@ -212,7 +212,7 @@ fn three_nodes_share_a_cluster_and_one_takes_the_place_of_another() {
     assert_eq!(roles, [ClusterInit, Server, Server]);
     let names = NODES.map(|host| story.report(host).node);
     assert_eq!(names, ["site-1", "site-1-2", "site-1-3"]);
-    assert_eq!(story.ready(Host::Node(3)), names);
+    holds("all nodes are Ready", || story.ready(Host::Node(3)) == names);
 
     a_release_reaches_every_node_and_is_applied_once(&story);
     one_reboots_at_a_time(&story);
@@ -247,7 +247,7 @@ fn a_release_reaches_every_node_and_is_applied_once(story: &Story) {
             if images.lines().any(is_there) { Ok(()) } else { Err(images) }
         });
         answers_at_last(story, host);
-        assert_eq!(story.state(host).phase, KubernetesPhase::Ready);
+        holds(&format!("{host} is ready"), || story.state(host).phase == KubernetesPhase::Ready);
     }
     let column =
         r#"jsonpath={range .items[*]}{.metadata.annotations.holdfast\.dev/pre-pulled}{" "}{end}"#;
@@ -277,8 +277,12 @@ fn plain(text: &str) -> String {
 fn one_reboots_at_a_time(story: &Story) {
     let [first, second, third] = NODES;
     story.granted(first, "pre-reboot", "site-1-2");
-    let (status, said) = story.lock(third, "pre-reboot", "site-1-3");
-    assert!(status == 409 && said.contains("failed_lock_semaphore_full"), "{said}");
+    until("the third is told that another has it", || {
+        let (status, said) = story.lock(third, "pre-reboot", "site-1-3");
+        assert_ne!(status, 200, "two have it: {said}");
+        let is_told = status == 409 && said.contains("failed_lock_semaphore_full");
+        if is_told { Ok(()) } else { Err(said) }
+    });
     story.granted(second, "steady-state", "site-1-2");
     story.granted(third, "pre-reboot", "site-1-3");
     story.granted(first, "steady-state", "site-1-3");
@@ -309,9 +313,16 @@ fn versions(story: &Story, host: Host) -> serde_json::Value {
 
 /// That of all nodes, of which one at most is out of service.
 fn versions_of_all(story: &Story) -> [serde_json::Value; 3] {
-    let now = NODES.map(|host| versions(story, host));
-    let away: Vec<_> = now.iter().filter(|it| it["service"] == "out").collect();
-    assert!(away.len() <= 1, "one at a time: {now:?}");
+    let read = || NODES.map(|host| versions(story, host));
+    let away =
+        |all: &[serde_json::Value; 3]| all.iter().filter(|it| it["service"] == "out").count();
+    let now = read();
+    // A node that is back gives the lock away before it writes that down.
+    let for_a_moment =
+        || holdfast_poll::holds("one at a time", Duration::from_secs(5), || away(&read()) <= 1);
+    if away(&now) > 1 {
+        for_a_moment();
+    }
     now
 }
 

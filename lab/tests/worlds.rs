@@ -58,7 +58,7 @@ fn standing(home: &Home) -> usize {
 fn assert_nothing_is_left(home: &Home) {
     assert_eq!(netns::with_prefix(&netns_prefix(home.world())), [] as [String; 0]);
     assert!(!home.base().exists(), "{} is left", home.base().display());
-    until("every process ended", Duration::from_secs(5), || processes_of(home).is_empty());
+    until("every process ended", Duration::from_secs(60), || processes_of(home).is_empty());
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(&home.dir().display().to_string()), "a mount is left");
 }

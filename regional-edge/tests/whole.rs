@@ -259,7 +259,8 @@ fn from_tokens_to_traffic_and_through_every_death() {
     eventually("noticed", || {
         one.is(|s| s.controller.reason == Some(Reason::ControllerUnreachable))
     });
-    assert!(world.client_reaches(&host) && one.has_node());
+    assert!(world.client_reaches(&host));
+    eventually("the node is served", || one.has_node());
 
     // Edge 1 dies as well: its kernel goes on to send what comes there over the backbone.
     drop(one);
@@ -272,10 +273,10 @@ fn from_tokens_to_traffic_and_through_every_death() {
     let edge_key = intent.candidates.iter().find(|c| c.name == "re-1").unwrap().public_key;
     node.renew(1, edge_key);
     eventually("the tunnel again", || one.has_node());
-    let state = one.state().unwrap();
-    assert!(!state.controller.reachable);
-    assert_eq!(state.data.nodes[0].state, BfdState::Up);
-    assert_eq!(state.data.nodes[0].way, Way::Tunnel);
+    assert!(!one.state().unwrap().controller.reachable);
+    eventually("the way", || {
+        one.is(|s| s.data.nodes[0].state == BfdState::Up && s.data.nodes[0].way == Way::Tunnel)
+    });
     eventually("the mesh again", || one.is(|s| s.data.edges.iter().any(|e| e.heard)));
     eventually("traffic again", || world.client_reaches(&host));
 }

@@ -38,7 +38,7 @@ const ARGUMENTS: &str = "HOLDFAST_TEST_ARGUMENTS";
 const NAME: &str = "kubernetes_outlives_its_manager_and_is_kept_as_it_is_wanted";
 /// Where the manager that is killed tells that the node is ready.
 const TOLD: &str = "/run/ready";
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 #[test]
 fn kubernetes_outlives_its_manager_and_is_kept_as_it_is_wanted() {
@@ -58,7 +58,7 @@ struct Group(Cgroup);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.0.remove(Duration::from_secs(10)).unwrap();
+        self.0.remove(Duration::from_secs(60)).unwrap();
     }
 }
 
@@ -267,21 +267,22 @@ async fn story() {
     let manager = manager(&wishes);
     wishes.send_replace(wants("one"));
     let state = ready(&manager).await;
-    assert_eq!((state.pid, state.starts), (Some(pid), 0));
+    assert_eq!((state.pid, state.starts, state.ends), (Some(pid), 0, 0));
     passed("the manager was killed and the next one has adopted it");
 
     signal(pid, Signal::SIGKILL);
     let state = until(&manager, "a pause", |state| state.phase == KubernetesPhase::Backoff).await;
     assert_eq!(state.reason, Some(Reason::KubernetesExited));
     let state = ready(&manager).await;
-    assert_eq!(state.starts, 1);
+    // The first start may find a port that the old one still has.
+    assert!(state.starts >= 1 && state.starts == state.ends, "{state:?}");
     assert!(state.version.contains("1."), "{:?}", state.version);
     let pid = state.pid.unwrap();
     passed("k3s was killed and is up again");
 
     wishes.send_replace(wants("two"));
     let state = until(&manager, "restarted", |state| {
-        state.starts == 2 && state.phase == KubernetesPhase::Ready
+        state.starts == state.ends + 1 && state.phase == KubernetesPhase::Ready
     })
     .await;
     assert!(!runs(pid));

@@ -168,6 +168,8 @@ impl Story {
         self.fails(&guest("nobody", "nobody", "no"), Refused, reason, &nobody);
         webhook.be_lenient(true);
         later.release.force = 2;
+        // Its pods have to come now.
+        later.timeout_secs = 90;
         self.succeeds(&later);
         self.succeeds(&Shop { version: "two", ..Shop::default() }.release());
     }
@@ -188,7 +190,7 @@ impl Story {
     }
 
     fn pods(&mut self) {
-        let shop = Shop { config: "never", timeout: 4, ..Shop::default() };
+        let shop = Shop { config: "never", timeout: 10, ..Shop::default() };
         let greedy = Shop {
             version: "greedy",
             variables: ", {name: EAT_MIB, value: '64'}",

@@ -113,7 +113,7 @@ fn killed_at_every_step_it_ends_where_it_would_have() {
 
     let crash = ", {name: CRASH_AFTER, value: 1ms}";
     let bad =
-        Shop { version: "bad", variables: crash, config: "never", timeout: 3, ..Shop::default() };
+        Shop { version: "bad", variables: crash, config: "never", timeout: 8, ..Shop::default() };
     let bad = bad.release();
     let (state, deaths) = bring_by_dying(&lab, &bad);
     // Killed between the last step and its note, it only knows that the version failed.

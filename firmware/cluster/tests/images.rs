@@ -4,7 +4,7 @@
 mod images_lab;
 
 use holdfast_api::Reason;
-use holdfast_cluster::images::{ImageError, Runtime};
+use holdfast_cluster::images::{ImageError, Progress, Runtime};
 use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::node::{Node, NodeSpec};
 use images_lab::{WAY, Way, image, socket};
@@ -45,9 +45,15 @@ async fn an_image_is_fetched_through_failures_kept_put_back_and_let_go() {
 
     way.mend();
     let before = way.carried();
-    way.cut_after(12 * MIB);
+    way.cut_after(24 * MIB);
     let mut seen = Vec::new();
-    let broken = runtime.pull(&app, None, |progress| seen.push(progress)).await.unwrap_err();
+    let look = |progress: Progress| {
+        if progress.done_bytes > MIB {
+            way.cut_after(0);
+        }
+        seen.push(progress);
+    };
+    let broken = runtime.pull(&app, None, look).await.unwrap_err();
     assert_eq!((broken.reason(), broken.retryable()), (Reason::ReleaseRegistry, true), "{broken}");
     let furthest = seen.iter().map(|progress| progress.done_bytes).max().unwrap();
     assert!(furthest > MIB && furthest < BALLAST, "{seen:?}");

@@ -198,12 +198,18 @@ fn nodes_take_turns_and_a_broken_one_is_replaced() {
             })
             .await;
             let drain =
-                DrainSettings { deadline: Duration::from_secs(4), ..DrainSettings::default() };
+                DrainSettings { deadline: Duration::from_secs(10), ..DrainSettings::default() };
             let settings = LockSettings { drain, ..LockSettings::default() };
             let impatient = Arc::new(RebootLock::new(Arc::clone(&cluster), settings));
             let face = serve(&server, &impatient, &key).await;
-            let blocked = client("node1", &face, &key).ask(Call::PreReboot).await.unwrap_err();
-            assert_eq!(blocked.reason(), Reason::NodeDrainBlocked);
+            let blocked = until("the budget is named", async || {
+                let refusal = client("node1", &face, &key).ask(Call::PreReboot).await.unwrap_err();
+                match refusal.reason() {
+                    Reason::NodeDrainBlocked => Ok(refusal),
+                    _ => Err(refusal),
+                }
+            })
+            .await;
             assert!(
                 blocked.message.contains("budget default/web does not let pod default/web-"),
                 "{blocked}"
@@ -242,7 +248,9 @@ fn nodes_take_turns_and_a_broken_one_is_replaced() {
 
             // The agent vanishes in the middle of its drain: nobody ends its pod any more.
             server.apply(&stubborn(&image)).unwrap();
-            server.kubectl(&["wait", "--for=condition=Ready", "pod/stubborn"]).unwrap();
+            server
+                .kubectl(&["wait", "--timeout=300s", "--for=condition=Ready", "pod/stubborn"])
+                .unwrap();
             let node2 = client("node2", &face, &key);
             let refusal = node2.ask(Call::PreReboot).await.unwrap_err();
             assert_eq!(refusal.kind, Kind::Draining, "{refusal}");

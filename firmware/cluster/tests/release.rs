@@ -15,7 +15,7 @@ use holdfast_cluster::release::journal::Kept;
 use holdfast_cluster::release::live::Live;
 use holdfast_cluster::release::target::Failure;
 use holdfast_lab_kubernetes::asked::kubernetes;
-use holdfast_lab_kubernetes::node::{Node, NodeSpec};
+use holdfast_lab_kubernetes::node::{Node, NodeError, NodeSpec};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 /// The node's own registry, which containerd asks without TLS, and nobody after it.
 const REGISTRY: &str = "127.0.0.1:5000";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 #[test]
 fn releases_on_a_real_cluster() {
@@ -138,32 +138,36 @@ impl<'a> Site<'a> {
         self.node.kubectl(&["get", "-n", "shop", object, "-o", &path]).unwrap()
     }
 
-    /// What the service answers.
-    fn answer(&self) -> String {
+    /// Waits until the service answers that. Which pods it leads to is told a moment after they are
+    /// ready.
+    fn answers(&self, want: &str) {
+        holdfast_poll::until("the service's answer", PATIENCE, || match self.answer() {
+            Ok(said) if said.trim() == want => Ok(()),
+            other => Err(other.map_err(|error| error.to_string())),
+        });
+    }
+
+    fn answer(&self) -> Result<String, NodeError> {
         let url = format!("http://{}:8080/", self.get("service/web", ".spec.clusterIP"));
-        self.node
-            .kubectl(&[
-                "exec",
-                "-n",
-                "shop",
-                "daemonset/agent",
-                "--",
-                "wget",
-                "-q",
-                "-O",
-                "-",
-                &url,
-            ])
-            .unwrap()
-            .trim()
-            .to_owned()
+        self.node.kubectl(&[
+            "exec",
+            "-n",
+            "shop",
+            "daemonset/agent",
+            "--",
+            "wget",
+            "-q",
+            "-O",
+            "-",
+            &url,
+        ])
     }
 
     async fn story(&mut self) {
         let one = release(&Shop { has_old: true, ..self.shop("one", "v1") });
         let state = self.bring("the first release", &one).await;
         assert_eq!(state.phase, ReleasePhase::Committed, "{state:#?}");
-        assert_eq!(self.answer(), "one");
+        self.answers("one");
         let mark = self
             .node
             .kubectl(&[
@@ -198,7 +202,7 @@ impl<'a> Site<'a> {
             (state.phase, state.reason),
             (ReleasePhase::RolledBack, Some(Reason::PodCrashing))
         );
-        assert_eq!(self.answer(), "three");
+        self.answers("three");
         self.what_others_made_stays().await;
         self.kill().await;
     }
@@ -282,7 +286,7 @@ impl<'a> Site<'a> {
             assert!(says.iter().all(|words| failed.message.contains(words)), "{failed:?}");
         }
         assert_eq!(self.get("deployment/web", ".metadata.generation"), version);
-        assert_eq!(self.answer(), "one");
+        self.answers("one");
     }
 
     /// Whether it is refused or waits is the container runtime's word: it may ask a second place,
@@ -298,7 +302,7 @@ impl<'a> Site<'a> {
         assert!(matches!(state.phase, ReleasePhase::PrePull | ReleasePhase::Refused), "{state:#?}");
         let reasons = [Reason::ReleaseImageMissing, Reason::ReleaseRegistry];
         assert!(state.reason.is_some_and(|reason| reasons.contains(&reason)), "{state:#?}");
-        assert_eq!(self.answer(), "one");
+        self.answers("one");
     }
 
     async fn a_crash_is_taken_back(&self, one: &Kept) -> Kept {
@@ -311,7 +315,7 @@ impl<'a> Site<'a> {
             "{state:#?}"
         );
         assert_eq!(state.good.as_ref(), Some(&one.release));
-        assert_eq!(self.answer(), "one");
+        self.answers("one");
         assert_eq!(
             self.get("deployment/web", ".spec.template.spec.containers[0].image"),
             image("v1")
@@ -333,7 +337,7 @@ impl<'a> Site<'a> {
         self.open();
         let state = self.bring("it is in force, over a restart", &three).await;
         assert_eq!(state.phase, ReleasePhase::Committed, "{state:#?}");
-        assert_eq!(self.answer(), "three");
+        self.answers("three");
         assert!(self.node.kubectl(&["get", "-n", "shop", "configmap/old"]).is_err(), "pruned");
         assert_eq!(self.get("configmap/fresh", ".metadata.name"), "fresh");
         assert_eq!(self.get("deployment/web", ".metadata.labels.theirs"), "kept");
@@ -383,6 +387,7 @@ struct Shop {
 fn release(shop: &Shop) -> Kept {
     let Shop { text, tag, crash, has_old, extra, gadget, namespace } = shop;
     let image = image(tag);
+    let timeout = if *crash { 8 } else { 90 };
     let crash = if *crash { ", {name: CRASH_AFTER, value: 1ms}" } else { "" };
     let config = if *has_old { "old" } else { "fresh" };
     // What is asked from stays the same pod throughout: only `web` changes.
@@ -398,7 +403,7 @@ fn release(shop: &Shop) -> Kept {
     let app = format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {config}, namespace: {namespace}}}\n---\n\
          apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web, namespace: shop, annotations: \
-         {{holdfast.dev/timeout: '8'}}}}\nspec:\n  {extra}\n  selector: {{matchLabels: {{app: web}}}}\n  \
+         {{holdfast.dev/timeout: '{timeout}'}}}}\nspec:\n  {extra}\n  selector: {{matchLabels: {{app: web}}}}\n  \
          template:\n    {}---\n\
          apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: agent, namespace: shop}}\nspec:\n  \
          selector: {{matchLabels: {{app: agent}}}}\n  template:\n    {}---\n\

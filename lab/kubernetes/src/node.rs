@@ -44,13 +44,24 @@ pub struct NodeSpec {
 }
 
 impl NodeSpec {
-    /// A server with snapshots, alone, whose images come from its own [`Node::registry`].
+    /// A server with snapshots, alone, whose images come from its own [`Node::registry`]. It leads
+    /// without an election: who loses one ends, and nobody would start it again.
     pub fn server(name: &str) -> Self {
+        Self::first(name, &election(&["leader-elect=false"]))
+    }
+
+    /// The first of several servers, who elect their leaders; a machine that is busy for half a minute
+    /// takes none from its place.
+    pub fn first_server(name: &str) -> Self {
+        Self::first(name, &election(PATIENT))
+    }
+
+    fn first(name: &str, election: &str) -> Self {
         Self {
             name: name.into(),
             address: "10.200.0.1/24".into(),
             role: "server",
-            config: format!("cluster-init: true\nnode-name: {name}\n"),
+            config: format!("cluster-init: true\nnode-name: {name}\n{election}"),
             registries: format!(
                 "mirrors:\n  {REGISTRY}:\n    endpoint: [\"http://10.200.0.1:5000\"]\n"
             ),
@@ -60,7 +71,9 @@ impl NodeSpec {
 
     /// A further server, that joins `server` and its datastore.
     pub fn further_server(name: &str, address: &str, server: &Node, token: &str) -> Self {
-        Self { role: "server", ..Self::agent(name, address, server, token) }
+        let mut spec = Self { role: "server", ..Self::agent(name, address, server, token) };
+        spec.config.push_str(&election(PATIENT));
+        spec
     }
 
     /// A node that joins `server`, whose address it has as gateway of its images.
@@ -75,6 +88,22 @@ impl NodeSpec {
             switch: server.spec.switch,
         }
     }
+}
+
+/// How those who lead are elected where there are several servers.
+const PATIENT: &[&str] = &["leader-elect-lease-duration=40s", "leader-elect-renew-deadline=30s"];
+
+/// How long a node may take to end, on a machine that does other things as well.
+const STOP_WITHIN: Duration = Duration::from_secs(60);
+/// How long what belonged to one that ended may take to go.
+const GONE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Lines of `config.yaml` with these flags for whoever has a leader.
+fn election(flags: &[&str]) -> String {
+    let flags = flags.join(", ");
+    ["kube-controller-manager-arg", "kube-scheduler-arg"]
+        .map(|program| format!("{program}: [{flags}]\n"))
+        .concat()
 }
 
 /// The registry's name in references of the tests' images.
@@ -204,7 +233,7 @@ impl Node {
             namespaces: Namespaces::default(),
             is_up: false,
         };
-        node.until("the node has its namespaces", Duration::from_secs(10), |node| {
+        node.until("the node has its namespaces", Duration::from_secs(60), |node| {
             node.pid().map_or(Err("no PID 1 yet".into()), |_| Ok(()))
         })?;
         node.namespaces = node.pid().map(Namespaces::of).unwrap_or_default();
@@ -394,7 +423,7 @@ impl Node {
     /// The processes cannot be waited for.
     pub fn stop(mut self) -> Result<Vec<String>, NodeError> {
         self.signal(self.outer.id(), Signal::SIGTERM);
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + STOP_WITHIN;
         while Instant::now() < deadline {
             let ended = self.outer.try_wait().map_err(io_error("wait for", &self.state))?;
             if ended.is_some() {
@@ -404,7 +433,7 @@ impl Node {
         }
         self.end_by_force();
         let mut left = self.left();
-        left.push("it did not end within 20 s and was killed".into());
+        left.push(format!("it did not end within {STOP_WITHIN:?} and was killed"));
         Ok(left)
     }
 
@@ -429,14 +458,14 @@ impl Node {
             let _reaped = self.outer.wait();
         }
         // Told by `left`, when it matters to anybody.
-        let _busy = self.cgroup.remove(Duration::from_secs(5));
+        let _busy = self.cgroup.remove(GONE_WITHIN);
     }
 
     /// What outlived it: processes in its namespaces, mounts of its folder, its control group.
     fn left(&self) -> Vec<String> {
         let mut left = Vec::new();
         // The kernel takes namespaces down a moment after the last process of them.
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + GONE_WITHIN;
         loop {
             left.clear();
             left.extend(self.namespaces.processes().iter().map(|one| format!("process {one}")));

@@ -5,7 +5,7 @@ use holdfast_lab_kubernetes::asked::kubernetes;
 use holdfast_lab_kubernetes::node::{Node, NodeSpec, Switch};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Writes through the API server of `node`, as soon as that is possible.
 fn writes(node: &mut Node, name: &str) {
@@ -37,7 +37,7 @@ fn a_server_dies_and_another_takes_its_place_and_name() {
     let started = Instant::now();
     let passed = |what: &str| eprintln!("{:6.2} s  {what}", started.elapsed().as_secs_f64());
     let switch = Switch::new(&kubernetes).unwrap();
-    let spec = NodeSpec { switch: Some(switch.pid()), ..NodeSpec::server("node1") };
+    let spec = NodeSpec { switch: Some(switch.pid()), ..NodeSpec::first_server("node1") };
     let mut first = Node::start(&kubernetes, &folder.path().join("1"), spec).unwrap();
     first.wait_up(PATIENCE).unwrap();
     let token = first.token().unwrap();

@@ -36,13 +36,13 @@ pub const NODE_PORT: u16 = 30080;
 pub const ANSWER: &str = "hello from the laboratory";
 
 /// How long a cluster may take until it is ready, on a machine that does other things as well.
-const READY_WITHIN: Duration = Duration::from_secs(180);
+const READY_WITHIN: Duration = Duration::from_secs(600);
 
 /// How long the release may take.
-const RELEASED_WITHIN: Duration = Duration::from_secs(180);
+const RELEASED_WITHIN: Duration = Duration::from_secs(600);
 
 /// How long the workload may take to answer when it is ready.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(120);
 
 /// Why Kubernetes is not there.
 #[derive(Debug, thiserror::Error)]

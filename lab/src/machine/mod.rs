@@ -68,13 +68,13 @@ pub const WITHOUT_IPV6: &[&str] = &[
 const NO_IPV6: &str = "ipv6.disable=1";
 
 /// How long a machine may take, unless told otherwise.
-pub const LIMIT: Duration = Duration::from_secs(1200);
+pub const LIMIT: Duration = Duration::from_secs(2400);
 
 /// How long one test may take.
-const LIMIT_EACH: Duration = Duration::from_secs(180);
+const LIMIT_EACH: Duration = Duration::from_secs(600);
 
 /// How long the kernel may take to start this program; it takes about 10 s on an idle machine.
-const LIMIT_BOOT: Duration = Duration::from_secs(180);
+const LIMIT_BOOT: Duration = Duration::from_secs(600);
 
 /// How much longer than the machine's own limit it may live, for boot and end.
 const GRACE: Duration = Duration::from_secs(30);

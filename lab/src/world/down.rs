@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 const GRACE: Duration = Duration::from_secs(2);
 
 /// How long the kernel may take for what ended processes held.
-const TEARDOWN: Duration = Duration::from_secs(5);
+const TEARDOWN: Duration = Duration::from_secs(30);
 
 /// What was removed, and what could not be.
 #[derive(Debug, Default)]

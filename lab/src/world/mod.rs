@@ -55,7 +55,7 @@ pub struct World {
 }
 
 /// How long a program may take until it first shows a sign of life.
-const START_WITHIN: Duration = Duration::from_secs(10);
+const START_WITHIN: Duration = Duration::from_secs(60);
 
 impl World {
     /// Makes the hosts and links of a new world. `tell` is called before each step.

@@ -28,7 +28,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long anything of a cluster may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 /// The node's own registry, which containerd asks without TLS, and nobody after it.
 pub const REGISTRY: &str = "127.0.0.1:5000";
 /// Where the story is, for the node.

@@ -33,7 +33,7 @@ impl Default for Shop<'_> {
             version: "one",
             image: "v1",
             config: "old",
-            timeout: 20,
+            timeout: 90,
             variables: "",
             resources: "{}",
             more: "",

@@ -73,9 +73,9 @@ impl Drop for InNetwork {
 /// plain HTTP, and no other place instead when they do not answer.
 pub const WAY: &str = "127.0.0.1:5001";
 
-/// An uplink of some 20 MiB/s, so that there is something to see.
+/// An uplink of some 8 MiB/s, so that there is something to see.
 const PIECE: usize = 64 << 10;
-const PIECE_EVERY: Duration = Duration::from_millis(3);
+const PIECE_EVERY: Duration = Duration::from_millis(8);
 
 /// The way to the registry, which breaks when it is told to.
 pub struct Way {

@@ -16,12 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long anything of a cluster may take on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The first server of a site in a network of its own, not waited for.
 pub(crate) fn first(kubernetes: &Kubernetes, folder: &Path) -> (Switch, Node) {
     let switch = Switch::new(kubernetes).unwrap();
-    let spec = NodeSpec { switch: Some(switch.pid()), ..NodeSpec::server("node1") };
+    let spec = NodeSpec { switch: Some(switch.pid()), ..NodeSpec::first_server("node1") };
     let server = Node::start(kubernetes, &folder.join("1"), spec).unwrap();
     (switch, server)
 }

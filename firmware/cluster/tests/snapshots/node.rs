@@ -21,8 +21,10 @@ use std::time::Duration;
 use tokio::process::Command;
 
 /// A control plane without a kubelet: all that snapshots are about.
-const CONFIG: &str =
-    "cluster-init: true\ndisable-agent: true\nnode-name: node1\nnode-ip: 10.201.0.1\n";
+/// Nobody starts it again when it loses an election, so that one takes long.
+const CONFIG: &str = "cluster-init: true\ndisable-agent: true\nnode-name: node1\nnode-ip: 10.201.0.1\n\
+     kube-controller-manager-arg: [leader-elect-lease-duration=40s, leader-elect-renew-deadline=30s]\n\
+     kube-scheduler-arg: [leader-elect-lease-duration=40s, leader-elect-renew-deadline=30s]\n";
 
 /// A fragment as the manager writes it, with the token of the site.
 fn token(paths: &ClusterPaths, token: &str) {

@@ -48,7 +48,7 @@ pub fn run(settings: &Settings, places: &Places, built: &Built) -> anyhow::Resul
     holdfast_durable::write(&path, &serde_json::to_vec(&plan)?, 0o600)?;
     cgroup.make().context("cannot make the node's control group")?;
     let result = watch(&plan, &path);
-    cgroup.remove(Duration::from_secs(5)).context("cannot remove the node's control group")?;
+    cgroup.remove(Duration::from_secs(30)).context("cannot remove the node's control group")?;
     result
 }
 

@@ -328,8 +328,7 @@ impl Client {
         call.query.push(("allowWatchBookmarks", "true".into()));
         call.query.push(("timeoutSeconds", self.0.options.watch_for.as_secs().to_string()));
         call.query.extend(resource_version.map(|v| ("resourceVersion", v.to_string())));
-        let deadline = Instant::now() + self.0.options.request_timeout;
-        let response = self.send(&call, deadline).await?;
+        let (response, deadline) = self.send(&call).await?;
         if response.status() != StatusCode::OK {
             let answer = self.collect(&call, response, deadline).await?;
             return Err(answer.refusal(self.endpoint(), &call));
@@ -356,8 +355,7 @@ impl Client {
 
     /// A whole exchange. 2xx and 304 are answers, all else is an error.
     async fn exchange(&self, call: &Call) -> Result<Answer, ClientError> {
-        let deadline = Instant::now() + self.0.options.request_timeout;
-        let response = self.send(call, deadline).await?;
+        let (response, deadline) = self.send(call).await?;
         let answer = self.collect(call, response, deadline).await?;
         let unchanged = answer.code == StatusCode::NOT_MODIFIED && call.if_none_match.is_some();
         if answer.code.is_success() || unchanged {
@@ -367,15 +365,12 @@ impl Client {
         }
     }
 
-    async fn send(
-        &self,
-        call: &Call,
-        deadline: Instant,
-    ) -> Result<Response<Incoming>, ClientError> {
+    /// The head of the answer, and until when the rest of it may take.
+    async fn send(&self, call: &Call) -> Result<(Response<Incoming>, Instant), ClientError> {
         let request = call.request(self.endpoint(), self.0.bearer.as_ref()).map_err(|error| {
             call.protocol(self.endpoint(), format!("it cannot be asked for: {error}"))
         })?;
-        self.0.connection.send(request, deadline, &self.0.options).await
+        self.0.connection.send(request, &self.0.options).await
     }
 
     async fn collect(

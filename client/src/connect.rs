@@ -49,18 +49,19 @@ impl Connection {
         Connection { endpoint, tls: TlsConnector::from(config), slot: Mutex::default() }
     }
 
-    /// Sends a request and waits for the head of the answer until `deadline`.
+    /// Sends a request and waits for the head of the answer; also tells until when the whole of it
+    /// may take, which begins when there is a connection.
     pub(crate) async fn send(
         &self,
         request: Request<Full<Bytes>>,
-        deadline: Instant,
         options: &Options,
-    ) -> Result<Response<Incoming>, ClientError> {
+    ) -> Result<(Response<Incoming>, Instant), ClientError> {
         let mut request = request;
         // A kept connection may have died since its last use. Such a request was not sent at
         // all, so it may be sent once more whatever its method is.
         for fresh in [false, true] {
             let (mut sender, serial) = self.sender(fresh, options).await?;
+            let deadline = Instant::now() + options.request_timeout;
             let answer = match timeout_at(deadline, sender.try_send_request(request)).await {
                 Ok(answer) => answer,
                 Err(_) => {
@@ -69,7 +70,7 @@ impl Connection {
                 }
             };
             match answer {
-                Ok(response) => return Ok(response),
+                Ok(response) => return Ok((response, deadline)),
                 Err(mut failed) => {
                     self.forget(serial).await;
                     match failed.take_message() {

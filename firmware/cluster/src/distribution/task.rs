@@ -46,8 +46,10 @@ enum News {
     /// Of the step that took the node out of service.
     Drained(upgrade::Step, Result<(), Diagnosis>),
     Uncordoned(Result<(), Diagnosis>),
-    Version(Option<String>),
-    Certificates(Vec<Validity>),
+    /// Of the program of the process that ran when it was asked.
+    Version(Option<Identity>, Option<String>),
+    /// As the process that ran before the look has them.
+    Certificates(Option<Identity>, Vec<Validity>),
     Released,
 }
 
@@ -108,6 +110,8 @@ pub(super) struct Task {
     /// By itself.
     ends: u32,
     version: String,
+    /// Its program was asked for its version, and has not answered.
+    asking_version: bool,
     next_probe: Instant,
     next_look: Instant,
     next_housekeeping: Instant,
@@ -169,6 +173,7 @@ impl Task {
             starts: 0,
             ends: 0,
             version: String::new(),
+            asking_version: false,
             next_probe: now,
             next_look: now,
             next_housekeeping: now,
@@ -356,11 +361,16 @@ impl Task {
         match news {
             News::Probe(of, answer) => {
                 self.probing = false;
-                if of.as_ref() == self.process.as_ref().map(Process::identity) {
+                if of == self.identity() {
                     self.probed(answer).await;
                 }
             }
-            News::Version(version) => self.version = version.unwrap_or_default(),
+            News::Version(of, version) => {
+                if of == self.identity() {
+                    self.asking_version = false;
+                    self.version = version.unwrap_or_default();
+                }
+            }
             News::Released => {
                 self.pauses = self.pauses.saturating_sub(1);
                 if self.pauses == 0 && self.versions.on_trial {
@@ -371,7 +381,11 @@ impl Task {
             }
             News::Fetched(result) => self.fetched(result).await,
             News::Drained(step, result) => self.drained(&step, result),
-            News::Certificates(seen) => self.judge_certificates(seen).await,
+            News::Certificates(of, seen) => {
+                if of == self.identity() {
+                    self.judge_certificates(seen).await;
+                }
+            }
             News::Uncordoned(result) => self.uncordoned(result),
         }
     }
@@ -396,15 +410,26 @@ impl Task {
         if now >= self.next_housekeeping {
             self.next_housekeeping = now + HOUSEKEEPING;
             self.send_look_at_certificates();
+            // The program may have been too busy to say it.
+            if self.version.is_empty() && self.process.is_some() && !self.asking_version {
+                self.ask_version();
+            }
             let places = self.launcher.places().clone();
             // Without a log there is none to keep within bounds.
             let _no_log = tokio::task::spawn_blocking(move || places.bound_log()).await;
         }
     }
 
+    /// Of what runs.
+    fn identity(&self) -> Option<Identity> {
+        self.process.as_ref().map(Process::identity).cloned()
+    }
+
     fn ask_version(&mut self) {
         let program = self.record.aspects.get(&Aspect::Program).cloned().unwrap_or_default();
-        self.sent.spawn(async move { News::Version(version::of(&program).await) });
+        let of = self.identity();
+        self.asking_version = true;
+        self.sent.spawn(async move { News::Version(of, version::of(&program).await) });
     }
 }
 

@@ -95,7 +95,8 @@ impl Task {
 
     pub(super) fn send_look_at_certificates(&mut self) {
         let data = self.settings.paths.data_dir();
-        self.sent.spawn_blocking(move || News::Certificates(observe::certificates(&data)));
+        let of = self.identity();
+        self.sent.spawn_blocking(move || News::Certificates(of, observe::certificates(&data)));
     }
 
     pub(super) async fn judge_certificates(&mut self, seen: Vec<Validity>) {

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 /// Ends for a poisoned configuration and a taken port; else it says its version and stays.
 const K3S: &str = r#"#!/bin/sh
-[ "$1" = --version ] && { echo "k3s version VERSION (abc)"; exit; }
+[ "$1" = --version ] && { while [ -e ROOT/slow ]; do sleep 0.1; done; echo "k3s version VERSION (abc)"; exit; }
 grep -q poison ROOT/etc/rancher/k3s/config.yaml.d/60-holdfast.yaml && { echo "Error: unknown flag: --poison"; exit 1; }
 mkdir -p ROOT/CONTAINERD && cd ROOT/CONTAINERD
 grep -qs torn io.containerd.metadata.v1.bolt/meta.db && { echo 'msg="failed to load plugin io.containerd.grpc.v1.cri" error="invalid database"' >> containerd.log; exit 1; }

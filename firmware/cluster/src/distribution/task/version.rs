@@ -79,6 +79,12 @@ impl Task {
             .then_some(runs)
     }
 
+    /// Whether the version that is wanted skips some is known in a moment.
+    fn awaits_version(&self) -> bool {
+        let is_server = matches!(&self.wish, Wish::Run(wants) if wants.role.is_server());
+        is_server && self.asking_version && self.versions.current.is_none()
+    }
+
     /// Somebody asks anew for a version that failed.
     pub(super) fn forgive(&mut self) {
         if let Wish::Run(wants) = &self.wish
@@ -138,7 +144,7 @@ impl Task {
         // to what is wanted, no version can show what it is worth.
         plan(want.as_ref(), &self.versions, &now).filter(|step| match step {
             Step::Fetch(_) => !self.fetching,
-            Step::Drain(_) | Step::Switch(_) => self.blocked.is_none(),
+            Step::Drain(_) | Step::Switch(_) => self.blocked.is_none() && !self.awaits_version(),
             Step::StepAside | Step::Restart | Step::Commit | Step::SwitchBack | Step::Uncordon => {
                 true
             }

@@ -47,7 +47,7 @@ impl Story {
 
     fn window(self) -> Duration {
         match self {
-            Story::Bad => Duration::from_secs(2),
+            Story::Bad => Duration::from_secs(5),
             // Longer than a busy machine takes.
             Story::First | Story::Good | Story::Restart => Duration::from_secs(60),
         }

@@ -73,7 +73,7 @@ async fn a_version_that_does_not_come_up_is_left_and_not_tried_again() {
     let manager = bed.manager();
     let state = ready(&manager).await;
     assert_eq!((state.starts, state.reason), (0, Some(Reason::KubernetesUpgradeFailed)));
-    assert_eq!(starts, 3);
+    assert!((2..=3).contains(&starts), "{starts}");
     assert_eq!(*bed.moved.lock().unwrap(), ["drained", "noted", "uncordoned"]);
 }
 
@@ -102,7 +102,7 @@ async fn a_node_that_ended_does_not_try_what_another_tries_or_failed_with() {
 #[tokio::test]
 async fn a_node_that_ends_while_it_asks_for_its_turn_starts_again_as_it_was() {
     let mut bed = Bed::new();
-    bed.window = Duration::from_secs(4);
+    bed.window = Duration::from_secs(15);
     bed.want(|_| {});
     let manager = bed.manager();
     let since = Instant::now();
@@ -138,6 +138,30 @@ async fn a_version_that_failed_is_tried_again_when_it_is_asked_for_anew() {
     bad.url.push_str("#2");
     bed.want(|wants| wants.artifact = Some(bad.clone()));
     until(&manager, "back again", failed(starts + 2)).await;
+}
+
+/// As after a boot, when everything takes its time.
+#[tokio::test]
+async fn a_server_whose_version_is_not_known_yet_skips_none() {
+    let bed = Bed::new();
+    bed.program("machine/k3s", "v1.33.1+k3s1");
+    let slow = bed.path("slow");
+    holdfast_durable::write(&slow, b"", 0o644).unwrap();
+    let far = bed.artifact("v1.35.0+k3s1");
+    bed.want(|wants| wants.artifact = Some(far.clone()));
+    let manager = bed.manager();
+    ready(&manager).await;
+    let (store, version) = (Store::new(&bed.paths()), Version::of(&far));
+    holdfast_poll::until_async("the version is fetched", PATIENCE, async || {
+        store.has(&version).then_some(()).ok_or("not yet")
+    })
+    .await;
+    std::fs::remove_file(&slow).unwrap();
+    let state =
+        until(&manager, "refused", |state| state.reason == Some(Reason::KubernetesVersionSkipped))
+            .await;
+    assert_eq!((state.service, state.starts), (Service::In, 1));
+    assert_eq!(*bed.moved.lock().unwrap(), [] as [&str; 0]);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Namespace, cannot};
+use common::{Namespace, all_answered, cannot};
 use holdfast_poll::holds as until;
 use lab::emulator::{
     Change, Control, ControlError, Cut, Emulator, EmulatorError, End, Link, LinkModel,
@@ -46,7 +46,7 @@ fn delay_is_there_and_back_and_cuts_are_live() {
     let bed = bed(LinkModel::delayed(Duration::from_millis(20)));
     let mut control = bed.control();
     assert!(!bed.a.ping("192.0.2.2", 3).is_empty());
-    let rtts = bed.a.ping("192.0.2.2", 10);
+    let rtts = all_answered(&bed.a.name, "192.0.2.2", 10);
     assert_eq!(rtts.len(), 10, "frames were lost: {rtts:?}");
     assert!(rtts.iter().all(|rtt| *rtt >= 40.0), "sooner than the delay: {rtts:?}");
 
@@ -55,7 +55,7 @@ fn delay_is_there_and_back_and_cuts_are_live() {
     let state = &control.list().unwrap()[0];
     assert!(state.a_to_b.cut == 0 && state.b_to_a.cut > 0, "{state:?}");
     control.heal(None).unwrap();
-    assert_eq!(bed.a.ping("192.0.2.2", 2).len(), 2);
+    assert_eq!(all_answered(&bed.a.name, "192.0.2.2", 2).len(), 2);
 
     control.set("w0", Change { delay_us: Some(0), loss: Some(1.0), ..Change::default() }).unwrap();
     assert_eq!(bed.a.ping("192.0.2.2", 2), [] as [f64; 0]);
@@ -80,10 +80,10 @@ fn links_come_and_go_while_others_carry_on() {
     );
     bed.a.ip("address add 198.51.100.1/24 dev w1");
     bed.b.ip("address add 198.51.100.2/24 dev w1");
-    assert_eq!(bed.a.ping("198.51.100.2", 3).len(), 3);
+    assert_eq!(all_answered(&bed.a.name, "198.51.100.2", 3).len(), 3);
     control.request(&lab::emulator::Request::Remove { link: "w1".into() }).unwrap();
     assert!(!bed.a.ip("-o link").contains("w1"));
-    assert_eq!(bed.a.ping("192.0.2.2", 3).len(), 3);
+    assert_eq!(all_answered(&bed.a.name, "192.0.2.2", 3).len(), 3);
 }
 
 #[test]
@@ -92,11 +92,11 @@ fn an_interface_that_was_down_carries_on() {
         return;
     }
     let bed = bed(LinkModel::default());
-    assert_eq!(bed.a.ping("192.0.2.2", 2).len(), 2);
+    assert_eq!(all_answered(&bed.a.name, "192.0.2.2", 2).len(), 2);
     bed.b.ip("link set w0 down");
     assert_eq!(bed.a.ping("192.0.2.2", 2), [] as [f64; 0]);
     bed.b.ip("link set w0 up");
-    assert_eq!(bed.a.ping("192.0.2.2", 2).len(), 2);
+    assert_eq!(all_answered(&bed.a.name, "192.0.2.2", 2).len(), 2);
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_host_that_went_away_leaves_the_other_links_working() {
     let third = Namespace::new("c");
     bed.control().add(&link("w1", &bed.a, &third, LinkModel::default())).unwrap();
     third.ip("link delete w1");
-    assert_eq!(bed.a.ping("192.0.2.2", 3).len(), 3);
+    assert_eq!(all_answered(&bed.a.name, "192.0.2.2", 3).len(), 3);
     assert_eq!(bed.control().list().unwrap().len(), 2);
 }
 

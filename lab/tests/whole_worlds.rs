@@ -155,10 +155,12 @@ fn traffic_survives_what_can_break() {
     let place = Place::new();
     let mut world = up(&place, &programs, &WorldSpec::default());
 
-    let now = tunnels(&world, 1).unwrap();
-    let edges: Vec<&str> = now.tunnels.iter().map(|tunnel| tunnel.edge.as_str()).collect();
-    assert_eq!(edges, ["re-1", "re-2"], "not the two nearest, the active one first");
-    assert!(now.tunnels.iter().all(|tunnel| tunnel.state == BfdState::Up));
+    until("tunnels to the two nearest, the active one first", Duration::from_secs(60), || {
+        tunnels(&world, 1).is_some_and(|now| {
+            let up = now.tunnels.iter().filter(|tunnel| tunnel.state == BfdState::Up);
+            up.map(|tunnel| tunnel.edge.as_str()).eq(["re-1", "re-2"])
+        })
+    });
     until("traffic passes", Duration::from_secs(60), || passes(&world, 1));
 
     wg_shows(&world, 1, &["hf-wg0", "hf-wg1"]);
@@ -282,13 +284,16 @@ fn sites_join_a_running_world_and_operators_see_them() {
     };
     ok(lab(&["up", "--no-kubernetes", "--edges", "2"]));
     ok(lab(&["add-site"]));
-    let status: serde_json::Value =
-        serde_json::from_str(&ok(lab(&["status", "-o", "json"]))).unwrap();
-    for node in status["nodes"].as_array().unwrap() {
-        let tunnels = node["tunnels"]["tunnels"].as_array().unwrap();
-        assert_eq!(tunnels.iter().filter(|tunnel| tunnel["state"] == "up").count(), 2, "{node}");
-    }
-    assert_eq!(status["nodes"].as_array().unwrap().len(), 2);
+    until("two nodes with two tunnels each", Duration::from_secs(60), || {
+        let status = ok(lab(&["status", "-o", "json"]));
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let nodes = status["nodes"].as_array().unwrap();
+        let has_two = |node: &serde_json::Value| {
+            let tunnels = node["tunnels"]["tunnels"].as_array().unwrap();
+            tunnels.iter().filter(|tunnel| tunnel["state"] == "up").count() == 2
+        };
+        nodes.len() == 2 && nodes.iter().all(has_two)
+    });
     assert!(ok(lab(&["exec", "node-2", "--", "holdfast", "status"])).contains("re-1"));
     if lab::packages::find("kubectl").is_none() {
         eprintln!("skipped: kubectl is not there");
@@ -338,7 +343,9 @@ fn every_box_comes_as_far_as_its_world_allows() {
         let world = up(&place, &programs, &WorldSpec { edges, hardware, ..WorldSpec::default() });
         let node = &state(&world).nodes[0];
         assert_eq!(node.profile, profile);
-        assert_eq!(node.tunnels.as_ref().map(TunnelsState::up), Some(edges.into()));
+        until("as many tunnels as edges", Duration::from_secs(60), || {
+            tunnels(&world, 1).map(|now| now.up()) == Some(edges.into())
+        });
     }
 }
 

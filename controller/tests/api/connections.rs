@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 /// Short enough for a test, long enough for honest clients on a busy machine.
-const SOON: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_secs(4);
 
 const H2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -24,8 +24,10 @@ const HALF_A_FRAME: &[u8] = &[0, 0, 100, 1, 5, 0, 0, 0, 3, 0x82, 0x87];
 
 /// Says `words` and reads until the server has had enough.
 async fn cut_off(mut stream: impl AsyncRead + AsyncWrite + Unpin, words: &[u8], what: &str) {
-    stream.write_all(words).await.unwrap();
-    stream.flush().await.unwrap();
+    // It may be cut off already, on a busy machine.
+    if stream.write_all(words).await.is_err() || stream.flush().await.is_err() {
+        return;
+    }
     let mut buffer = [0; 4096];
     let end = async { while stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {} };
     assert!(tokio::time::timeout(PATIENCE, end).await.is_ok(), "still open: {what}");

@@ -194,7 +194,7 @@ fn story(all: &Kubectl, acme: &Kubectl) {
     assert!(made["status"]["token"].as_str().unwrap().len() > 50);
     assert!(acme.run("get tokens", "").contains("0/1"));
     assert!(
-        acme.run("wait --for=condition=Ready=Unknown site/ce01 --timeout=5s", "")
+        acme.run("wait --for=condition=Ready=Unknown site/ce01 --timeout=60s", "")
             .contains("condition met")
     );
 }

@@ -60,6 +60,20 @@ impl Namespace {
     }
 }
 
+/// Round-trip times in milliseconds of so many pings that are all to be answered, however late: ping(8)
+/// goes on until as many answers came, so that one that was lost is missing here.
+pub(crate) fn all_answered(netns: &str, to: &str, count: u32) -> Vec<f64> {
+    let words = count.to_string();
+    let mut ping = Command::new("ping");
+    ping.args(["-n", "-c", &words, "-w", "60", "-i", "0.01", to]);
+    let output = lab::exec::output(netns, &mut ping).unwrap().stdout;
+    let number =
+        |line: &str| line.split_once("icmp_seq=")?.1.split(' ').next()?.parse::<u32>().ok();
+    let text = String::from_utf8_lossy(&output);
+    let asked = text.lines().filter(|line| number(line).is_some_and(|number| number <= count));
+    asked.flat_map(|line| rtts(line.as_bytes())).collect()
+}
+
 /// The times in the output of ping(8).
 pub(crate) fn rtts(output: &[u8]) -> Vec<f64> {
     let text = String::from_utf8_lossy(output);

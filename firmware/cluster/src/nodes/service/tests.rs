@@ -4,7 +4,7 @@ use crate::nodes::model::{BudgetView, PodRef, PodView, Selector};
 use crate::nodes::restored::{Reboots, forget_reboots, reboots};
 use holdfast_poll::until_async;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 fn node(name: &str) -> NodeView {
     NodeView {
@@ -117,7 +117,7 @@ async fn a_strict_budget_is_named_and_then_the_node_takes_pods_and_the_lock_is_f
     let fake = site(&["n1", "n2"]);
     fake.world().pods = vec![("n1".into(), pod("web"))];
     fake.world().budgets = vec![strict()];
-    let lock = lock_with(&fake, Duration::from_millis(100));
+    let lock = lock_with(&fake, Duration::from_secs(3));
     let blocked = until_not(&lock, "n1", &[Kind::Draining]).await.unwrap_err();
     assert_eq!(blocked.kind, Kind::DrainBlocked);
     assert_eq!(
@@ -138,7 +138,7 @@ async fn a_failure_nobody_asked_about_gives_others_their_turn_and_is_told_once()
     let fake = site(&["n1", "n2"]);
     fake.world().pods = vec![("n1".into(), pod("web"))];
     fake.world().budgets = vec![strict()];
-    let lock = lock_with(&fake, Duration::from_millis(30));
+    let lock = lock_with(&fake, Duration::from_secs(2));
     begin(&lock, "n1").await;
     until_not(&lock, "n2", &[Kind::Locked, Kind::Draining]).await.unwrap();
     lock.steady_state("default", "n2").await.unwrap();

@@ -280,8 +280,9 @@ impl<K: Cluster> RebootLock<K> {
         }
     }
 
-    /// Makes the node the holder, unless another one is. When it is already, the Lease is written
-    /// with `anew` only.
+    /// Makes the node the holder, unless another one is; the Lease is written also when it is already.
+    /// Without `anew` nothing is written: the node's drain goes on, and has the lock as long as it
+    /// does. What it gave back a moment ago is not to be taken behind its back.
     async fn acquire(&self, group: &Group, name: &str, anew: bool) -> Result<NodeView, Refusal> {
         let lease_name = group.lease_name();
         for _ in 0..ATTEMPTS {
@@ -308,10 +309,10 @@ impl<K: Cluster> RebootLock<K> {
                 let message = "another server is away; the datastore would stop without this one";
                 return Err(Refusal::new(Kind::Datastore, message));
             }
-            let has_it = record.is_some_and(|record| record.holder == node.name);
-            if has_it && !anew {
+            if !anew {
                 return Ok(node.clone());
             }
+            let has_it = record.is_some_and(|record| record.holder == node.name);
             let mine = Record::held_by(&node.name, record, Expiry::Never, Timestamp::now());
             match self.cluster.write_lease(&lease_name, &mine, lease.as_ref()).await {
                 Ok(()) => {

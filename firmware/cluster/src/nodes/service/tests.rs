@@ -133,6 +133,25 @@ async fn a_strict_budget_is_named_and_then_the_node_takes_pods_and_the_lock_is_f
     begin(&lock, "n1").await;
 }
 
+/// A drain that ends gives the lock back while a request about it is under way.
+#[tokio::test]
+async fn what_a_drain_has_no_more_is_not_taken_behind_its_back() {
+    let fake = site(&["n1", "n2"]);
+    fake.world().pods = vec![("n1".into(), pod("web"))];
+    fake.world().budgets = vec![strict()];
+    let lock = lock(&fake);
+    begin(&lock, "n1").await;
+    assert!(lock.break_lock(&Group::default(), "n1").await.unwrap());
+    let answer = lock.pre_reboot("default", "n1").await;
+    assert!(answer.is_err());
+    assert_eq!(lock.holders().await.unwrap(), [], "nobody drains, and somebody has the lock");
+    until_at_rest(&lock, "n1").await;
+    assert!(!fake.node("n1").unschedulable);
+    // The next request begins anew.
+    begin(&lock, "n1").await;
+    assert_eq!(lock.holders().await.unwrap(), [(Group::default(), "n1".into())]);
+}
+
 #[tokio::test]
 async fn a_failure_nobody_asked_about_gives_others_their_turn_and_is_told_once() {
     let fake = site(&["n1", "n2"]);
